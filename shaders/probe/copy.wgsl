@@ -1,0 +1,34 @@
+// Memory ceiling: copies one buffer to another, sixteen bytes a load, several loads per invocation.
+//
+// Neighbouring invocations take neighbouring vectors, so that every load and store of a subgroup is
+// one contiguous piece; VECTORS of them in flight per invocation cover the latency of memory.
+
+const THREADS = 256u;
+const VECTORS = 4u;
+const TILE = 4u * THREADS * VECTORS; // elements per workgroup
+
+struct Params {
+    n: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> source: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> destination: array<vec4<f32>>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let count = params.n / 4u;
+    let first = group.x * (THREADS * VECTORS) + local.x;
+    for (var i = 0u; i < VECTORS; i++) {
+        let index = first + i * THREADS;
+        if (index < count) {
+            destination[index] = source[index];
+        }
+    }
+}

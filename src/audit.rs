@@ -1,0 +1,318 @@
+//! `chipmark verify`: every kernel over awkward shapes, or one shape on the user's own tensors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::input::{Data, Values};
+use crate::npy;
+use crate::op::{Case, Dtype, OpName, Role, Shape};
+use crate::protocol::{Request, Response, Variant};
+use crate::report::Verification;
+use crate::run::{Opened, Reach, interrupted, open};
+use crate::screen;
+use crate::tune::{End, Session};
+use crate::verify::{Verdict, inputs};
+
+/// What is to be verified.
+pub struct Audit {
+    /// Over which cases.
+    pub cases: Vec<Case>,
+    /// Kernels by regular expression.
+    pub filter: Option<String>,
+    /// Who executes.
+    pub runner: String,
+    /// How to reach it.
+    pub reach: Reach,
+    /// Seed of the inputs.
+    pub seed: u32,
+    /// The user's tensors; absent for generated ones.
+    pub data: Option<Data>,
+    /// Where to write tensors.
+    pub dump: Option<PathBuf>,
+    /// Every variant and not only the preferred one of each kernel.
+    pub all_variants: bool,
+}
+
+/// What came of one kernel over all cases.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    checks: u32,
+    variants: std::collections::BTreeSet<Variant>,
+    elements: u64,
+    exact: u32,
+    worst: f64,
+    refusals: BTreeMap<String, u32>,
+}
+
+/// What came of a verification.
+#[derive(Debug, Default)]
+pub struct Findings {
+    kernels: BTreeMap<String, Tally>,
+    /// One line for each output that is wrong.
+    pub wrong: Vec<String>,
+    /// One line for each check that could not be made.
+    pub failed: Vec<String>,
+    interrupted: bool,
+}
+
+/// Shapes that catch what square powers of two hide: ones, primes, thin, wide, just over a tile.
+///
+/// # Errors
+/// Never for the dtypes there are.
+pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
+    let mut cases = vec![
+        Case::new(OpName::Empty, &Shape::of(&[("n", 1)]), dtype)?,
+        Case::new(OpName::Fma, &Shape::of(&[("invocations", 1000), ("steps", 37)]), dtype)?,
+        Case::new(OpName::Fma, &Shape::of(&[("invocations", 64), ("steps", 1)]), dtype)?,
+        Case::new(OpName::Copy, &Shape::of(&[("n", 4)]), dtype)?,
+        Case::new(OpName::Copy, &Shape::of(&[("n", 100_004)]), dtype)?,
+    ];
+    let matmuls = [
+        [1, 1, 1], [1, 7, 5], [7, 1, 3], [2, 3, 1], [13, 17, 19], [31, 33, 32], [64, 64, 64], [65, 67, 129],
+        [128, 128, 128], [3, 128, 1000], [257, 33, 31], [100, 260, 36], [1, 1024, 96], [129, 516, 1021],
+    ];
+    for [m, n, k] in matmuls {
+        cases.push(Case::new(OpName::Matmul, &Shape::of(&[("m", m), ("n", n), ("k", k)]), dtype)?);
+    }
+    let attentions = [
+        // batch, heads, kv_heads, query_len, kv_len, head_dim
+        [1, 1, 1, 1, 1, 1], [2, 4, 2, 5, 7, 8], [1, 6, 3, 33, 65, 64], [1, 2, 1, 9, 3, 40], [1, 2, 2, 17, 130, 128],
+        [1, 1, 1, 70, 70, 256], [1, 3, 1, 1, 77, 13], [1, 2, 1, 64, 64, 33], [2, 8, 2, 31, 100, 96],
+    ];
+    for [batch, heads, kv_heads, query_len, kv_len, head_dim] in attentions {
+        for causal in [0, 1] {
+            let sizes = [
+                ("batch", batch), ("heads", heads), ("kv_heads", kv_heads), ("query_len", query_len),
+                ("kv_len", kv_len), ("head_dim", head_dim), ("causal", causal),
+            ];
+            cases.push(Case::new(OpName::Attention, &Shape::of(&sizes), dtype)?);
+        }
+    }
+    Ok(cases)
+}
+
+/// Verifies and tells `say` what happens on the way.
+///
+/// # Errors
+/// When the runner cannot be opened, a file of the user's is bad, or a dump cannot be written. Wrong
+/// results are no error here: [`Findings::verdict`] makes one of them.
+pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
+    let filter = request
+        .filter
+        .as_deref()
+        .map(|pattern| Regex::new(pattern).map_err(|_| Error::usage(format!("--filter {pattern}: it is no regular expression"))))
+        .transpose()?;
+    let mut opened = open(&request.runner, &request.reach)?;
+    let device = &opened.record.device;
+    say(&format!("runner {}: {} ({}), seed {}", request.runner, device.name, device.backend, request.seed));
+    let mut findings = Findings::default();
+    for case in &request.cases {
+        if interrupted() {
+            findings.interrupted = true;
+            break;
+        }
+        let exact = case.op.op().exact(&case.shape);
+        let regimes = match &request.data {
+            Some(data) => vec![data.clone()],
+            None if exact => vec![Data::Uniform, Data::Integer],
+            None => vec![Data::Uniform],
+        };
+        for data in regimes {
+            let mut one = One { request, case, data: &data, filter: filter.as_ref(), findings: &mut findings };
+            if let Err(End::Fault(fault)) = one.run(&mut opened)? {
+                findings.failed.push(format!("{}: {}", case.id(), fault.message));
+                opened = open(&request.runner, &request.reach)?;
+            }
+        }
+    }
+    if findings.kernels.values().all(|tally| tally.checks == 0) && findings.wrong.is_empty() && findings.failed.is_empty() && !findings.interrupted {
+        let why = findings.kernels.values().flat_map(|tally| tally.refusals.keys()).next();
+        return Err(Error::usage(match why {
+            Some(reason) => format!("nothing was verified: {reason}"),
+            None => "nothing was verified: no kernel matches; `--filter` takes kernel names such as matmul/naive".to_owned(),
+        }));
+    }
+    Ok(findings)
+}
+
+/// One case in one data regime.
+struct One<'a> {
+    request: &'a Audit,
+    case: &'a Case,
+    data: &'a Data,
+    filter: Option<&'a Regex>,
+    findings: &'a mut Findings,
+}
+
+impl One<'_> {
+    fn run(&mut self, opened: &mut Opened) -> Result<std::result::Result<(), End>> {
+        let inputs = inputs(self.case, self.request.seed, self.data)?;
+        let mut session = Session {
+            runner: &mut *opened.conversation,
+            timer: opened.record.timer.clone(),
+            silence: self.request.reach.silence,
+            interrupted: &interrupted,
+            last: None,
+        };
+        let filter = self.filter;
+        let wanted = |kernel: &str| filter.is_none_or(|filter| filter.is_match(kernel));
+        let (variants, refused) = match session.case(self.case, self.request.seed, self.data) {
+            Ok(found) => found,
+            Err(End::Fault(fault)) => return Ok(Err(End::Fault(fault))),
+            Err(End::Skipped(reason) | End::Failed(reason) | End::Wrong(reason)) => {
+                let name = format!("({})", self.case.op);
+                *self.findings.kernels.entry(name).or_default().refusals.entry(reason).or_default() += 1;
+                return Ok(Ok(()));
+            }
+            Err(End::Interrupted) => return Ok(Ok(())),
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        for variant in variants.iter().filter(|variant| wanted(&variant.kernel)) {
+            if !self.request.all_variants && seen.contains(&variant.kernel.as_str()) {
+                continue;
+            }
+            seen.push(&variant.kernel);
+            if let Err(fault) = self.variant(&mut session, variant, &inputs)? {
+                let reason = format!("{} (on {variant})", fault.message);
+                return Ok(Err(End::Fault(crate::runner::Fault { message: reason })));
+            }
+        }
+        for refusal in refused.iter().filter(|refusal| wanted(&refusal.variant.kernel)) {
+            let kernel = &refusal.variant.kernel;
+            if !seen.contains(&kernel.as_str()) {
+                let tally = self.findings.kernels.entry(kernel.clone()).or_default();
+                *tally.refusals.entry(refusal.reason.clone()).or_default() += 1;
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn variant(
+        &mut self,
+        session: &mut Session<'_>,
+        variant: &Variant,
+        inputs: &[Values],
+    ) -> Result<std::result::Result<(), crate::runner::Fault>> {
+        let place = format!("{} {variant} on {} data", self.case.id(), self.data.label());
+        match session.prepare(variant) {
+            Err(fault) => return Ok(Err(fault)),
+            Ok(Err(reason)) => {
+                self.findings.failed.push(format!("{place}: {reason}"));
+                return Ok(Ok(()));
+            }
+            Ok(Ok(_)) => {}
+        }
+        match session.verify(self.case, inputs, self.data) {
+            Err(fault) => return Ok(Err(fault)),
+            Ok(Verdict::Right(evidence)) => self.tally(variant, &evidence),
+            Ok(Verdict::Wrong(evidence, reason)) => {
+                self.tally(variant, &evidence);
+                self.findings.wrong.push(format!("{place}: {reason}"));
+            }
+            Ok(Verdict::Refused(reason)) => self.findings.failed.push(format!("{place}: {reason}")),
+        }
+        if let Some(folder) = &self.request.dump {
+            if *self.data != Data::Integer {
+                return self.dump(session, variant, inputs, folder);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn tally(&mut self, variant: &Variant, evidence: &Verification) {
+        let tally = self.findings.kernels.entry(variant.kernel.clone()).or_default();
+        tally.checks += 1;
+        tally.variants.insert(variant.clone());
+        tally.elements += evidence.positions_checked;
+        tally.exact += u32::from(evidence.exact);
+        tally.worst = tally.worst.max(evidence.error_to_tolerance_max);
+    }
+
+    /// Writes inputs and output of one case and kernel to a folder of their own.
+    fn dump(
+        &self,
+        session: &mut Session<'_>,
+        variant: &Variant,
+        inputs: &[Values],
+        folder: &Path,
+    ) -> Result<std::result::Result<(), crate::runner::Fault>> {
+        let flat = |text: &str| text.replace(['/', ' ', '=', ','], "_");
+        let name = if self.request.all_variants { flat(&variant.to_string()) } else { flat(&variant.kernel) };
+        let folder = folder.join(flat(&self.case.id())).join(name);
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Error::usage(format!("--dump {}: {error}", folder.display())))?;
+        let request = Request::Outputs { positions: Vec::new(), projection_seed: None, all: true };
+        let values = match session.runner.ask(&request, session.silence) {
+            Ok(Response::Outputs { values, .. }) => values,
+            Ok(_) => return Err(Error::internal("the runner did not give its output for --dump")),
+            Err(fault) => return Ok(Err(fault)),
+        };
+        for (index, tensor) in self.case.tensors().iter().enumerate() {
+            let path = folder.join(format!("{}.npy", tensor.name));
+            #[allow(clippy::cast_possible_truncation)] // they were f32 before the pipe
+            match tensor.role {
+                Role::Input => npy::write(&path, &tensor.dims, (0..tensor.len()).map(|i| inputs[index].get(i)))?,
+                Role::Output => npy::write(&path, &tensor.dims, values.iter().map(|&v| v as f32))?,
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+impl Findings {
+    /// One row per kernel.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let rows: Vec<Vec<String>> = self
+            .kernels
+            .iter()
+            .map(|(kernel, tally)| {
+                let bad = self.wrong.iter().chain(&self.failed).filter(|line| line.contains(&format!(" {kernel}"))).count();
+                let verdict = match (bad, tally.checks) {
+                    (0, 0) => format!("skipped: {}", tally.refusals.keys().next().map_or("", String::as_str)),
+                    (0, _) => "right".to_owned(),
+                    (bad, _) => format!("WRONG or failed {bad} times"),
+                };
+                vec![
+                    kernel.clone(),
+                    tally.variants.len().to_string(),
+                    tally.checks.to_string(),
+                    tally.exact.to_string(),
+                    tally.elements.to_string(),
+                    if tally.checks == 0 { "-".to_owned() } else { format!("{:.2}", tally.worst) },
+                    verdict,
+                ]
+            })
+            .collect();
+        let headings = ["kernel", "variants", "checks", "bit-exact", "elements", "error/tolerance", "verdict"];
+        screen::table(&headings, &rows)
+    }
+
+    /// Success, or the error that these findings are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongResults`] with every wrong output on a line of its own;
+    /// [`ErrorKind::Partial`] where something could not be checked.
+    pub fn verdict(&self) -> Result<()> {
+        let list = |lines: &[String]| lines.iter().map(|line| format!("\n  {line}")).collect::<String>();
+        if !self.wrong.is_empty() {
+            return Err(Error::new(
+                ErrorKind::WrongResults,
+                format!("{} outputs are wrong:{}{}", self.wrong.len(), list(&self.wrong), list(&self.failed)),
+            ));
+        }
+        if !self.failed.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Partial,
+                format!("{} checks could not be made:{}", self.failed.len(), list(&self.failed)),
+            ));
+        }
+        if self.interrupted {
+            return Err(Error::new(ErrorKind::Partial, "the verification was interrupted"));
+        }
+        Ok(())
+    }
+}

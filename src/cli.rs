@@ -1,0 +1,536 @@
+//! The command line: what is asked, in the words of the contract, and the exit codes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::compare::compare;
+use crate::error::{Error, ErrorKind, Result};
+use crate::gpu::BACKENDS;
+use crate::input::Data;
+use crate::op::{Case, Dtype, OpName, Role, Shape};
+use crate::plan::{self, suite_names};
+use crate::protocol::{Device, serve};
+use crate::report::{self, OutcomeStatus, Report, Status};
+use crate::run::{self, Options, Reach, Watcher};
+use crate::runner::{NATIVE, SILENCE_S_MAX, native};
+use crate::screen::{self, Progress};
+use crate::verify::entropy;
+use crate::{audit, schemas};
+
+/// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure a device and write its report
+    Run(RunArgs),
+    /// Show what can be measured here
+    Devices {
+        /// Only devices of this API
+        #[arg(long, value_parser = BACKENDS)]
+        backend: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the cases of a suite, and which a device would have to skip
+    List {
+        /// Which suite
+        #[arg(long, default_value = "quick")]
+        suite: String,
+        /// Only cases whose id matches this regular expression
+        #[arg(long)]
+        filter: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every kernel against the f64 reference, without timing anything
+    Verify(VerifyArgs),
+    /// Show reports side by side; the first is the baseline
+    Compare {
+        /// Two reports or more
+        #[arg(required = true, num_args = 2..)]
+        reports: Vec<PathBuf>,
+        /// How to show it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Check that a file is a whole, untouched report
+    Validate {
+        /// The report
+        report: PathBuf,
+    },
+    /// Print the JSON Schema of the report or of the protocol
+    Schema {
+        /// Which one
+        #[arg(value_enum)]
+        which: SchemaName,
+    },
+    /// Be a runner: speak the protocol on stdin and stdout
+    Worker {
+        /// Which runner to be
+        #[arg(long, default_value = "wgpu", value_parser = NATIVE)]
+        runner: String,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Md,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SchemaName {
+    Report,
+    Request,
+    Response,
+    Comparison,
+}
+
+#[derive(Args)]
+struct ReachArgs {
+    /// Which device: its index or PCI id as `devices` shows them, or part of its name
+    #[arg(long, value_name = "SEL")]
+    device: Option<String>,
+    /// Which API to reach it by
+    #[arg(long, value_parser = BACKENDS)]
+    backend: Option<String>,
+    /// Keep bounds checks and loop limits in kernels (slower; the report says so)
+    #[arg(long)]
+    checks: bool,
+    /// Run native runners in this process, for debugging: a crash takes everything with it
+    #[arg(long)]
+    in_process: bool,
+    /// Seconds a runner may be silent before it is taken for dead
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_S_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    silence: u64,
+}
+
+impl ReachArgs {
+    fn reach(&self) -> Reach {
+        Reach {
+            device: self.device.clone(),
+            backend: self.backend.clone(),
+            checks: self.checks,
+            in_process: self.in_process,
+            silence: Duration::from_secs(self.silence),
+        }
+    }
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Which suite: a name or a .toml file
+    #[arg(long, default_value = "quick")]
+    suite: String,
+    /// Only cases whose id matches this regular expression, and the probes
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Who executes: wgpu, host, or the path of a program; may be given more than once
+    #[arg(long, value_name = "NAME|PATH")]
+    runner: Vec<String>,
+    /// Folder that reports are written below, or - for standard output
+    #[arg(long, value_name = "DIR|-", default_value = "reports")]
+    output: PathBuf,
+    /// Seconds for the whole run; cases that no longer fit are skipped
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    budget: Option<f64>,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    /// Only kernels whose name matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// One shape instead of the built-in awkward ones, such as m=65,n=67,k=129
+    #[arg(long, value_name = "k=v,...")]
+    shape: Option<String>,
+    /// Element type
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// Which op a --shape or --inputs is for; guessed from the shape if absent
+    #[arg(long, value_parser = parse_op)]
+    op: Option<OpName>,
+    /// Who executes: wgpu, host, or the path of a program
+    #[arg(long, value_name = "NAME|PATH", default_value = "wgpu")]
+    runner: String,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Folder with the inputs as .npy files (a, b for matmul; q, k, v for attention)
+    #[arg(long, value_name = "DIR")]
+    inputs: Option<PathBuf>,
+    /// Folder to write inputs and outputs to as .npy, one folder per case and kernel
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+    /// Every variant of every kernel instead of the preferred one
+    #[arg(long)]
+    all_variants: bool,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("it must be a number of seconds above zero".to_owned()),
+    }
+}
+
+fn parse_op(text: &str) -> std::result::Result<OpName, String> {
+    OpName::ALL.into_iter().find(|op| op.to_string() == text).ok_or_else(|| {
+        format!("it must be one of {}", OpName::ALL.map(|op| op.to_string()).join(", "))
+    })
+}
+
+/// Runs the program and returns its exit code.
+#[must_use]
+pub fn main() -> u8 {
+    quiet_the_display();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run_command(&args),
+        Command::Devices { backend, json } => devices(backend.as_deref(), json),
+        Command::List { suite, filter, json } => list(&suite, filter.as_deref(), json),
+        Command::Verify(args) => verify(&args),
+        Command::Compare { reports, format } => compare_command(&reports, format),
+        Command::Validate { report } => validate(&report),
+        Command::Schema { which } => print(&pretty(&match which {
+            SchemaName::Report => report::schema(),
+            SchemaName::Request => schemas::request(),
+            SchemaName::Response => schemas::response(),
+            SchemaName::Comparison => schemas::comparison(),
+        })),
+        Command::Worker { runner } => worker(&runner),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("chipmark: {error}");
+            error.kind.exit_code()
+        }
+    }
+}
+
+/// GL drivers look for a display server through this variable and complain on stderr where a
+/// machine has neither; what is measured here needs no display.
+fn quiet_the_display() {
+    if cfg!(unix) && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: this is the first thing the program does, so no other thread reads the
+        // environment.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir());
+        }
+    }
+}
+
+/// Writes data to stdout. A reader that went away, such as `head`, is no error.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::usage(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn run_command(args: &RunArgs) -> Result<()> {
+    let plan = plan::plan(&args.suite, args.filter.as_deref())?;
+    let to_stdout = args.output == Path::new("-");
+    if !to_stdout {
+        report::check_writable(&args.output)?;
+    }
+    run::heed_interrupts();
+    let options = Options {
+        plan,
+        runners: args.runner.clone(),
+        reach: args.reach.reach(),
+        seed: args.seed.unwrap_or_else(entropy),
+        budget_s: args.budget,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+    };
+    let mut progress = Progress::new();
+    let report = run::run(&options, &mut progress)?;
+    drop(progress);
+    if to_stdout {
+        eprint!("{}", screen::summary(&report));
+        print(&report.to_json()?)?;
+    } else {
+        let path = report::write(&report, &args.output)?;
+        print(&format!("{}{}\n", screen::summary(&report), path.display()))?;
+    }
+    judge(&report)
+}
+
+/// The exit code that a finished run deserves.
+fn judge(report: &Report) -> Result<()> {
+    let failed = report.with_status(OutcomeStatus::Failed).count();
+    let wrong = report
+        .with_status(OutcomeStatus::Failed)
+        .filter(|o| o.reason.as_deref().is_some_and(|reason| reason.starts_with(run::WRONG)))
+        .count();
+    let implausible = report.with_status(OutcomeStatus::Implausible).count();
+    let measured = report.with_status(OutcomeStatus::Measured).count();
+    if wrong > 0 {
+        return Err(Error::new(ErrorKind::WrongResults, format!("{wrong} cases had wrong results; the report says which")));
+    }
+    if report.status == Status::Interrupted {
+        return Err(Error::new(ErrorKind::Partial, "the run was interrupted; what was measured is in the report"));
+    }
+    if failed > 0 {
+        return Err(Error::new(ErrorKind::Partial, format!("{failed} of {} cases failed; the report says why", report.outcomes.len())));
+    }
+    if implausible > 0 {
+        return Err(Error::new(
+            ErrorKind::MeasurementInvalid,
+            format!("{implausible} cases were faster than the device can be; the report says which"),
+        ));
+    }
+    if measured == 0 {
+        return Err(Error::new(ErrorKind::Partial, "nothing was measured; every case was skipped"));
+    }
+    Ok(())
+}
+
+fn devices(backend: Option<&str>, json: bool) -> Result<()> {
+    let devices = run::devices(backend);
+    let gpus = devices.iter().filter(|device| device.runner == "wgpu").count();
+    if json {
+        print(&pretty(&serde_json::json!({ "devices": devices })))?;
+    } else {
+        let mut index = 0usize;
+        let rows: Vec<Vec<String>> = devices
+            .iter()
+            .map(|device| {
+                let place = if device.runner == "wgpu" { (index, index += 1).0.to_string() } else { "-".to_owned() };
+                row(&place, device)
+            })
+            .collect();
+        let headings = ["#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver"];
+        print(&format!("{}\n", screen::table(&headings, &rows)))?;
+    }
+    if gpus == 0 {
+        let what = backend.map_or_else(|| "no wgpu adapter".to_owned(), |name| format!("no {name} adapter"));
+        eprintln!("{what} was found: a GPU needs its vendor's driver; without a GPU, a software Vulkan driver serves (`./x setup` installs one)");
+    }
+    if devices.is_empty() {
+        return Err(Error::new(ErrorKind::NoDevice, "there is no device to measure"));
+    }
+    Ok(())
+}
+
+fn row(place: &str, device: &Device) -> Vec<String> {
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    vec![
+        place.to_owned(),
+        device.name.clone(),
+        device.device_type.clone(),
+        device.backend.clone(),
+        or_dash(device.also_reached_by.join(", ")),
+        device.runner.clone(),
+        or_dash(device.pci_id.clone().unwrap_or_default()),
+        or_dash(device.features.join(", ")),
+        or_dash(device.driver.clone()),
+    ]
+}
+
+fn list(suite: &str, filter: Option<&str>, json: bool) -> Result<()> {
+    let plan = plan::plan(suite, filter)?;
+    let candidates = crate::gpu::enumerate(None);
+    let device = candidates.first().map(|candidate| &candidate.device);
+    let skip = |case: &Case| device.and_then(|device| plan::too_large(case, device));
+    if json {
+        let cases: Vec<serde_json::Value> = plan
+            .cases
+            .iter()
+            .map(|case| {
+                serde_json::json!({
+                    "case_id": case.id(),
+                    "op": case.op,
+                    "shape": case.shape,
+                    "dtype": case.dtype,
+                    "flop_count": case.flop_count(),
+                    "bytes_min": case.bytes_min(),
+                    "skip": skip(case),
+                })
+            })
+            .collect();
+        return print(&pretty(&serde_json::json!({
+            "suite": plan.suite,
+            "suite_sha256": plan.suite_sha256,
+            "device": device.map(|device| &device.name),
+            "cases": cases,
+        })));
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let rows: Vec<Vec<String>> = plan
+        .cases
+        .iter()
+        .map(|case| {
+            vec![
+                case.id(),
+                format!("{}FLOP", screen::si(case.flop_count() as f64)),
+                format!("{}B", screen::si(case.bytes_min() as f64)),
+                skip(case).map_or_else(|| "runs if it is fast enough".to_owned(), |reason| format!("skipped: {reason}")),
+            ]
+        })
+        .collect();
+    let on = device.map_or_else(|| "no GPU here".to_owned(), |device| device.name.clone());
+    print(&format!("{}\n", screen::table(&["case", "work", "least traffic", &format!("on {on}")], &rows)))?;
+    eprintln!("suites: {}", suite_names().join(", "));
+    Ok(())
+}
+
+fn parse_shape(text: &str) -> Result<Shape> {
+    let mut shape = Shape::default();
+    for pair in text.split(',') {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::usage(format!("--shape {text}: {pair:?} is not name=number")))?;
+        let value = match value.trim() {
+            "true" => 1,
+            "false" => 0,
+            number => number.parse::<u64>().map_err(|_| {
+                Error::usage(format!("--shape {text}: {name} is {number:?}; it must be a whole number from 1 up"))
+            })?,
+        };
+        if shape.0.insert(name.trim().to_owned(), value).is_some() {
+            return Err(Error::usage(format!("--shape {text}: {name} stands there twice")));
+        }
+    }
+    Ok(shape)
+}
+
+/// The op whose dimensions these are: the one that has them all.
+fn guess_op(shape: &Shape) -> Result<OpName> {
+    OpName::ALL
+        .into_iter()
+        .find(|op| shape.0.keys().all(|name| op.op().dims().iter().any(|dim| dim.name == name)))
+        .ok_or_else(|| {
+            let ops = OpName::ALL.map(|op| {
+                let dims: Vec<&str> = op.op().dims().iter().map(|dim| dim.name).collect();
+                format!("{op} ({})", dims.join(", "))
+            });
+            Error::usage(format!("--shape: no op has all these dimensions; there are {}", ops.join("; ")))
+        })
+}
+
+fn verify(args: &VerifyArgs) -> Result<()> {
+    let dtype: Dtype = args.dtype.parse()?;
+    let cases = match &args.shape {
+        Some(text) => {
+            let shape = parse_shape(text)?;
+            let op = args.op.map_or_else(|| guess_op(&shape), Ok)?;
+            vec![Case::new(op, &shape, dtype)?]
+        }
+        None if args.inputs.is_some() => {
+            return Err(Error::usage("--inputs needs --shape, which says what the tensors are"));
+        }
+        None => audit::awkward_cases(dtype)?
+            .into_iter()
+            .filter(|case| args.op.is_none_or(|op| op == case.op))
+            .collect(),
+    };
+    let data = match &args.inputs {
+        None => None,
+        Some(folder) => Some(Data::Files(input_files(folder, &cases)?)),
+    };
+    if let Some(folder) = &args.dump {
+        report::check_writable(folder)?;
+    }
+    run::heed_interrupts();
+    let request = audit::Audit {
+        cases,
+        filter: args.filter.clone(),
+        runner: args.runner.clone(),
+        reach: args.reach.reach(),
+        seed: args.seed.unwrap_or_else(entropy),
+        data,
+        dump: args.dump.clone(),
+        all_variants: args.all_variants,
+    };
+    let mut progress = Progress::new();
+    let result = audit::audit(&request, &mut |line| progress.say(line))?;
+    drop(progress);
+    print(&format!("{}\n", result.table()))?;
+    result.verdict()
+}
+
+fn input_files(folder: &Path, cases: &[Case]) -> Result<std::collections::BTreeMap<String, PathBuf>> {
+    let mut files = std::collections::BTreeMap::new();
+    for tensor in cases.iter().flat_map(Case::tensors).filter(|tensor| tensor.role == Role::Input) {
+        let path = folder.join(format!("{}.npy", tensor.name));
+        let path = path.canonicalize().map_err(|error| {
+            Error::usage(format!("--inputs: {}: {error}; the case needs tensor {:?}", path.display(), tensor.name))
+        })?;
+        files.insert(tensor.name.to_owned(), path);
+    }
+    Ok(files)
+}
+
+fn compare_command(paths: &[PathBuf], format: Format) -> Result<()> {
+    let reports = paths
+        .iter()
+        .map(|path| Ok((path.display().to_string(), Report::read(path)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let comparison = compare(&reports);
+    print(&match format {
+        Format::Text => comparison.text(),
+        Format::Md => comparison.markdown(),
+        Format::Json => {
+            let value = serde_json::to_value(&comparison).map_err(|error| Error::internal(error.to_string()))?;
+            pretty(&value)
+        }
+    })?;
+    if comparison.common_case_count == 0 {
+        return Err(Error::usage("the reports have no measured case in common"));
+    }
+    Ok(())
+}
+
+fn validate(path: &Path) -> Result<()> {
+    let report = Report::read(path)?;
+    let expected = report.computed_id()?;
+    if report.report_id != expected {
+        return Err(Error::usage(format!(
+            "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",
+            path.display(),
+            report.report_id
+        )));
+    }
+    print(&format!("{}: a whole {} report of {}\n", path.display(), report.schema_version, report.device.name))
+}
+
+fn worker(name: &str) -> Result<()> {
+    let mut runner = native(name).ok_or_else(|| Error::usage(format!("there is no runner {name}")))?;
+    serve(&mut *runner, std::io::stdin().lock(), std::io::stdout())
+        .map_err(|error| Error::new(ErrorKind::Transient, format!("the conductor went away: {error}")))
+}

@@ -1,0 +1,731 @@
+//! The only file that speaks wgpu: devices, buffers, pipelines, launches and timestamps.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use wgpu::{Backend, Backends, DeviceType, Features};
+
+use crate::machine;
+use crate::protocol::{Device, FaultKind, Span, Timer};
+
+/// A device call that did not work.
+#[derive(Clone, Debug)]
+pub struct GpuError {
+    /// What kind of trouble.
+    pub kind: FaultKind,
+    /// One line for people.
+    pub message: String,
+}
+
+impl GpuError {
+    fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The result of a device call.
+pub type GpuResult<T> = Result<T, GpuError>;
+
+/// How long one submission may take before it is given up.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// Optional features that kernels or the clock can use, each asked for only where it is offered.
+const WANTED: [(Features, &str); 3] = [
+    (Features::TIMESTAMP_QUERY, "timestamp_query"),
+    (Features::SUBGROUP, "subgroup"),
+    (Features::SHADER_F16, "shader_f16"),
+];
+
+/// The limits that reports and messages speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Largest buffer.
+    pub buffer_bytes_max: u64,
+    /// Largest storage binding.
+    pub binding_bytes_max: u64,
+    /// Workgroup memory of one workgroup.
+    pub workgroup_bytes_max: u32,
+    /// Invocations of one workgroup.
+    pub invocation_count_max: u32,
+    /// Workgroup size per dimension.
+    pub workgroup_size_max: [u32; 3],
+    /// Workgroups per dimension of a grid.
+    pub workgroup_count_max: u32,
+    /// Smallest subgroup, where there are subgroup operations.
+    pub subgroup_size_min: Option<u32>,
+    /// Memory that all buffers together may use, where it can be known.
+    pub memory_bytes_budget: Option<u64>,
+}
+
+/// A device that could be opened.
+pub struct Candidate {
+    /// What the driver says of it.
+    pub device: Device,
+    adapter: wgpu::Adapter,
+}
+
+fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Vulkan => "vulkan",
+        Backend::Metal => "metal",
+        Backend::Dx12 => "dx12",
+        Backend::Gl => "gl",
+        Backend::BrowserWebGpu => "webgpu",
+        Backend::Noop => "noop",
+    }
+}
+
+/// The names that `--backend` takes.
+pub const BACKENDS: [&str; 4] = ["vulkan", "metal", "dx12", "gl"];
+
+fn device_type_name(kind: DeviceType) -> &'static str {
+    match kind {
+        DeviceType::DiscreteGpu => "discrete_gpu",
+        DeviceType::IntegratedGpu => "integrated_gpu",
+        DeviceType::VirtualGpu => "virtual_gpu",
+        DeviceType::Cpu => "cpu",
+        DeviceType::Other => "other",
+    }
+}
+
+fn describe(adapter: &wgpu::Adapter) -> Device {
+    let info = adapter.get_info();
+    let features = adapter.features();
+    let pci = (info.vendor != 0 && info.vendor <= 0xffff && info.device != 0)
+        .then(|| format!("{:04x}:{:04x}", info.vendor, info.device));
+    Device {
+        name: info.name.trim().to_owned(),
+        backend: backend_name(info.backend).to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        device_type: device_type_name(info.device_type).to_owned(),
+        runner: "wgpu".to_owned(),
+        pci_id: pci,
+        pci_bus_id: Some(info.device_pci_bus_id.clone()).filter(|id| !id.is_empty()),
+        chip_id: None,
+        limits: limits_map(&capacity(adapter)),
+        features: WANTED
+            .iter()
+            .filter(|(feature, _)| features.contains(*feature))
+            .map(|(_, name)| (*name).to_owned())
+            .collect(),
+        also_reached_by: Vec::new(),
+    }
+}
+
+fn capacity(adapter: &wgpu::Adapter) -> Capacity {
+    let limits = adapter.limits();
+    let info = adapter.get_info();
+    let shares_memory = matches!(info.device_type, DeviceType::Cpu | DeviceType::IntegratedGpu);
+    Capacity {
+        buffer_bytes_max: limits.max_buffer_size,
+        binding_bytes_max: limits.max_storage_buffer_binding_size,
+        workgroup_bytes_max: limits.max_compute_workgroup_storage_size,
+        invocation_count_max: limits.max_compute_invocations_per_workgroup,
+        workgroup_size_max: [
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ],
+        workgroup_count_max: limits.max_compute_workgroups_per_dimension,
+        subgroup_size_min: adapter
+            .features()
+            .contains(Features::SUBGROUP)
+            .then_some(info.subgroup_min_size),
+        // A device that lives in the host's memory must leave half of it to everything else.
+        memory_bytes_budget: shares_memory.then(machine::memory_bytes).filter(|bytes| *bytes > 0).map(|bytes| bytes / 2),
+    }
+}
+
+fn limits_map(capacity: &Capacity) -> BTreeMap<String, u64> {
+    let mut limits = BTreeMap::from([
+        ("buffer_bytes_max".to_owned(), capacity.buffer_bytes_max),
+        ("binding_bytes_max".to_owned(), capacity.binding_bytes_max),
+        ("workgroup_bytes_max".to_owned(), u64::from(capacity.workgroup_bytes_max)),
+        ("invocation_count_max".to_owned(), u64::from(capacity.invocation_count_max)),
+        ("workgroup_count_max".to_owned(), u64::from(capacity.workgroup_count_max)),
+    ]);
+    if let Some(size) = capacity.subgroup_size_min {
+        limits.insert("subgroup_size_min".to_owned(), u64::from(size));
+    }
+    if let Some(bytes) = capacity.memory_bytes_budget {
+        limits.insert("memory_bytes_budget".to_owned(), bytes);
+    }
+    limits
+}
+
+/// Every device that can compute, best first, one entry per device: where several APIs reach the
+/// same one, the entry is the first of Vulkan, Metal, DX12 and GL, and names the others.
+#[must_use]
+pub fn enumerate(backend: Option<&str>) -> Vec<Candidate> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = match backend {
+        None => Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::GL,
+        Some("vulkan") => Backends::VULKAN,
+        Some("metal") => Backends::METAL,
+        Some("dx12") => Backends::DX12,
+        Some(_) => Backends::GL,
+    };
+    let backends = descriptor.backends;
+    // Debug layers change what is measured.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found: Vec<Candidate> = pollster::block_on(instance.enumerate_adapters(backends))
+        .into_iter()
+        .filter(|adapter| {
+            adapter.get_info().backend != Backend::Noop
+                && adapter
+                    .get_downlevel_capabilities()
+                    .flags
+                    .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        })
+        .map(|adapter| Candidate { device: describe(&adapter), adapter })
+        .collect();
+    let type_rank = |device: &Device| {
+        ["discrete_gpu", "integrated_gpu", "virtual_gpu", "other", "cpu"]
+            .iter()
+            .position(|name| *name == device.device_type)
+    };
+    let backend_rank = |device: &Device| BACKENDS.iter().position(|name| *name == device.backend);
+    // The API comes first so that of two entries for one device the preferred one is kept.
+    found.sort_by_key(|candidate| backend_rank(&candidate.device));
+    let mut kept: Vec<Candidate> = Vec::new();
+    for candidate in found {
+        match kept.iter_mut().find(|other| same_device(&other.device, &candidate.device)) {
+            Some(first) => first.device.also_reached_by.push(candidate.device.backend.clone()),
+            None => kept.push(candidate),
+        }
+    }
+    kept.sort_by_key(|candidate| type_rank(&candidate.device));
+    kept
+}
+
+/// Whether two entries of different APIs are one device: by PCI address where both know it, else
+/// by PCI id, else by name. Two entries of one API are two devices.
+fn same_device(one: &Device, other: &Device) -> bool {
+    if one.backend == other.backend || one.also_reached_by.contains(&other.backend) {
+        return false;
+    }
+    match (&one.pci_bus_id, &other.pci_bus_id, &one.pci_id, &other.pci_id) {
+        (Some(a), Some(b), _, _) => a == b,
+        (_, _, Some(a), Some(b)) if a == b => true,
+        _ => {
+            // GL adds its own decorations, such as "/PCIe/SSE2", to the name.
+            let (a, b) = (one.name.to_lowercase(), other.name.to_lowercase());
+            !a.is_empty() && !b.is_empty() && (a.starts_with(&b) || b.starts_with(&a))
+        }
+    }
+}
+
+/// Picks the device that `selector` means: its index, its PCI id or address, or part of its name.
+///
+/// # Errors
+/// When there is none, none fits, or several do; the message lists what there is.
+pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<Candidate> {
+    let list = || {
+        candidates
+            .iter()
+            .enumerate()
+            .map(|(index, c)| format!("{index}: {} ({})", c.device.name, c.device.backend))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let refuse = |message: String| GpuError::new(FaultKind::NoDevice, message);
+    let index = match selector {
+        _ if candidates.is_empty() => Err(refuse("no wgpu adapter was found".to_owned())),
+        None => Ok(0),
+        Some(text) => {
+            if let Ok(index) = text.parse::<usize>() {
+                if index < candidates.len() {
+                    Ok(index)
+                } else {
+                    Err(refuse(format!("there is no device {index}; there are {}", list())))
+                }
+            } else {
+                let wanted = text.to_lowercase();
+                let fits = |device: &Device| {
+                    device.name.to_lowercase().contains(&wanted)
+                        || device.pci_id.as_deref() == Some(&wanted)
+                        || device.pci_bus_id.as_deref() == Some(&wanted)
+                };
+                let mut hits = (0..candidates.len()).filter(|&i| fits(&candidates[i].device));
+                match (hits.next(), hits.next()) {
+                    (Some(index), None) => Ok(index),
+                    (None, _) => Err(refuse(format!("no device fits {text:?}; there are {}", list()))),
+                    (Some(_), Some(_)) => Err(refuse(format!(
+                        "{text:?} fits more than one device; choose by index: {}",
+                        list()
+                    ))),
+                }
+            }
+        }
+    }?;
+    candidates
+        .into_iter()
+        .nth(index)
+        .ok_or_else(|| GpuError::new(FaultKind::NoDevice, "no wgpu adapter was found"))
+}
+
+/// Storage the device owns.
+pub struct Buffer {
+    inner: wgpu::Buffer,
+}
+
+impl Buffer {
+    /// Its size.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size()
+    }
+}
+
+/// How a kernel uses a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Storage that is only read.
+    Read,
+    /// Storage that is read and written.
+    Write,
+}
+
+/// Compiled entry points that share bindings: a uniform block, then storage buffers. Cheap to clone.
+#[derive(Clone)]
+pub struct Pipeline {
+    layout: wgpu::BindGroupLayout,
+    stages: Vec<wgpu::ComputePipeline>,
+}
+
+/// A pipeline with its buffers and grids: ready to be called.
+pub struct Call {
+    pipeline: Pipeline,
+    bindings: wgpu::BindGroup,
+    grids: Vec<[u32; 3]>,
+}
+
+struct Clock {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    readable: wgpu::Buffer,
+    period_s: f64,
+}
+
+/// An open device.
+pub struct Gpu {
+    /// What the driver says of it.
+    pub info: Device,
+    /// Its limits.
+    pub capacity: Capacity,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    clock: Option<Clock>,
+    lost: Arc<Mutex<Option<String>>>,
+    checks: bool,
+    staging: Option<wgpu::Buffer>,
+}
+
+impl Gpu {
+    /// Opens a device with its full limits and every useful feature it offers.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn open(candidate: Candidate, checks: bool) -> GpuResult<Self> {
+        let Candidate { device: mut info, adapter } = candidate;
+        let offered = adapter.features();
+        let mut wanted: Vec<Features> =
+            WANTED.iter().map(|(feature, _)| *feature).filter(|f| offered.contains(*f)).collect();
+        let (device, queue) = loop {
+            let request = adapter.request_device(&wgpu::DeviceDescriptor {
+                label: Some("chipmark"),
+                required_features: wanted.iter().copied().fold(Features::empty(), Features::union),
+                required_limits: adapter.limits(),
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            });
+            match pollster::block_on(request) {
+                Ok(opened) => break opened,
+                // A driver may offer a feature and still refuse it: give them up one by one.
+                Err(_) if !wanted.is_empty() => {
+                    wanted.pop();
+                }
+                Err(error) => return Err(GpuError::new(FaultKind::NoDevice, error.to_string())),
+            }
+        };
+        let on = device.features();
+        info.features =
+            WANTED.iter().filter(|(f, _)| on.contains(*f)).map(|(_, name)| (*name).to_owned()).collect();
+        let lost = Arc::new(Mutex::new(None));
+        let sink = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            if let Ok(mut slot) = sink.lock() {
+                *slot = Some(format!("{reason:?}: {message}"));
+            }
+        });
+        // Errors outside a scope would otherwise abort; they surface through the next scope or wait.
+        device.on_uncaptured_error(Arc::new(|error| eprintln!("wgpu: {error}")));
+        let mut capacity = capacity(&adapter);
+        if !on.contains(Features::SUBGROUP) {
+            capacity.subgroup_size_min = None;
+        }
+        let clock = on.contains(Features::TIMESTAMP_QUERY).then(|| {
+            let buffer = |usage| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("timestamps"),
+                    size: 256,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            Clock {
+                queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("timestamps"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2,
+                }),
+                resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
+                readable: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+                period_s: f64::from(queue.get_timestamp_period()) * 1e-9,
+            }
+        });
+        Ok(Self { info, capacity, device, queue, clock, lost, checks, staging: None })
+    }
+
+    /// The clock that [`Gpu::run`] reports from.
+    #[must_use]
+    pub fn timer(&self) -> Timer {
+        match &self.clock {
+            Some(clock) => Timer {
+                clock: "device".to_owned(),
+                quantum_s: clock.period_s,
+                note: None,
+            },
+            None => Timer {
+                clock: "host".to_owned(),
+                quantum_s: 1e-9,
+                note: Some("the device offers no timestamps".to_owned()),
+            },
+        }
+    }
+
+    /// Runs `work` and returns what it made unless the device objected.
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> GpuResult<T> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = work();
+        let errors = [
+            (FaultKind::Validation, pollster::block_on(validation.pop())),
+            (FaultKind::Internal, pollster::block_on(internal.pop())),
+            (FaultKind::OutOfMemory, pollster::block_on(memory.pop())),
+        ];
+        self.check_lost()?;
+        match errors.into_iter().find_map(|(kind, error)| Some((kind, error?))) {
+            None => Ok(made),
+            Some((kind, error)) => Err(GpuError::new(kind, one_line(&error.to_string()))),
+        }
+    }
+
+    fn check_lost(&self) -> GpuResult<()> {
+        match self.lost.lock().ok().and_then(|slot| slot.clone()) {
+            Some(reason) => Err(GpuError::new(FaultKind::DeviceLost, format!("the device was lost: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Storage of at least `bytes`, uninitialised.
+    ///
+    /// # Errors
+    /// When it is over a limit or there is no memory for it.
+    pub fn create_buffer(&self, label: &str, bytes: u64) -> GpuResult<Buffer> {
+        let size = bytes.next_multiple_of(16);
+        if size > self.capacity.buffer_bytes_max {
+            return Err(GpuError::new(
+                FaultKind::OutOfMemory,
+                format!("{label} needs {size} bytes; the largest buffer is {}", self.capacity.buffer_bytes_max),
+            ));
+        }
+        let inner = self.guarded(|| {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(Buffer { inner })
+    }
+
+    /// Uploads `bytes` to the start of `buffer`.
+    ///
+    /// # Errors
+    /// When the device objects.
+    pub fn write(&self, buffer: &Buffer, bytes: &[u8]) -> GpuResult<()> {
+        self.guarded(|| self.queue.write_buffer(&buffer.inner, 0, bytes))
+    }
+
+    /// Reads the first `bytes` of `buffer` back, in pieces so that a large one needs no second
+    /// copy of itself in device memory.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn read(&mut self, buffer: &Buffer, bytes: u64) -> GpuResult<Vec<u8>> {
+        const PIECE: u64 = 64 << 20;
+        let piece = PIECE.min(bytes.next_multiple_of(4));
+        if self.staging.as_ref().is_none_or(|staging| staging.size() < piece) {
+            self.staging = Some(self.guarded(|| {
+                self.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("readback"),
+                    size: piece,
+                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            })?);
+        }
+        let Some(staging) = self.staging.as_ref() else {
+            return Err(GpuError::new(FaultKind::Internal, "no readback buffer"));
+        };
+        let mut data = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        let mut offset = 0;
+        while offset < bytes {
+            let wanted = piece.min(bytes - offset);
+            let size = wanted.next_multiple_of(4);
+            self.guarded(|| {
+                let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(&buffer.inner, offset, staging, 0, size);
+                self.queue.submit([encoder.finish()])
+            })?;
+            data.extend_from_slice(&self.map(staging, size)?[..usize::try_from(wanted).unwrap_or(0)]);
+            offset += wanted;
+        }
+        Ok(data)
+    }
+
+    fn map(&self, buffer: &wgpu::Buffer, size: u64) -> GpuResult<Vec<u8>> {
+        let slice = buffer.slice(..size);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        slice.map_async(wgpu::MapMode::Read, move |result| {
+            let _ = sender.send(result);
+        });
+        self.wait(None)?;
+        match receiver.try_recv() {
+            Ok(Ok(())) => {}
+            other => {
+                self.check_lost()?;
+                return Err(GpuError::new(FaultKind::Internal, format!("readback failed: {other:?}")));
+            }
+        }
+        let data = slice
+            .get_mapped_range()
+            .map_err(|error| GpuError::new(FaultKind::Internal, format!("readback failed: {error}")))?
+            .to_vec();
+        buffer.unmap();
+        Ok(data)
+    }
+
+    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> GpuResult<()> {
+        let result = self.device.poll(wgpu::PollType::Wait {
+            submission_index: submission,
+            timeout: Some(WAIT_MAX),
+        });
+        self.check_lost()?;
+        result.map(|_| ()).map_err(|error| {
+            GpuError::new(FaultKind::DeviceLost, format!("waiting for the device failed: {error}"))
+        })
+    }
+
+    /// Compiles `entry_points` of `module` for bindings 0 (uniform) and 1.. (`accesses`).
+    ///
+    /// # Errors
+    /// When the driver or wgpu refuses the shader.
+    pub fn compile(
+        &self,
+        label: &str,
+        module: naga::Module,
+        entry_points: &[&str],
+        accesses: &[Access],
+    ) -> GpuResult<Pipeline> {
+        let entry = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let entries: Vec<_> = std::iter::once(entry(0, wgpu::BufferBindingType::Uniform))
+            .chain((1u32..).zip(accesses).map(|(binding, access)| {
+                let read_only = *access == Access::Read;
+                entry(binding, wgpu::BufferBindingType::Storage { read_only })
+            }))
+            .collect();
+        self.guarded(|| {
+            let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(label),
+                entries: &entries,
+            });
+            let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(label),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(label),
+                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
+            };
+            let shader = if self.checks {
+                self.device.create_shader_module(descriptor)
+            } else {
+                // SAFETY: kernels guard every access themselves and every loop ends; the tests run
+                // all of them with the checks on and off over awkward shapes.
+                #[allow(unsafe_code)]
+                unsafe {
+                    self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+                }
+            };
+            let stages = entry_points
+                .iter()
+                .map(|name| {
+                    self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                        label: Some(label),
+                        layout: Some(&pipeline_layout),
+                        module: &shader,
+                        entry_point: Some(name),
+                        compilation_options: wgpu::PipelineCompilationOptions {
+                            zero_initialize_workgroup_memory: self.checks,
+                            ..Default::default()
+                        },
+                        cache: None,
+                    })
+                })
+                .collect();
+            Pipeline { layout, stages }
+        })
+    }
+
+    /// Binds a uniform block and `buffers`, each with the bytes the kernel may see, and sets the
+    /// grid of every entry point.
+    ///
+    /// # Errors
+    /// When the device objects.
+    pub fn bind(
+        &self,
+        pipeline: &Pipeline,
+        params: &[u32],
+        buffers: &[(&Buffer, u64)],
+        grids: Vec<[u32; 3]>,
+    ) -> GpuResult<Call> {
+        let bytes: &[u8] = bytemuck::cast_slice(params);
+        let bindings = self.guarded(|| {
+            let uniform = self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("params"),
+                size: (bytes.len() as u64).next_multiple_of(16),
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            self.queue.write_buffer(&uniform, 0, bytes);
+            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
+            entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &buffer.inner,
+                    offset: 0,
+                    // Whole vectors, as buffers are made; never more than was asked for besides.
+                    size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
+                }),
+            }));
+            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        Ok(Call { pipeline: pipeline.clone(), bindings, grids })
+    }
+
+    /// Calls `repeat_count` times in one submission and waits, timing on both clocks.
+    ///
+    /// The host's clock runs from before the submission to its completion, encoding excluded.
+    /// `device_s` is absent where the device has no timestamps or gave a pair that makes no sense.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn run(&self, call: &Call, repeat_count: u32) -> GpuResult<Span> {
+        let commands = self.guarded(|| {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: self.clock.as_ref().map(|clock| wgpu::ComputePassTimestampWrites {
+                        query_set: &clock.queries,
+                        beginning_of_pass_write_index: Some(0),
+                        end_of_pass_write_index: Some(1),
+                    }),
+                });
+                pass.set_bind_group(0, &call.bindings, &[]);
+                for _ in 0..repeat_count {
+                    for (stage, grid) in call.pipeline.stages.iter().zip(&call.grids) {
+                        pass.set_pipeline(stage);
+                        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+                    }
+                }
+            }
+            encoder.finish()
+        })?;
+        let started = Instant::now();
+        let submission = self.guarded(|| self.queue.submit([commands]))?;
+        self.wait(Some(submission))?;
+        let host_s = started.elapsed().as_secs_f64();
+        let device_s = match &self.clock {
+            Some(clock) => self.timestamps(clock)?,
+            None => None,
+        };
+        Ok(Span { device_s, host_s, repeat_count })
+    }
+
+    /// Seconds between the two timestamps. Resolved in a submission of its own, after the work is
+    /// done, because Metal has been seen to return zeros otherwise.
+    fn timestamps(&self, clock: &Clock) -> GpuResult<Option<f64>> {
+        self.guarded(|| {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.resolve_query_set(&clock.queries, 0..2, &clock.resolved, 0);
+            encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.readable, 0, 16);
+            self.queue.submit([encoder.finish()])
+        })?;
+        let bytes = self.map(&clock.readable, 16)?;
+        let word = |at: usize| {
+            let mut word = [0u8; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let (start, end) = (word(0), word(8));
+        // A slot that was never written reads as zero.
+        #[allow(clippy::cast_precision_loss)]
+        Ok((start != 0 && end > start).then(|| (end - start) as f64 * clock.period_s))
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, backend: &str, pci_bus_id: Option<&str>) -> Device {
+        Device {
+            name: name.to_owned(),
+            backend: backend.to_owned(),
+            pci_bus_id: pci_bus_id.map(str::to_owned),
+            ..Device::default()
+        }
+    }
+
+    #[test]
+    fn one_device_behind_two_apis_is_one_and_two_equal_cards_are_two() {
+        let vulkan = device("NVIDIA H100", "vulkan", Some("0000:01:00.0"));
+        assert!(same_device(&vulkan, &device("NVIDIA H100/PCIe/SSE2", "gl", None)));
+        assert!(!same_device(&vulkan, &device("NVIDIA H100", "vulkan", Some("0000:02:00.0"))));
+        assert!(!same_device(&vulkan, &device("NVIDIA H100", "dx12", Some("0000:02:00.0"))));
+        assert!(!same_device(&vulkan, &device("llvmpipe", "gl", None)));
+    }
+}

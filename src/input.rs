@@ -1,0 +1,191 @@
+//! Inputs that every runner makes for itself from `(seed, tensor, index)`.
+//!
+//! Nothing large crosses the pipe and nothing can be cached between runs, because each element is
+//! a pure function of three integers. The same function stands in `shaders/input/fill.wgsl`; the
+//! test vectors below and in `docs/protocol.md` pin it for everyone else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the elements of the input tensors are drawn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Data {
+    /// Uniform in `[-1, 1)` on a grid of 2^-23, times the tensor's scale: the regime that is timed.
+    Uniform,
+    /// Integers in `-2..=5`: sums of products are exact in an f32 accumulator, so that results
+    /// must be bit-exact, and large enough to overflow the exact range of a lower-precision one.
+    Integer,
+    /// All zeros.
+    Zero,
+    /// The user's own tensors: name of the tensor to a `.npy` file the runner can read.
+    Files(BTreeMap<String, PathBuf>),
+}
+
+impl Data {
+    /// The word used in labels: `uniform`, `integer`, `zero` or `files`.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Integer => "integer",
+            Self::Zero => "zero",
+            Self::Files(_) => "files",
+        }
+    }
+}
+
+/// Chris Wellons' `lowbias32` integer mixer: a bijection of 32 bits with measured low bias.
+#[must_use]
+pub const fn mix(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// Two keys that make a tensor's stream: one added before the first round, one xored between the
+/// rounds, so that two tensors are not shifted copies of one another.
+#[must_use]
+pub const fn keys(seed: u32, tensor: u32) -> [u32; 2] {
+    let first = mix(seed ^ mix(tensor.wrapping_add(0x9e37_79b9)));
+    [first, mix(first ^ 0x85eb_ca6b)]
+}
+
+/// The random word of element `index` in the stream of `keys`.
+#[must_use]
+pub const fn word(keys: [u32; 2], index: u32) -> u32 {
+    mix(mix(index.wrapping_add(keys[0])) ^ keys[1])
+}
+
+/// The uniform value of a random word: `[-1, 1)`, exact in f32.
+#[must_use]
+#[allow(clippy::cast_precision_loss)] // 24 bits fit an f32 exactly
+pub fn uniform(word: u32) -> f32 {
+    (word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0
+}
+
+/// The integer value of a random word: `-2..=5`.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn integer(word: u32) -> f32 {
+    (word >> 29) as f32 - 2.0
+}
+
+/// The values of one input tensor, as every runner has them, for the reference to read.
+#[derive(Clone, Debug)]
+pub enum Values {
+    /// Uniform stream with a power-of-two scale.
+    Uniform([u32; 2], f32),
+    /// Integer stream.
+    Integer([u32; 2]),
+    /// Zeros.
+    Zero,
+    /// Values read from a file.
+    Array(Vec<f32>),
+}
+
+impl Values {
+    /// The stream of tensor number `tensor` under `seed`; `None` for [`Data::Files`].
+    #[must_use]
+    pub fn generated(data: &Data, seed: u32, tensor: u32, scale: f32) -> Option<Self> {
+        match data {
+            Data::Uniform => Some(Self::Uniform(keys(seed, tensor), scale)),
+            Data::Integer => Some(Self::Integer(keys(seed, tensor))),
+            Data::Zero => Some(Self::Zero),
+            Data::Files(_) => None,
+        }
+    }
+
+    /// Element `index` in row-major order.
+    #[must_use]
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // tensors have fewer than 2^32 elements
+    pub fn get(&self, index: u64) -> f32 {
+        match self {
+            Self::Uniform(keys, scale) => uniform(word(*keys, index as u32)) * scale,
+            Self::Integer(keys) => integer(word(*keys, index as u32)),
+            Self::Zero => 0.0,
+            Self::Array(values) => values[index as usize],
+        }
+    }
+}
+
+/// One of plus and minus one for column `column` of a random projection (Freivalds' check).
+#[must_use]
+pub fn sign(keys: [u32; 2], column: u32) -> f64 {
+    if word(keys, column) >> 31 == 0 {
+        1.0
+    } else {
+        -1.0
+    }
+}
+
+/// The tensor number that projections draw their signs from.
+pub const PROJECTION_TENSOR: u32 = 0xffff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_hash_matches_its_published_test_vectors() {
+        let vectors = [
+            (0u32, 0u32, 0u32),
+            (0, 0, 1),
+            (0, 1, 0),
+            (1, 0, 0),
+            (12345, 2, 4_294_967_295),
+        ]
+        .map(|(seed, tensor, index)| word(keys(seed, tensor), index));
+        assert_eq!(vectors, TEST_VECTORS);
+    }
+
+    const TEST_VECTORS: [u32; 5] = [0, 0, 0, 0, 0];
+
+    proptest! {
+        #[test]
+        fn uniform_values_stay_in_range_and_on_their_grid(w in any::<u32>()) {
+            let value = uniform(w);
+            prop_assert!((-1.0..1.0).contains(&value));
+            prop_assert_eq!((f64::from(value) * 8_388_608.0).fract(), 0.0);
+        }
+
+        #[test]
+        fn integer_values_stay_in_range(w in any::<u32>()) {
+            let value = integer(w);
+            prop_assert!((-2.0..=5.0).contains(&value) && value.fract() == 0.0);
+        }
+
+        #[test]
+        fn the_mixer_is_a_bijection_so_neighbours_never_collide(x in any::<u32>(), y in any::<u32>()) {
+            prop_assert_eq!(x == y, mix(x) == mix(y));
+        }
+    }
+
+    #[test]
+    fn streams_have_the_mean_and_variance_of_a_uniform_distribution() {
+        let n = 1u32 << 16;
+        for tensor in 0..3 {
+            let values = Values::Uniform(keys(7, tensor), 1.0);
+            let sum: f64 = (0..n).map(|i| f64::from(values.get(u64::from(i)))).sum();
+            let squares: f64 = (0..n).map(|i| f64::from(values.get(u64::from(i))).powi(2)).sum();
+            let count = f64::from(n);
+            // Five standard errors: 1/sqrt(3n) for the mean, sqrt(4/45n) for the mean square.
+            assert!((sum / count).abs() < 5.0 / (3.0 * count).sqrt());
+            assert!((squares / count - 1.0 / 3.0).abs() < 5.0 * (4.0 / 45.0 / count).sqrt());
+        }
+    }
+
+    #[test]
+    fn two_tensors_are_not_shifted_copies_of_one_another() {
+        let first: std::collections::HashSet<u32> = (0..4096).map(|i| word(keys(3, 0), i)).collect();
+        let shared = (0..4096).filter(|&i| first.contains(&word(keys(3, 1), i))).count();
+        assert!(shared < 3, "{shared} of 4096 words in common");
+    }
+}

@@ -1,0 +1,32 @@
+//! chipmark measures GPUs and AI accelerators: verified kernels, honest timing, one normalised
+//! report per chip.
+//!
+//! Data goes one way: the catalogue's kernels and a suite make a plan; a runner executes each case
+//! while the conductor verifies, tunes and measures; results are normalised into a report.
+//! `ARCHITECTURE.md` has the map.
+
+pub mod audit;
+pub mod catalogue;
+pub mod cli;
+pub mod compare;
+pub mod error;
+pub mod gpu;
+pub mod input;
+pub mod machine;
+pub mod measure;
+pub mod normalise;
+pub mod npy;
+pub mod op;
+pub mod plan;
+pub mod protocol;
+pub mod report;
+pub mod run;
+pub mod runner;
+pub mod schemas;
+pub mod screen;
+pub mod shader;
+pub mod stats;
+pub mod tune;
+pub mod unroll;
+pub mod variant;
+pub mod verify;

@@ -1,0 +1,44 @@
+//! Facts of the machine the program runs on.
+
+use sysinfo::{CpuRefreshKind, System};
+
+use crate::report::Host;
+
+/// Bytes of main memory; zero where the system does not tell.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    System::new().map_or(0, |mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    })
+}
+
+/// The processor's name; empty where the system does not tell.
+#[must_use]
+pub fn cpu_name() -> String {
+    System::new().map_or_else(
+        |_| String::new(),
+        |mut system| {
+            system.refresh_cpu_list(CpuRefreshKind::nothing());
+            system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default()
+        },
+    )
+}
+
+/// Logical processors that this process may use.
+#[must_use]
+pub fn cpu_count() -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
+}
+
+/// What a report says of the machine.
+#[must_use]
+pub fn host() -> Host {
+    Host {
+        os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
+        kernel: System::kernel_version().unwrap_or_default(),
+        cpu: cpu_name(),
+        cpu_count: cpu_count(),
+        memory_bytes: memory_bytes(),
+    }
+}

@@ -1,0 +1,341 @@
+//! `O = softmax(Q K^T / sqrt(d)) V`, forward, with grouped-query heads and an optional causal mask.
+//!
+//! `q, o: [batch, heads, query_len, head_dim]`, `k, v: [batch, kv_heads, kv_len, head_dim]`. Query
+//! head `h` reads key-value head `h / (heads / kv_heads)`. The causal mask is aligned to the end, so
+//! that the last query sees every key: query `i` sees keys `0 ..= i + kv_len - query_len`. A query
+//! that sees no key (possible when `query_len > kv_len`) yields zeros.
+
+use rayon::prelude::*;
+
+use super::{
+    Dim, Dtype, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, sum_error_factor, word,
+};
+use crate::error::{Error, Result};
+use crate::input::Values;
+
+/// Scaled dot-product attention.
+pub struct Attention;
+
+/// Queries are drawn from `[-4, 4)`: scores then have a standard deviation near 4/3, which makes
+/// weights differ by factors as in a real model instead of all being nearly `1 / kv_len`.
+const QUERY_SCALE: f32 = 4.0;
+
+/// The largest head dimension the kernels are written for.
+pub const HEAD_DIM_MAX: u64 = 256;
+
+/// Multiply-adds one verification may spend on sampled rows.
+const PROJECTION_COST_MAX: u64 = 1 << 24;
+
+struct Sizes {
+    batch: u64,
+    heads: u64,
+    kv_heads: u64,
+    query_len: u64,
+    kv_len: u64,
+    head_dim: u64,
+    causal: bool,
+}
+
+impl Sizes {
+    fn of(shape: &Shape) -> Self {
+        Self {
+            batch: shape.get("batch"),
+            heads: shape.get("heads"),
+            kv_heads: shape.get("kv_heads"),
+            query_len: shape.get("query_len"),
+            kv_len: shape.get("kv_len"),
+            head_dim: shape.get("head_dim"),
+            causal: shape.get("causal") == 1,
+        }
+    }
+
+    /// How many keys query `index` sees.
+    fn visible(&self, index: u64) -> u64 {
+        if self.causal {
+            (index + 1 + self.kv_len).saturating_sub(self.query_len)
+        } else {
+            self.kv_len
+        }
+    }
+
+    /// Pairs of query and key that are not masked, for one head.
+    fn visible_pairs(&self) -> u64 {
+        if !self.causal {
+            return self.query_len * self.kv_len;
+        }
+        // Rows that see something form an arithmetic series that ends at kv_len.
+        let rows = self.query_len.min(self.kv_len);
+        let first = self.kv_len - rows + 1;
+        rows * (first + self.kv_len) / 2
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+}
+
+/// One row of the output: its elements, the sums of weighted magnitudes, and the relative error
+/// that rounding may have left in them.
+struct Row {
+    values: Vec<f64>,
+    magnitudes: Vec<f64>,
+    relative: f64,
+}
+
+impl Row {
+    fn bound(&self, column: usize) -> f64 {
+        self.relative * self.magnitudes[column]
+    }
+}
+
+/// One output row in f64. Two passes over the keys, as the definition reads.
+fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
+    let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
+    let d = sizes.head_dim;
+    let (batch_head, query) = (row / sizes.query_len, row % sizes.query_len);
+    let (batch, head) = (batch_head / sizes.heads, batch_head % sizes.heads);
+    let kv_head = head / (sizes.heads / sizes.kv_heads);
+    let kv_start = (batch * sizes.kv_heads + kv_head) * sizes.kv_len * d;
+    let query_values: Vec<f64> = (0..d).map(|i| f64::from(q.get(row * d + i))).collect();
+    let visible = sizes.visible(query);
+
+    let mut score_magnitude = 0.0f64;
+    let scores: Vec<f64> = (0..visible)
+        .map(|key| {
+            let start = kv_start + key * d;
+            let (sum, magnitude) = dot(query_values.iter().zip(start..).map(|(&a, i)| (a, f64::from(k.get(i)))));
+            score_magnitude = score_magnitude.max(magnitude * sizes.scale());
+            sum * sizes.scale()
+        })
+        .collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let smallest = scores.iter().copied().fold(f64::INFINITY, f64::min);
+
+    let width = usize::try_from(d).unwrap_or(0);
+    let (mut values, mut magnitudes, mut total) = (vec![0.0; width], vec![0.0; width], 0.0);
+    for (key, score) in (0u64..).zip(&scores) {
+        let weight = (score - largest).exp();
+        total += weight;
+        for (column, index) in (kv_start + key * d..kv_start + (key + 1) * d).enumerate() {
+            let value = f64::from(v.get(index));
+            values[column] += weight * value;
+            magnitudes[column] += weight * value.abs();
+        }
+    }
+    if visible > 0 {
+        for column in 0..width {
+            values[column] /= total;
+            magnitudes[column] /= total;
+        }
+    }
+    // Where f32 loses: the dot product of a score, the exponential (Vulkan allows 3 + 2|x| units
+    // for exp), both in numerator and denominator, and the weighted sum over the keys.
+    let range = if visible > 0 { largest - smallest } else { 0.0 };
+    let weight_error = sum_error_factor(d) * score_magnitude + 3.0 + 2.0 * range;
+    Row {
+        values,
+        magnitudes,
+        relative: F32_ROUNDOFF * (2.0 * weight_error + sum_error_factor(visible.max(1)) + 8.0),
+    }
+}
+
+impl Op for Attention {
+    fn dims(&self) -> &'static [Dim] {
+        const {
+            &[
+                Dim::size("batch", "b", Some(1)),
+                Dim::size("heads", "h", Some(1)),
+                Dim::size("kv_heads", "kv", Some(1)),
+                Dim::size("query_len", "q", None),
+                Dim::size("kv_len", "l", None),
+                Dim::size("head_dim", "d", None),
+                Dim::flag("causal"),
+            ]
+        }
+    }
+
+    fn check(&self, shape: &Shape) -> Result<()> {
+        let s = Sizes::of(shape);
+        if s.heads % s.kv_heads != 0 {
+            return Err(Error::usage(format!(
+                "attention heads ({}) must be a multiple of kv_heads ({})",
+                s.heads, s.kv_heads
+            )));
+        }
+        if s.head_dim > HEAD_DIM_MAX {
+            return Err(Error::usage(format!(
+                "attention head_dim must be at most {HEAD_DIM_MAX}, not {}",
+                s.head_dim
+            )));
+        }
+        [s.batch, s.heads, s.query_len, s.kv_len, s.head_dim, 4]
+            .iter()
+            .try_fold(1u64, |n, &size| n.checked_mul(size))
+            .map(|_| ())
+            .ok_or_else(|| Error::usage("attention of this shape has more operations than can be counted"))
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        let s = Sizes::of(shape);
+        let kv = [s.batch, s.kv_heads, s.kv_len, s.head_dim];
+        let query = [s.batch, s.heads, s.query_len, s.head_dim];
+        vec![
+            Tensor { scale: QUERY_SCALE, ..Tensor::input("q", &query) },
+            Tensor::input("k", &kv),
+            Tensor::input("v", &kv),
+            Tensor::output("o", &query),
+        ]
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // the scale is meant to be an f32
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        let s = Sizes::of(shape);
+        vec![
+            word(s.heads),
+            word(s.kv_heads),
+            word(s.query_len),
+            word(s.kv_len),
+            word(s.head_dim),
+            u32::from(s.causal),
+            (s.scale() as f32).to_bits(),
+            word(s.batch),
+        ]
+    }
+
+    fn extent(&self, shape: &Shape, name: &str) -> u64 {
+        let s = Sizes::of(shape);
+        match name {
+            "batch_heads" => s.batch * s.heads,
+            "query_rows" => s.batch * s.heads * s.query_len,
+            "scores" => s.batch * s.heads * s.query_len * s.kv_len,
+            _ => shape.get(name),
+        }
+    }
+
+    fn flop_count(&self, shape: &Shape) -> u64 {
+        let s = Sizes::of(shape);
+        4 * s.batch * s.heads * s.head_dim * s.visible_pairs()
+    }
+
+    fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
+        let s = Sizes::of(shape);
+        let queries = 2 * s.heads * s.query_len;
+        // A causal mask over more queries than keys still reads every key.
+        let keys = 2 * s.kv_heads * s.kv_len;
+        dtype.size_bytes() * s.batch * s.head_dim * (queries + keys)
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        (self.extent(shape, "query_rows"), shape.get("head_dim"))
+    }
+
+    fn reference_cost(&self, shape: &Shape) -> u64 {
+        2 * shape.get("kv_len") * shape.get("head_dim")
+    }
+
+    fn reference_is_by_row(&self) -> bool {
+        true
+    }
+
+    fn projected_rows(&self, shape: &Shape) -> u64 {
+        let rows = self.output_rows(shape).0;
+        rows.min((PROJECTION_COST_MAX / self.reference_cost(shape)).max(16))
+    }
+
+    /// The exponential is never exact.
+    fn exact(&self, _shape: &Shape) -> bool {
+        false
+    }
+
+    fn reference(&self, shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
+        let sizes = Sizes::of(shape);
+        let d = sizes.head_dim;
+        let mut wanted: Vec<u64> = positions.iter().map(|position| position / d).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let rows: Vec<Row> = wanted.par_iter().map(|&index| row(&sizes, inputs, index)).collect();
+        positions
+            .iter()
+            .map(|position| {
+                let at = wanted.partition_point(|&index| index < position / d);
+                let column = usize::try_from(position % d).unwrap_or(0);
+                Expected { value: rows[at].values[column], bound: rows[at].bound(column) }
+            })
+            .collect()
+    }
+
+    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+        let sizes = Sizes::of(shape);
+        rows.par_iter()
+            .map(|&index| {
+                let row = row(&sizes, inputs, index);
+                Expected {
+                    value: row.values.iter().zip(signs).map(|(value, sign)| value * sign).sum(),
+                    bound: (0..row.values.len()).map(|column| row.bound(column)).sum(),
+                }
+            })
+            .collect()
+    }
+
+    fn shrink(&self, shape: &Shape) -> Option<Shape> {
+        let s = Sizes::of(shape);
+        if s.query_len >= 64 && s.kv_len >= 64 {
+            Some(shape.with("query_len", s.query_len / 2).with("kv_len", s.kv_len / 2))
+        } else if s.batch > 1 {
+            Some(shape.with("batch", s.batch / 2))
+        } else if s.kv_heads % 2 == 0 {
+            Some(shape.with("heads", s.heads / 2).with("kv_heads", s.kv_heads / 2))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::keys;
+
+    fn shape(query_len: u64, kv_len: u64, causal: u64) -> Shape {
+        Shape::of(&[
+            ("batch", 2), ("heads", 4), ("kv_heads", 2), ("query_len", query_len),
+            ("kv_len", kv_len), ("head_dim", 8), ("causal", causal),
+        ])
+    }
+
+    #[test]
+    fn causal_work_counts_exactly_the_visible_pairs() {
+        for (query_len, kv_len) in [(1, 1), (5, 5), (3, 9), (9, 3), (1, 17)] {
+            let sizes = Sizes::of(&shape(query_len, kv_len, 1));
+            let counted: u64 = (0..query_len).map(|i| sizes.visible(i)).sum();
+            assert_eq!(sizes.visible_pairs(), counted, "q {query_len} l {kv_len}");
+        }
+    }
+
+    #[test]
+    fn equal_keys_give_the_mean_of_the_visible_values() {
+        // Zero queries make all scores equal, so each output is a plain mean.
+        let shape = shape(3, 5, 1);
+        let v = Values::Integer(keys(4, 2));
+        let inputs = vec![Values::Zero, Values::Integer(keys(4, 1)), v.clone()];
+        let positions: Vec<u64> = (0..8 * 3 * 8).collect();
+        for (position, got) in positions.iter().zip(Attention.reference(&shape, &inputs, &positions, false)) {
+            let (row, column) = (position / 8, position % 8);
+            let (head, query) = (row / 3, row % 3);
+            let kv_head = (head / 4) * 2 + (head % 4) / 2;
+            let visible = query + 3;
+            let mean = (0..visible)
+                .map(|key| f64::from(v.get((kv_head * 5 + key) * 8 + column)))
+                .sum::<f64>() / f64::from(u32::try_from(visible).unwrap());
+            assert!((got.value - mean).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_query_that_sees_no_key_yields_zero() {
+        let inputs: Vec<Values> = (0..3).map(|t| Values::Uniform(keys(1, t), 1.0)).collect();
+        let got = Attention.reference(&shape(4, 2, 1), &inputs, &[0, 8], false);
+        assert!(got.iter().all(|expected| expected.value == 0.0));
+    }
+}

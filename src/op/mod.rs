@@ -1,0 +1,525 @@
+//! Operations: mathematics that exists independently of any kernel.
+//!
+//! An [`Op`] owns its dimensions, tensors, counts of work, parameters and its reference in f64.
+//! Nothing else in the crate knows what a matmul is.
+
+pub mod attention;
+pub mod matmul;
+pub mod probe;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::input::{Data, Values};
+
+/// Unit roundoff of f32: half the distance from one to the next number.
+pub const F32_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+/// The most elements one tensor may have: indices are 32-bit in every kernel and in the hash.
+pub const ELEMENTS_MAX: u64 = u32::MAX as u64;
+
+/// The operations that can be asked for.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum OpName {
+    /// One workgroup that copies one word: what a launch costs.
+    Empty,
+    /// Independent chains of fused multiply-adds: the arithmetic ceiling.
+    Fma,
+    /// A copy of one buffer to another: the memory ceiling.
+    Copy,
+    /// `C[m,n] = A[m,k] B[k,n]`.
+    Matmul,
+    /// `O = softmax(Q K^T / sqrt(d)) V` with grouped-query heads.
+    Attention,
+}
+
+impl OpName {
+    /// Every operation, probes first.
+    pub const ALL: [Self; 5] = [
+        Self::Empty,
+        Self::Fma,
+        Self::Copy,
+        Self::Matmul,
+        Self::Attention,
+    ];
+
+    /// The operation of this name.
+    #[must_use]
+    pub fn op(self) -> &'static dyn Op {
+        match self {
+            Self::Empty => &probe::Empty,
+            Self::Fma => &probe::Fma,
+            Self::Copy => &probe::Copy,
+            Self::Matmul => &matmul::Matmul,
+            Self::Attention => &attention::Attention,
+        }
+    }
+}
+
+impl fmt::Display for OpName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::Fma => "fma",
+            Self::Copy => "copy",
+            Self::Matmul => "matmul",
+            Self::Attention => "attention",
+        })
+    }
+}
+
+/// Element type of a case's tensors.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// IEEE 754 binary32, accumulated in binary32.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn size_bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+        }
+    }
+
+    /// The type sums are kept in.
+    #[must_use]
+    pub fn accumulator(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+        }
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            _ => Err(Error::usage(format!(
+                "dtype {text:?} is not known; use f32"
+            ))),
+        }
+    }
+}
+
+/// One named dimension of an op.
+#[derive(Clone, Copy, Debug)]
+pub struct Dim {
+    /// Name in JSON and on the command line.
+    pub name: &'static str,
+    /// Abbreviation in case ids; a flag (0 or 1) appears as its bare name when set.
+    pub short: &'static str,
+    /// Value when the user leaves it out; `None` if it must be given.
+    pub default: Option<u64>,
+    /// Whether this is a yes-or-no dimension.
+    pub flag: bool,
+}
+
+impl Dim {
+    const fn size(name: &'static str, short: &'static str, default: Option<u64>) -> Self {
+        Self {
+            name,
+            short,
+            default,
+            flag: false,
+        }
+    }
+
+    const fn flag(name: &'static str) -> Self {
+        Self {
+            name,
+            short: name,
+            default: Some(0),
+            flag: true,
+        }
+    }
+}
+
+/// The sizes of an op by name. Which names there are is the op's business ([`Op::dims`]).
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct Shape(pub BTreeMap<String, u64>);
+
+impl Shape {
+    /// A shape from pairs of name and size.
+    #[must_use]
+    pub fn of(sizes: &[(&str, u64)]) -> Self {
+        Self(
+            sizes
+                .iter()
+                .map(|&(name, size)| (name.to_owned(), size))
+                .collect(),
+        )
+    }
+
+    /// The size called `name`; 0 if there is none.
+    #[must_use]
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// This shape with `name` set to `size`.
+    #[must_use]
+    pub fn with(&self, name: &str, size: u64) -> Self {
+        let mut sizes = self.0.clone();
+        sizes.insert(name.to_owned(), size);
+        Self(sizes)
+    }
+}
+
+/// What is asked: an op at a shape in an element type.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Case {
+    /// The operation.
+    pub op: OpName,
+    /// Its sizes.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: Dtype,
+}
+
+impl Case {
+    /// A checked case: every dimension there, none unknown, none zero, nothing overflowing.
+    ///
+    /// # Errors
+    /// A usage error that names the dimension and what it must be.
+    pub fn new(op: OpName, shape: &Shape, dtype: Dtype) -> Result<Self> {
+        let dims = op.op().dims();
+        let names = || dims.iter().map(|d| d.name).collect::<Vec<_>>().join(", ");
+        if let Some(unknown) = shape
+            .0
+            .keys()
+            .find(|name| !dims.iter().any(|dim| dim.name == **name))
+        {
+            return Err(Error::usage(format!(
+                "{op} has no dimension {unknown:?}; its dimensions are {}",
+                names()
+            )));
+        }
+        let mut sizes = BTreeMap::new();
+        for dim in dims {
+            let size = shape.0.get(dim.name).copied().or(dim.default).ok_or_else(|| {
+                Error::usage(format!(
+                    "{op} needs the dimension {:?}; its dimensions are {}",
+                    dim.name,
+                    names()
+                ))
+            })?;
+            if dim.flag && size > 1 {
+                return Err(Error::usage(format!("{op} {} must be 0 or 1, not {size}", dim.name)));
+            }
+            if !dim.flag && (size == 0 || size > ELEMENTS_MAX) {
+                return Err(Error::usage(format!(
+                    "{op} {} must be from 1 to {ELEMENTS_MAX}, not {size}",
+                    dim.name
+                )));
+            }
+            sizes.insert(dim.name.to_owned(), size);
+        }
+        let shape = Shape(sizes);
+        op.op().check(&shape)?;
+        for tensor in op.op().tensors(&shape) {
+            let count = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+            if count.is_none_or(|n| n > ELEMENTS_MAX) {
+                return Err(Error::usage(format!(
+                    "{op} tensor {:?} of {} elements is too large: at most {ELEMENTS_MAX} can be indexed",
+                    tensor.name,
+                    tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
+                )));
+            }
+        }
+        Ok(Self { op, shape, dtype })
+    }
+
+    /// The name that carries the whole case, such as `matmul/m1024_n1024_k1024/f32`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let parts: Vec<String> = self
+            .op
+            .op()
+            .dims()
+            .iter()
+            .filter_map(|dim| match (dim.flag, self.shape.get(dim.name)) {
+                (true, 0) => None,
+                (true, _) => Some(dim.name.to_owned()),
+                (false, size) => Some(format!("{}{size}", dim.short)),
+            })
+            .collect();
+        format!("{}/{}/{}", self.op, parts.join("_"), self.dtype)
+    }
+
+    /// The tensors of this case, inputs first.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<Tensor> {
+        self.op.op().tensors(&self.shape)
+    }
+
+    /// Bytes of all tensors together.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors().iter().map(|t| t.len() * self.dtype.size_bytes()).sum()
+    }
+
+    /// The output tensor.
+    #[must_use]
+    pub fn output(&self) -> Tensor {
+        self.tensors()
+            .pop()
+            .unwrap_or_else(|| unreachable!("every op has an output"))
+    }
+
+    /// Floating-point operations of one call.
+    #[must_use]
+    pub fn flop_count(&self) -> u64 {
+        self.op.op().flop_count(&self.shape)
+    }
+
+    /// The least bytes one call must move.
+    #[must_use]
+    pub fn bytes_min(&self) -> u64 {
+        self.op.op().bytes_min(&self.shape, self.dtype)
+    }
+}
+
+/// Whether a tensor is read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Read by the op.
+    Input,
+    /// Written by the op.
+    Output,
+}
+
+/// One tensor of an op at a shape, dense and row-major.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Name in files and messages; its place in [`Op::tensors`] is its hash number and binding.
+    pub name: &'static str,
+    /// Read or written.
+    pub role: Role,
+    /// Sizes, slowest first.
+    pub dims: Vec<u64>,
+    /// Power of two that uniform values are multiplied by.
+    pub scale: f32,
+    /// A regime this tensor keeps whatever the case asks for (probes that must stay exact).
+    pub always: Option<Data>,
+}
+
+impl Tensor {
+    fn input(name: &'static str, dims: &[u64]) -> Self {
+        Self {
+            name,
+            role: Role::Input,
+            dims: dims.to_vec(),
+            scale: 1.0,
+            always: None,
+        }
+    }
+
+    fn output(name: &'static str, dims: &[u64]) -> Self {
+        Self {
+            role: Role::Output,
+            ..Self::input(name, dims)
+        }
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.dims.iter().product()
+    }
+
+    /// Whether there are no elements; never so in a checked case.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The regime this tensor is filled in when the case asks for `data`.
+    #[must_use]
+    pub fn data<'a>(&'a self, data: &'a Data) -> &'a Data {
+        match (&self.always, data) {
+            (Some(always), Data::Uniform | Data::Integer | Data::Zero) => always,
+            _ => data,
+        }
+    }
+}
+
+/// What the reference expects at one position, and how far a right result may be from it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// The value in f64 on the very inputs.
+    pub value: f64,
+    /// Largest absolute difference that rounding can explain; zero demands equality.
+    pub bound: f64,
+}
+
+/// One mathematical operation.
+pub trait Op: Sync {
+    /// Its dimensions in the order of the case id.
+    fn dims(&self) -> &'static [Dim];
+
+    /// What [`Case::new`] cannot know: how dimensions must relate.
+    ///
+    /// # Errors
+    /// A usage error that names the dimensions and the rule.
+    fn check(&self, _shape: &Shape) -> Result<()> {
+        Ok(())
+    }
+
+    /// Inputs in binding order, then the one output.
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor>;
+
+    /// The words of the uniform block every kernel of this op is given.
+    fn params(&self, shape: &Shape) -> Vec<u32>;
+
+    /// A derived size that kernels' grids may be laid over, beside the dimensions themselves.
+    fn extent(&self, shape: &Shape, name: &str) -> u64 {
+        shape.get(name)
+    }
+
+    /// Floating-point operations of one call, an FMA counted as two, padding not counted.
+    fn flop_count(&self, shape: &Shape) -> u64;
+
+    /// Each input read once and the output written once.
+    fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
+        self.tensors(shape).iter().map(|t| t.len() * dtype.size_bytes()).sum()
+    }
+
+    /// The output seen as a matrix: rows and columns.
+    fn output_rows(&self, shape: &Shape) -> (u64, u64);
+
+    /// Multiply-adds that the reference of one output element costs, to size a sample.
+    fn reference_cost(&self, shape: &Shape) -> u64;
+
+    /// Whether the reference of one element costs as much as that of its whole row.
+    fn reference_is_by_row(&self) -> bool {
+        false
+    }
+
+    /// How many rows of the output a projection can afford to check; all of them if it is cheap.
+    fn projected_rows(&self, shape: &Shape) -> u64 {
+        self.output_rows(shape).0
+    }
+
+    /// Whether integer inputs make every right result bit-exact at this shape.
+    fn exact(&self, shape: &Shape) -> bool;
+
+    /// The reference at `positions` of the row-major output. `data` tells which bound applies.
+    fn reference(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        exact: bool,
+    ) -> Vec<Expected>;
+
+    /// For each of `rows`: the sum over its columns of output times sign, where `signs` has one
+    /// entry (plus or minus one) per column.
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        exact: bool,
+    ) -> Vec<Expected>;
+
+    /// A smaller shape of the same kind, to look at slow variants before the full size; `None`
+    /// where no smaller one is representative.
+    fn shrink(&self, _shape: &Shape) -> Option<Shape> {
+        None
+    }
+}
+
+/// Narrows a size that [`Case::new`] has checked to 32 bits.
+pub(crate) fn word(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or_else(|_| unreachable!("sizes were checked to fit 32 bits"))
+}
+
+/// Rounding errors that add at random grow with the square root of their number; the factor of
+/// four covers every sum of a report with large probability (Higham and Mary 2019), and for short
+/// sums the certain bound `n` is smaller.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn sum_error_factor(count: u64) -> f64 {
+    let n = count as f64;
+    (4.0 * n.sqrt()).min(n) + 2.0
+}
+
+/// Two-vector dot products in f64: the sum and the sum of magnitudes.
+pub(crate) fn dot(pairs: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
+    pairs.fold((0.0, 0.0), |(sum, magnitude), (a, b)| {
+        (sum + a * b, magnitude + (a * b).abs())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_id_carries_every_dimension_and_bare_flags() {
+        let matmul = Case::new(
+            OpName::Matmul,
+            &Shape::of(&[("m", 1), ("n", 2), ("k", 3)]),
+            Dtype::F32,
+        );
+        assert_eq!(matmul.map(|c| c.id()).as_deref(), Ok("matmul/m1_n2_k3/f32"));
+        let sizes = [("heads", 32), ("kv_heads", 8), ("query_len", 5), ("kv_len", 7), ("head_dim", 128)];
+        let full = Shape::of(&sizes);
+        let id = |shape: &Shape| Case::new(OpName::Attention, shape, Dtype::F32).map(|c| c.id());
+        assert_eq!(id(&full).as_deref(), Ok("attention/b1_h32_kv8_q5_l7_d128/f32"));
+        assert_eq!(
+            id(&full.with("causal", 1)).as_deref(),
+            Ok("attention/b1_h32_kv8_q5_l7_d128_causal/f32")
+        );
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused_by_dimension_and_rule() {
+        let refuse = |op: OpName, sizes: &[(&str, u64)]| match Case::new(op, &Shape::of(sizes), Dtype::F32) {
+            Err(error) => error.message,
+            Ok(case) => panic!("{} was accepted", case.id()),
+        };
+        assert!(refuse(OpName::Matmul, &[("m", 0), ("n", 1), ("k", 1)]).contains("m must be from 1"));
+        assert!(refuse(OpName::Matmul, &[("m", 1), ("n", 1)]).contains("needs the dimension \"k\""));
+        assert!(refuse(OpName::Matmul, &[("m", 1), ("n", 1), ("k", 1), ("z", 1)]).contains("no dimension \"z\""));
+        assert!(
+            refuse(OpName::Matmul, &[("m", 4_000_000_000), ("n", 4_000_000_000), ("k", 1)])
+                .contains("too large")
+        );
+        assert!(
+            refuse(
+                OpName::Attention,
+                &[("heads", 3), ("kv_heads", 2), ("query_len", 1), ("kv_len", 1), ("head_dim", 8)]
+            )
+            .contains("multiple of kv_heads")
+        );
+    }
+}

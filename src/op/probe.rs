@@ -1,0 +1,186 @@
+//! Probe operations: what the hardware can do at most. Each is exact, so that elided work shows.
+
+use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use crate::input::{Data, Values};
+
+/// One workgroup that copies one word.
+pub struct Empty;
+
+/// `out[i] = sum over c < 24 of the s-fold iteration of z -> 1 z + y[i], started at x[i] + c`.
+///
+/// The factor one is only known at run time, so no compiler can shorten the chain; the inputs are
+/// integers, so the result counts the steps exactly: one step left out is a wrong answer.
+pub struct Fma;
+
+/// `dst = src`.
+pub struct Copy;
+
+/// Chains per invocation; a multiple of every accumulator count the kernels try.
+pub const FMA_CHAINS: u64 = 24;
+
+const COPY_COLUMNS: u64 = 4096;
+
+fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
+    Tensor { always: Some(Data::Integer), ..Tensor::input(name, dims) }
+}
+
+fn exactly(value: f64) -> Expected {
+    Expected { value, bound: 0.0 }
+}
+
+/// Sums `element(column) * sign` over each row; the last row may be short.
+fn project_elements(
+    shape_len: u64,
+    columns: u64,
+    signs: &[f64],
+    rows: &[u64],
+    element: impl Fn(u64) -> f64,
+) -> Vec<Expected> {
+    rows.iter()
+        .map(|row| {
+            let start = row * columns;
+            let end = (start + columns).min(shape_len);
+            exactly((start..end).zip(signs).map(|(index, sign)| element(index) * sign).sum())
+        })
+        .collect()
+}
+
+impl Op for Empty {
+    fn dims(&self) -> &'static [Dim] {
+        const { &[Dim::size("n", "n", Some(1))] }
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        vec![Tensor::input("x", &[shape.get("n")]), Tensor::output("out", &[shape.get("n")])]
+    }
+
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        vec![word(shape.get("n")), 0, 0, 0]
+    }
+
+    fn flop_count(&self, _shape: &Shape) -> u64 {
+        0
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        (1, shape.get("n"))
+    }
+
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        1
+    }
+
+    fn exact(&self, _shape: &Shape) -> bool {
+        true
+    }
+
+    fn reference(&self, _shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
+        positions.iter().map(|&index| exactly(f64::from(inputs[0].get(index)))).collect()
+    }
+
+    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+        let n = shape.get("n");
+        project_elements(n, n, signs, rows, |index| f64::from(inputs[0].get(index)))
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // small integers
+fn fma_result(shape: &Shape, inputs: &[Values], index: u64) -> f64 {
+    let chains = FMA_CHAINS as f64;
+    let (x, y) = (f64::from(inputs[0].get(index)), f64::from(inputs[1].get(index)));
+    chains * x + chains * (chains - 1.0) / 2.0 + chains * shape.get("steps") as f64 * y
+}
+
+impl Op for Fma {
+    fn dims(&self) -> &'static [Dim] {
+        const { &[Dim::size("invocations", "i", None), Dim::size("steps", "s", None)] }
+    }
+
+    fn check(&self, shape: &Shape) -> crate::error::Result<()> {
+        // 24 chains of s steps of at most 5 must stay exact in f32, with room for the start values.
+        const STEPS_MAX: u64 = 131_072;
+        if shape.get("steps") > STEPS_MAX {
+            return Err(crate::error::Error::usage(format!(
+                "fma steps must be at most {STEPS_MAX} for the result to be exact, not {}",
+                shape.get("steps")
+            )));
+        }
+        Ok(())
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        let n = shape.get("invocations");
+        vec![integer_input("x", &[n]), integer_input("y", &[n]), Tensor::output("out", &[n])]
+    }
+
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        vec![word(shape.get("invocations")), word(shape.get("steps")), 1.0f32.to_bits(), 0]
+    }
+
+    fn flop_count(&self, shape: &Shape) -> u64 {
+        2 * FMA_CHAINS * shape.get("invocations") * shape.get("steps")
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        (1, shape.get("invocations"))
+    }
+
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        1
+    }
+
+    fn exact(&self, _shape: &Shape) -> bool {
+        true
+    }
+
+    fn reference(&self, shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
+        positions.iter().map(|&index| exactly(fma_result(shape, inputs, index))).collect()
+    }
+
+    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+        let n = shape.get("invocations");
+        project_elements(n, n, signs, rows, |index| fma_result(shape, inputs, index))
+    }
+}
+
+impl Op for Copy {
+    fn dims(&self) -> &'static [Dim] {
+        const { &[Dim::size("n", "n", None)] }
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        vec![Tensor::input("src", &[shape.get("n")]), Tensor::output("dst", &[shape.get("n")])]
+    }
+
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        vec![word(shape.get("n")), 0, 0, 0]
+    }
+
+    fn flop_count(&self, _shape: &Shape) -> u64 {
+        0
+    }
+
+    fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
+        2 * shape.get("n") * dtype.size_bytes()
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        (shape.get("n").div_ceil(COPY_COLUMNS), COPY_COLUMNS)
+    }
+
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        1
+    }
+
+    fn exact(&self, _shape: &Shape) -> bool {
+        true
+    }
+
+    fn reference(&self, _shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
+        positions.iter().map(|&index| exactly(f64::from(inputs[0].get(index)))).collect()
+    }
+
+    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| f64::from(inputs[0].get(index)))
+    }
+}

@@ -1,0 +1,188 @@
+//! Which cases are run: a suite, filtered, and what is left out because it cannot fit or end.
+
+use std::path::Path;
+
+use regex::Regex;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::normalise::roofline;
+use crate::op::{Case, Dtype, OpName, Shape};
+use crate::protocol::Device;
+use crate::report::Ceiling;
+use crate::shader::sha256;
+
+/// The suites that come with the program.
+const SUITES: [(&str, &str); 2] = [
+    ("quick", include_str!("../suites/quick.toml")),
+    ("standard", include_str!("../suites/standard.toml")),
+];
+
+/// Kernels are expected to reach at least this fraction of the roofline when a case's time is
+/// estimated; on a chip where they do not, some more cases are skipped than need be.
+const EXPECTED_FRACTION_MIN: f64 = 0.05;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SuiteFile {
+    name: String,
+    #[allow(dead_code)] // for people who read the file
+    description: String,
+    case_budget_s: f64,
+    call_s_max: f64,
+    cases: Vec<CaseSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaseSpec {
+    op: OpName,
+    dtype: Dtype,
+    shape: Shape,
+}
+
+/// What a run sets out to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the suite.
+    pub suite: String,
+    /// SHA-256 of its text.
+    pub suite_sha256: String,
+    /// Cases in the order they run: probes first, for they size the rest.
+    pub cases: Vec<Case>,
+    /// Seconds that one case may take.
+    pub case_budget_s: f64,
+    /// Longest single call that is worth waiting for.
+    pub call_s_max: f64,
+}
+
+/// The names of the suites.
+#[must_use]
+pub fn suite_names() -> Vec<&'static str> {
+    SUITES.iter().map(|(name, _)| *name).collect()
+}
+
+/// The plan of a suite, by name or as a path to a `.toml` file, narrowed to the cases whose id
+/// `filter` finds.
+///
+/// # Errors
+/// A usage error for an unknown suite, a broken file or a filter that matches nothing.
+pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
+    let text = match SUITES.iter().find(|(name, _)| *name == suite) {
+        Some((_, text)) => (*text).to_owned(),
+        None if Path::new(suite).extension().is_some_and(|ending| ending == "toml") => {
+            std::fs::read_to_string(suite).map_err(|error| Error::usage(format!("--suite {suite}: {error}")))?
+        }
+        None => {
+            return Err(Error::usage(format!(
+                "--suite {suite}: there is no such suite; use {} or a .toml file",
+                suite_names().join(", ")
+            )));
+        }
+    };
+    let file: SuiteFile = toml::from_str(&text)
+        .map_err(|error| Error::usage(format!("--suite {suite}: {}", one_line(&error.to_string()))))?;
+    let positive = |field: &str, value: f64| {
+        if value.is_finite() && value > 0.0 {
+            Ok(value)
+        } else {
+            Err(Error::usage(format!("--suite {suite}: {field} is {value}; it must be above zero")))
+        }
+    };
+    let mut cases = Vec::new();
+    for spec in &file.cases {
+        let case = Case::new(spec.op, &spec.shape, spec.dtype)
+            .map_err(|error| Error::usage(format!("--suite {suite}: {}", error.message)))?;
+        if cases.contains(&case) {
+            return Err(Error::usage(format!("--suite {suite}: case {} stands there twice", case.id())));
+        }
+        cases.push(case);
+    }
+    let filter = filter
+        .map(|pattern| {
+            Regex::new(pattern)
+                .map_err(|error| Error::usage(format!("--filter {pattern}: {}", one_line(&error.to_string()))))
+        })
+        .transpose()?;
+    let probe = |case: &Case| matches!(case.op, OpName::Empty | OpName::Fma | OpName::Copy);
+    if let Some(filter) = &filter {
+        if !cases.iter().any(|case| filter.is_match(&case.id())) {
+            return Err(Error::usage(format!(
+                "--filter {filter}: no case of suite {suite} matches; `chipmark list --suite {suite}` shows them"
+            )));
+        }
+        // Without its ceilings a case has no fraction, and without an estimate no guard.
+        cases.retain(|case| probe(case) || filter.is_match(&case.id()));
+    }
+    cases.sort_by_key(|case| !probe(case));
+    Ok(Plan {
+        suite: file.name,
+        suite_sha256: sha256(text.as_bytes()),
+        cases,
+        case_budget_s: positive("case_budget_s", file.case_budget_s)?,
+        call_s_max: positive("call_s_max", file.call_s_max)?,
+    })
+}
+
+/// Why one call of this case is not worth waiting for, by the ceilings known so far.
+#[must_use]
+pub fn too_slow(case: &Case, ceilings: &[Ceiling], runner: &str, call_s_max: f64) -> Option<String> {
+    let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
+    // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
+    let expected_s = match case.op {
+        OpName::Empty | OpName::Fma | OpName::Copy => best_s,
+        _ => best_s / EXPECTED_FRACTION_MIN,
+    };
+    (expected_s > call_s_max).then(|| {
+        format!("one call may take {expected_s:.1} s by the measured {bound}; the suite allows {call_s_max} s")
+    })
+}
+
+/// Why a case cannot fit a device, by the limits it states; the runner has the last word.
+#[must_use]
+pub fn too_large(case: &Case, device: &Device) -> Option<String> {
+    let limit = |name: &str| device.limits.get(name).copied().unwrap_or(u64::MAX);
+    let binding = limit("binding_bytes_max").min(limit("buffer_bytes_max"));
+    let budget = limit("memory_bytes_budget");
+    let bytes = |tensor: &crate::op::Tensor| tensor.len() * case.dtype.size_bytes();
+    if let Some(tensor) = case.tensors().iter().find(|tensor| bytes(tensor) > binding) {
+        return Some(format!("tensor {} needs {} bytes; the largest binding is {binding}", tensor.name, bytes(tensor)));
+    }
+    let needed = case.tensor_bytes();
+    (needed > budget).then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_parses_and_starts_with_its_probes() {
+        for name in suite_names() {
+            let plan = plan(name, None).unwrap();
+            assert_eq!(plan.suite, name);
+            assert_eq!(plan.cases[0].op, OpName::Empty);
+        }
+    }
+
+    #[test]
+    fn a_filter_keeps_the_probes_that_its_cases_are_measured_against() {
+        let plan = plan("quick", Some("^matmul/m1024_n1024_k1024/")).unwrap();
+        let ops: Vec<OpName> = plan.cases.iter().map(|case| case.op).collect();
+        assert_eq!(ops.iter().filter(|op| **op == OpName::Matmul).count(), 1);
+        assert!(ops.contains(&OpName::Fma) && ops.contains(&OpName::Copy));
+    }
+
+    #[test]
+    fn bad_suites_and_filters_are_refused_by_name() {
+        let message = |suite: &str, filter: Option<&str>| plan(suite, filter).unwrap_err().message;
+        assert!(message("nonsense", None).contains("quick, standard"));
+        assert!(message("quick", Some("^nothing$")).contains("no case"));
+        assert!(message("quick", Some("(")).contains("--filter"));
+        assert!(message("/nowhere/at/all.toml", None).contains("/nowhere/at/all.toml"));
+    }
+}

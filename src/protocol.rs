@@ -1,0 +1,384 @@
+//! The messages between the conductor and a runner: JSON Lines on the runner's stdin and stdout.
+//!
+//! The conductor speaks first and a runner answers each request with exactly one response, in
+//! order. `docs/protocol.md` is the specification for people who write runners.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::input::Data;
+use crate::op::Case;
+
+/// Version of this protocol. A runner refuses a `hello` with a version it does not speak.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Tunable values of one variant, by name.
+pub type Tunables = BTreeMap<String, u32>;
+
+/// One kernel with its tunables fixed.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Variant {
+    /// Kernel name, such as `matmul/register_tile`.
+    pub kernel: String,
+    /// Its tunables; empty where it has none.
+    #[serde(default)]
+    pub variant: Tunables,
+}
+
+impl std::fmt::Display for Variant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.kernel)?;
+        for (index, (name, value)) in self.variant.iter().enumerate() {
+            write!(f, "{}{name}={value}", if index == 0 { " " } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// What the conductor says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// Open the device. First and once.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the conductor.
+        protocol: u32,
+        /// Which device, as the user wrote it: index, part of a name, or PCI id.
+        #[serde(default)]
+        device: Option<String>,
+        /// Which API, as the user wrote it: `vulkan`, `metal`, `dx12`, `gl`.
+        #[serde(default)]
+        backend: Option<String>,
+        /// Keep bounds checks and loop limits in kernels.
+        #[serde(default)]
+        checks: bool,
+    },
+    /// Make the inputs of a case and say which variants could run it.
+    Case {
+        /// What is asked.
+        case: Case,
+        /// Seed of the inputs.
+        seed: u32,
+        /// How the inputs are drawn.
+        data: Data,
+    },
+    /// Build one variant for the current case, poison its output and call it once.
+    Prepare {
+        /// Which one.
+        #[serde(flatten)]
+        variant: Variant,
+    },
+    /// Time the prepared variant.
+    Measure {
+        /// Calls in each timed span.
+        repeat_count: u32,
+        /// Spans to time.
+        sample_count: u32,
+        /// Overwrite the output with NaN first, so that what is checked afterwards was written by
+        /// the calls that were timed.
+        poison: bool,
+    },
+    /// Give back parts of the output as the last call left it.
+    Outputs {
+        /// Positions in the row-major output.
+        positions: Vec<u64>,
+        /// Seed of a projection: for every row the sum of its elements times the sign of their
+        /// column. Absent if none is wanted.
+        #[serde(default)]
+        projection_seed: Option<u32>,
+        /// Give every element back instead.
+        #[serde(default)]
+        all: bool,
+    },
+    /// The conversation is over.
+    Bye,
+}
+
+/// What a runner answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Response {
+    /// The device is open.
+    Hello {
+        /// The version the runner speaks.
+        protocol: u32,
+        /// Name and version of the runner.
+        runner: RunnerInfo,
+        /// The device it opened.
+        device: Box<Device>,
+        /// The clock its samples come from.
+        timer: Timer,
+    },
+    /// The inputs are there; these variants could run.
+    Variants {
+        /// Legal variants, each kernel's preferred one first.
+        variants: Vec<Variant>,
+        /// Variants that this device, dtype or shape rules out, with the reason.
+        refused: Vec<Refused>,
+    },
+    /// The variant is built and has been called once.
+    Ready {
+        /// Seconds from source to a pipeline that can be launched.
+        compile_s: f64,
+        /// SHA-256 of the exact source, if there is one.
+        shader_sha256: Option<String>,
+        /// Whether matrix units do the work: `alu` or `matrix`.
+        engine: String,
+        /// What was done to the source before the driver got it, such as `unrolled 12 loops`.
+        #[serde(default)]
+        passes: Vec<String>,
+    },
+    /// Timed spans, as measured, none left out.
+    Samples {
+        /// In the order they were taken.
+        samples: Vec<Span>,
+    },
+    /// Parts of the output.
+    Outputs {
+        /// The elements asked for.
+        #[serde(with = "float_list")]
+        #[schemars(with = "Vec<FloatSchema>")]
+        values: Vec<f64>,
+        /// One projected value per row, if a projection was asked for.
+        #[serde(with = "float_list")]
+        #[schemars(with = "Vec<FloatSchema>")]
+        projection: Vec<f64>,
+    },
+    /// The request could not be carried out; the runner goes on.
+    Error {
+        /// What kind of trouble.
+        kind: FaultKind,
+        /// One line for people.
+        message: String,
+    },
+    /// The runner ends.
+    Bye,
+}
+
+/// Who executes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunnerInfo {
+    /// Short name: `wgpu`, `host`, `torch`.
+    pub name: String,
+    /// Version of the runner and of what it runs on.
+    pub version: String,
+}
+
+/// What an API enumerated and a runner opened.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Device {
+    /// Name as the driver gives it.
+    pub name: String,
+    /// The API it was opened through: `vulkan`, `metal`, `dx12`, `gl`, `cpu`, `cuda`.
+    pub backend: String,
+    /// Driver name and version as the driver gives them; empty where it gives none.
+    pub driver: String,
+    /// `discrete_gpu`, `integrated_gpu`, `virtual_gpu`, `cpu` or `other`.
+    pub device_type: String,
+    /// Name of the runner that reaches it.
+    pub runner: String,
+    /// PCI ids as `vendor:device` in hexadecimal, where there are such.
+    pub pci_id: Option<String>,
+    /// PCI address, where there is one.
+    pub pci_bus_id: Option<String>,
+    /// Entry in the chip catalogue, where the device is known.
+    pub chip_id: Option<String>,
+    /// Limits by name.
+    pub limits: BTreeMap<String, u64>,
+    /// Features that were there and switched on.
+    pub features: Vec<String>,
+    /// Other APIs that reach the same device.
+    #[serde(default)]
+    pub also_reached_by: Vec<String>,
+}
+
+/// The clock of a runner's samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Timer {
+    /// `device` where the device takes timestamps, else `host`.
+    pub clock: String,
+    /// Smallest difference the clock can show, in seconds.
+    pub quantum_s: f64,
+    /// Why the device's own clock is not used, where it is not.
+    pub note: Option<String>,
+}
+
+/// A variant that cannot run here, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refused {
+    /// Which one.
+    #[serde(flatten)]
+    pub variant: Variant,
+    /// The cause with both numbers.
+    pub reason: String,
+}
+
+/// One timed span of `repeat_count` calls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Span {
+    /// Seconds between the device's timestamps around the calls, where it takes them.
+    pub device_s: Option<f64>,
+    /// Seconds on the host clock from before the submission to its completion.
+    pub host_s: f64,
+    /// Calls in the span.
+    pub repeat_count: u32,
+}
+
+/// Why a request could not be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// The runner does not do this.
+    Unsupported,
+    /// A limit or a file of the user's stands in the way.
+    Input,
+    /// No device to open.
+    NoDevice,
+    /// Not enough memory.
+    OutOfMemory,
+    /// A shader did not compile or a call was refused.
+    Validation,
+    /// The device went away.
+    DeviceLost,
+    /// A mistake of the runner's.
+    Internal,
+}
+
+/// A float in JSON: a number, or the word for one that JSON cannot write.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+enum FloatSchema {
+    Number(f64),
+    Word(FloatWord),
+}
+
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+enum FloatWord {
+    NaN,
+    Infinity,
+    #[serde(rename = "-Infinity")]
+    NegativeInfinity,
+}
+
+/// Lists of floats that may hold NaN and infinities, which JSON numbers cannot.
+mod float_list {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Float {
+        Number(f64),
+        Word(String),
+    }
+
+    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|&value| {
+            if value.is_finite() {
+                Float::Number(value)
+            } else if value.is_nan() {
+                Float::Word("NaN".to_owned())
+            } else if value > 0.0 {
+                Float::Word("Infinity".to_owned())
+            } else {
+                Float::Word("-Infinity".to_owned())
+            }
+        }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        Vec::<Float>::deserialize(deserializer)?
+            .into_iter()
+            .map(|value| match value {
+                Float::Number(number) => Ok(number),
+                Float::Word(word) => match word.as_str() {
+                    "NaN" => Ok(f64::NAN),
+                    "Infinity" => Ok(f64::INFINITY),
+                    "-Infinity" => Ok(f64::NEG_INFINITY),
+                    _ => Err(D::Error::custom(format!("{word:?} is not a number"))),
+                },
+            })
+            .collect()
+    }
+}
+
+/// Something that executes requests, in this process or behind a pipe.
+pub trait Runner {
+    /// Carries out one request.
+    fn handle(&mut self, request: Request) -> Response;
+}
+
+/// Serves `runner` on a pair of streams until `bye` or the end of input.
+///
+/// # Errors
+/// When a stream breaks.
+pub fn serve(
+    runner: &mut dyn Runner,
+    requests: impl BufRead,
+    mut responses: impl Write,
+) -> std::io::Result<()> {
+    for line in requests.lines() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let response = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => runner.handle(request),
+            Err(error) => Response::Error {
+                kind: FaultKind::Input,
+                message: format!("this request is not understood: {error}"),
+            },
+        };
+        let last = response == Response::Bye;
+        serde_json::to_writer(&mut responses, &response)?;
+        responses.write_all(b"\n")?;
+        responses.flush()?;
+        if last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_that_json_cannot_write_survive_the_pipe() {
+        let sent = Response::Outputs {
+            values: vec![1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::from(0.1f32)],
+            projection: vec![],
+        };
+        let line = serde_json::to_string(&sent).unwrap();
+        assert!(line.contains(r#"[1.5,"NaN","Infinity","-Infinity",0.10000000149011612]"#), "{line}");
+        let Ok(Response::Outputs { values, .. }) = serde_json::from_str(&line) else {
+            panic!("not understood: {line}")
+        };
+        assert!(values[1].is_nan());
+        assert_eq!((values[2], values[4]), (f64::INFINITY, f64::from(0.1f32)));
+    }
+
+    #[test]
+    fn garbage_is_answered_with_an_error_and_the_runner_goes_on() {
+        struct Deaf;
+        impl Runner for Deaf {
+            fn handle(&mut self, _request: Request) -> Response {
+                Response::Bye
+            }
+        }
+        let mut out = Vec::new();
+        serve(&mut Deaf, "not json\n{\"type\":\"bye\"}\n".as_bytes(), &mut out).unwrap();
+        let lines: Vec<String> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains("\"kind\":\"input\""));
+        assert_eq!(lines[1], "{\"type\":\"bye\"}");
+    }
+}

@@ -1,0 +1,538 @@
+//! The report: everything learnt about one device in one run, as one JSON file.
+//!
+//! The only file that knows the format. Readers ignore what they do not know; a change that breaks
+//! them raises the major version.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Dtype, OpName, Shape};
+use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
+use crate::shader::sha256;
+
+/// Version of the format: readers of the same major version understand each other.
+pub const SCHEMA_VERSION: &str = "1.0.0";
+
+/// Everything learnt in one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// Semantic version of this format.
+    pub schema_version: String,
+    /// SHA-256 of the report's canonical form (RFC 8785) without this field.
+    pub report_id: String,
+    /// Whether every case has an outcome that was sought.
+    pub status: Status,
+    /// When the run began, in UTC (RFC 3339).
+    pub started_at: String,
+    /// How long it took.
+    pub duration_s: f64,
+    /// Seed that the inputs of every case derive from.
+    pub seed: u32,
+    /// What made this report.
+    pub tool: Tool,
+    /// The machine.
+    pub host: Host,
+    /// The list of cases.
+    pub suite: Suite,
+    /// The device of the first runner.
+    pub device: Device,
+    /// Every runner that took part, with the device it opened and its clock.
+    pub runners: Vec<RunnerRecord>,
+    /// Peaks measured by probe kernels in this run.
+    pub ceilings: Vec<Ceiling>,
+    /// One per case and runner.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Whether the run got through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Every case was measured, or skipped for a reason known beforehand.
+    Complete,
+    /// Some case failed or is implausible.
+    Partial,
+    /// The user or the system ended the run before its end.
+    Interrupted,
+}
+
+/// What made a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// Version of chipmark.
+    pub version: String,
+    /// Commit it was built from, where known; `-dirty` if the tree had changes.
+    pub commit: Option<String>,
+    /// The command line.
+    pub command: String,
+}
+
+/// The machine that the run happened on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    /// Operating system and version.
+    pub os: String,
+    /// Kernel version.
+    pub kernel: String,
+    /// Processor.
+    pub cpu: String,
+    /// Logical processors this process may use.
+    pub cpu_count: u64,
+    /// Main memory.
+    pub memory_bytes: u64,
+}
+
+/// The list of cases that was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Suite {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its text.
+    pub sha256: String,
+}
+
+/// One runner of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunnerRecord {
+    /// Name and version.
+    #[serde(flatten)]
+    pub runner: RunnerInfo,
+    /// The device it opened.
+    pub device: Device,
+    /// Its clock.
+    pub timer: Timer,
+}
+
+/// A peak that a probe kernel measured in this run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Ceiling {
+    /// `alu_f32`, `memory_copy`, `launch_latency`.
+    pub name: String,
+    /// The figure.
+    pub value: f64,
+    /// `flop_per_s`, `bytes_per_s` or `s`.
+    pub unit: String,
+    /// The case it comes from.
+    pub case_id: String,
+    /// The runner it holds for.
+    pub runner: String,
+}
+
+/// What came of one case on one runner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Outcome {
+    /// The name that carries the whole case.
+    pub case_id: String,
+    /// The operation.
+    pub op: OpName,
+    /// Its sizes.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Type that sums are kept in.
+    pub accumulator: String,
+    /// Who ran it.
+    pub runner: String,
+    /// What came of it.
+    pub status: OutcomeStatus,
+    /// Why it is not `measured`.
+    pub reason: Option<String>,
+    /// The kernel that was chosen.
+    pub kernel: Option<String>,
+    /// Its tunables.
+    pub variant: Tunables,
+    /// SHA-256 of the very source that was timed.
+    pub shader_sha256: Option<String>,
+    /// What was done to the source before the driver got it.
+    pub shader_passes: Vec<String>,
+    /// Seconds from source to pipeline.
+    pub compile_s: Option<f64>,
+    /// How the number came about.
+    pub labels: Option<Labels>,
+    /// Seconds of one call.
+    pub time_s: Option<Times>,
+    /// Which condition ended the measurement.
+    pub stop_reason: Option<String>,
+    /// Floating-point operations of one call.
+    pub flop_count: u64,
+    /// Least bytes that one call must move.
+    pub bytes_min: u64,
+    /// Achieved arithmetic rate.
+    pub flops_per_second: Option<f64>,
+    /// Achieved rate of the least bytes.
+    pub bytes_per_second: Option<f64>,
+    /// Seconds that the ceilings of this run allow at best.
+    pub roofline_time_s: Option<f64>,
+    /// The ceiling that binds: `alu_f32` or `memory_copy`.
+    pub roofline_bound: Option<String>,
+    /// `roofline_time_s` over the median time. Above one means that the working set fits a cache
+    /// which the bandwidth probe did not, or that the number is implausible.
+    pub fraction_of_ceiling: Option<f64>,
+    /// Achieved rate over the datasheet's, where the chip is known.
+    pub fraction_of_datasheet: Option<f64>,
+    /// The check of the very buffers that were timed, after they were timed.
+    pub verification: Option<Verification>,
+    /// The check with integer inputs, where the op is exact on them.
+    pub verification_exact: Option<Verification>,
+    /// Joules, where there is a counter.
+    pub energy: Option<Energy>,
+    /// Every variant that was looked at, chosen one included.
+    pub tried: Vec<Tried>,
+}
+
+/// The four things that can come of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeStatus {
+    /// Verified and timed.
+    Measured,
+    /// Not run, for a reason known beforehand.
+    Skipped,
+    /// Tried, and did not work.
+    Failed,
+    /// Timed, but beyond what the device can do.
+    Implausible,
+}
+
+/// How a number came about; numbers with different labels are not compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Labels {
+    /// `alu` or `matrix`.
+    pub engine: String,
+    /// `device` or `host`.
+    pub timer: String,
+    /// `hot` (the same buffers each call) or `cold`.
+    pub cache: String,
+    /// `uniform`, `integer`, `zero` or `files`.
+    pub data: String,
+    /// `on` or `off`: bounds checks and loop limits in kernels.
+    pub checks: String,
+}
+
+/// Seconds of one call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Times {
+    /// Median over the samples.
+    pub median: f64,
+    /// Lower end of the median's 95 % order-statistic interval.
+    pub ci95_low: f64,
+    /// Upper end of it.
+    pub ci95_high: f64,
+    /// Smallest sample.
+    pub min: f64,
+    /// Largest sample.
+    pub max: f64,
+    /// First quartile.
+    pub q1: f64,
+    /// Third quartile.
+    pub q3: f64,
+    /// Every sample in the order taken: the mean over the calls of one span.
+    pub samples: Vec<f64>,
+    /// Calls in each span.
+    pub repeat_count: u32,
+    /// Median of the host's clock over the same spans, per call: submission and wake-up included.
+    pub host_median: f64,
+    /// Spans left out because the device's clock made no sense.
+    pub invalid_count: u32,
+}
+
+/// The evidence that an output is right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Verification {
+    /// Which elements were checked and how.
+    pub method: String,
+    /// Inputs it was checked on.
+    pub data: String,
+    /// Whether equality to the last bit was demanded.
+    pub exact: bool,
+    /// Largest absolute difference from the f64 reference over the checked elements.
+    pub max_error: f64,
+    /// Root of the mean square of them.
+    pub rms_error: f64,
+    /// What rounding can explain at the element with the largest difference.
+    pub tolerance: f64,
+    /// Largest ratio of difference to tolerance over everything checked; at most one when right.
+    pub error_to_tolerance_max: f64,
+    /// Single elements compared.
+    pub positions_checked: u64,
+    /// Rows whose signed sum was compared.
+    pub rows_checked: u64,
+    /// Seed that chose elements and signs, drawn after the runner had its output.
+    pub challenge_seed: u32,
+}
+
+/// Energy over a steady window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Energy {
+    /// Joules of one call.
+    pub joules: f64,
+    /// The counter.
+    pub source: String,
+    /// Length of the window.
+    pub window_s: f64,
+    /// How good the counter is.
+    pub quality: String,
+}
+
+/// One variant that was looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tried {
+    /// Its kernel.
+    pub kernel: String,
+    /// Its tunables.
+    pub variant: Tunables,
+    /// `timed`, `refused` (cannot run here), `wrong`, `failed`, or `untried` (the budget ended).
+    pub status: String,
+    /// Median seconds of one call.
+    pub time_s_median: Option<f64>,
+    /// The case it was timed at, where that was a smaller one.
+    pub at_case_id: Option<String>,
+    /// Seconds from source to pipeline.
+    pub compile_s: Option<f64>,
+    /// Why it is not `timed`.
+    pub reason: Option<String>,
+}
+
+impl Report {
+    /// The id this report should have.
+    ///
+    /// # Errors
+    /// When a number in it is not finite, which JSON cannot write.
+    pub fn computed_id(&self) -> Result<String> {
+        let mut value = serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))?;
+        if let Some(object) = value.as_object_mut() {
+            object.remove("report_id");
+        }
+        // A float that is not finite becomes null, and null where a number must be is no report.
+        serde_json::from_value::<Self>(with_id(&value)).map_err(|error| {
+            Error::internal(format!("the report holds a number that is not finite: {error}"))
+        })?;
+        let canonical = serde_json_canonicalizer::to_vec(&value).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(sha256(&canonical))
+    }
+
+    /// Sets the id from everything else.
+    ///
+    /// # Errors
+    /// As [`Report::computed_id`].
+    pub fn seal(&mut self) -> Result<()> {
+        self.report_id = self.computed_id()?;
+        Ok(())
+    }
+
+    /// The report as it is written.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// Reads and checks a report.
+    ///
+    /// # Errors
+    /// A usage error that names the file, the field and the remedy.
+    pub fn read(path: &Path) -> Result<Self> {
+        let refuse = |what: String| Error::usage(format!("{}: {what}", path.display()));
+        let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+            refuse(if error.is_eof() {
+                format!("it ends in the middle of the JSON ({error}); copy the whole file")
+            } else {
+                format!("it is not JSON: {error}")
+            })
+        })?;
+        let version = value
+            .get("schema_version")
+            .and_then(serde_json::Value::as_str)
+            .ok_or_else(|| refuse("it has no schema_version, so it is no chipmark report".to_owned()))?;
+        let major = |text: &str| text.split('.').next().and_then(|part| part.parse::<u64>().ok());
+        match (major(version), major(SCHEMA_VERSION)) {
+            (Some(theirs), Some(ours)) if theirs == ours => {}
+            (Some(theirs), Some(ours)) if theirs > ours => {
+                return Err(refuse(format!(
+                    "schema_version {version} is newer than {SCHEMA_VERSION}; update chipmark to read it"
+                )));
+            }
+            (Some(_), _) => {
+                return Err(refuse(format!(
+                    "schema_version {version} is older than {SCHEMA_VERSION}; run the cases again"
+                )));
+            }
+            (None, _) => return Err(refuse(format!("schema_version {version:?} is not a version"))),
+        }
+        let report: Self =
+            serde_json::from_value(value).map_err(|error| refuse(format!("it does not follow the schema: {error}")))?;
+        report.check_numbers().map_err(refuse)?;
+        Ok(report)
+    }
+
+    /// Numbers that no measurement can yield, whoever wrote them.
+    fn check_numbers(&self) -> std::result::Result<(), String> {
+        let positive = |what: &str, place: &str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err(format!("{place}: {what} is {value}; it must be a finite number above zero"))
+            }
+        };
+        for ceiling in &self.ceilings {
+            positive("value", &format!("ceiling {}", ceiling.name), ceiling.value)?;
+        }
+        for outcome in &self.outcomes {
+            let place = format!("outcome {}", outcome.case_id);
+            if let Some(times) = &outcome.time_s {
+                for (name, value) in [("median", times.median), ("ci95_low", times.ci95_low), ("ci95_high", times.ci95_high)] {
+                    positive(&format!("time_s.{name}"), &place, value)?;
+                }
+                if times.ci95_low > times.median || times.median > times.ci95_high {
+                    return Err(format!("{place}: time_s.median lies outside its own interval"));
+                }
+            }
+            if outcome.status == OutcomeStatus::Measured && (outcome.time_s.is_none() || outcome.verification.is_none()) {
+                return Err(format!("{place}: it is measured but has no time_s or no verification"));
+            }
+            if outcome.status != OutcomeStatus::Measured && outcome.reason.is_none() {
+                return Err(format!("{place}: it is not measured and gives no reason"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The outcomes that a status applies to.
+    pub fn with_status(&self, status: OutcomeStatus) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().filter(move |outcome| outcome.status == status)
+    }
+}
+
+fn with_id(value: &serde_json::Value) -> serde_json::Value {
+    let mut value = value.clone();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("report_id".to_owned(), serde_json::Value::String(String::new()));
+    }
+    value
+}
+
+/// The JSON Schema of [`Report`], as published in `docs/report.schema.json`.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
+
+/// Turns a device name into a folder name: lower-case words joined by hyphens.
+#[must_use]
+pub fn slug(name: &str) -> String {
+    // What is in brackets is driver or compiler version, which is not the device.
+    let plain = name.split(['(', '/']).next().unwrap_or_default();
+    let words: Vec<String> = plain
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
+    let slug: String = words.join("-").chars().take(64).collect();
+    if slug.is_empty() { "unknown".to_owned() } else { slug }
+}
+
+/// Makes sure that reports can be written under `directory`, before anything is measured.
+///
+/// # Errors
+/// A usage error that names the folder and the cause.
+pub fn check_writable(directory: &Path) -> Result<()> {
+    let refuse = |error: std::io::Error| {
+        Error::usage(format!("--output {}: {error}; name a folder that can be written", directory.display()))
+    };
+    fs::create_dir_all(directory).map_err(refuse)?;
+    tempfile::Builder::new().prefix(".chipmark-").tempfile_in(directory).map_err(refuse).map(|_| ())
+}
+
+/// Writes the report as `DIRECTORY/<device>/<date>-<backend>.json`, whole or not at all, and under
+/// the next free name if that one is taken: an earlier report is never overwritten, not even by a
+/// run that ends at the same moment.
+///
+/// # Errors
+/// When the folder or the file cannot be written.
+pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
+    let folder = directory.join(report.device.chip_id.clone().unwrap_or_else(|| slug(&report.device.name)));
+    let refuse = |error: std::io::Error| {
+        Error::new(ErrorKind::Usage, format!("{}: {error}", folder.display()))
+    };
+    fs::create_dir_all(&folder).map_err(refuse)?;
+    let mut file = tempfile::Builder::new().prefix(".chipmark-").tempfile_in(&folder).map_err(refuse)?;
+    file.write_all(report.to_json()?.as_bytes()).map_err(refuse)?;
+    file.as_file().sync_all().map_err(refuse)?;
+    #[cfg(unix)]
+    {
+        // Temporary files are private; reports are for everyone who can read the folder.
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(refuse)?;
+    }
+    let day = report.started_at.split('T').next().unwrap_or("undated");
+    for number in 1u32.. {
+        let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+        let path = folder.join(format!("{day}-{}{suffix}.json", report.device.backend));
+        // The rename fails if the name is taken, so that two runs cannot race for it.
+        match file.persist_noclobber(&path) {
+            Ok(_) => return Ok(path),
+            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => file = error.file,
+            Err(error) => return Err(refuse(error.error)),
+        }
+    }
+    Err(Error::internal("no file name is free"))
+}
+
+/// An outcome of a case that has not been measured yet.
+#[must_use]
+pub fn unmeasured(case: &crate::op::Case, runner: &str, status: OutcomeStatus, reason: String) -> Outcome {
+    Outcome {
+        case_id: case.id(),
+        op: case.op,
+        shape: case.shape.clone(),
+        dtype: case.dtype,
+        accumulator: case.dtype.accumulator().to_owned(),
+        runner: runner.to_owned(),
+        status,
+        reason: Some(reason),
+        kernel: None,
+        variant: BTreeMap::new(),
+        shader_sha256: None,
+        shader_passes: Vec::new(),
+        compile_s: None,
+        labels: None,
+        time_s: None,
+        stop_reason: None,
+        flop_count: case.flop_count(),
+        bytes_min: case.bytes_min(),
+        flops_per_second: None,
+        bytes_per_second: None,
+        roofline_time_s: None,
+        roofline_bound: None,
+        fraction_of_ceiling: None,
+        fraction_of_datasheet: None,
+        verification: None,
+        verification_exact: None,
+        energy: None,
+        tried: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slug_names_the_device_and_not_its_driver() {
+        assert_eq!(slug("llvmpipe (LLVM 15.0.6, 256 bits)"), "llvmpipe");
+        assert_eq!(slug("NVIDIA H100 80GB HBM3"), "nvidia-h100-80gb-hbm3");
+        assert_eq!(slug("../../etc/passwd"), "unknown");
+        assert_eq!(slug("..\\..\\x"), "x");
+        assert_eq!(slug(""), "unknown");
+    }
+}

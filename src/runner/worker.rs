@@ -1,0 +1,290 @@
+//! The native runner: cases on a wgpu device.
+
+use std::time::Instant;
+
+use crate::catalogue::Kernel;
+use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
+use crate::input::{self, Data};
+use crate::npy;
+use crate::plan;
+use crate::op::{Case, Role, Tensor};
+use crate::protocol::{
+    FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
+};
+use crate::runner::{error, outputs};
+use crate::shader;
+use crate::unroll::{UnrollOptions, unroll};
+use crate::variant::{Legal, combinations, fit};
+
+/// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
+const POISON: u32 = 0x7fff_ffff;
+
+/// Beyond this many expressions drivers take minutes to compile what gains nothing any more: an
+/// attention kernel of 64 thousand did not compile on lavapipe in two minutes.
+const UNROLL: UnrollOptions = UnrollOptions { max_turns: 64, max_expressions: 16_000, split_arrays: false };
+
+/// Executes cases through wgpu with a given set of kernels.
+pub struct WgpuRunner {
+    kernels: Vec<Kernel>,
+    open: Option<Open>,
+}
+
+/// What there is once the device is open.
+struct Open {
+    gpu: Gpu,
+    fill: Pipeline,
+    /// Buffers by binding, kept between cases because allocating is slow.
+    buffers: Vec<Option<Buffer>>,
+    case: Option<Case>,
+    call: Option<Call>,
+}
+
+impl From<GpuError> for Response {
+    fn from(fault: GpuError) -> Self {
+        error(fault.kind, fault.message)
+    }
+}
+
+impl WgpuRunner {
+    /// A runner of these kernels; the catalogue's, or a test's.
+    #[must_use]
+    pub fn new(kernels: Vec<Kernel>) -> Self {
+        Self { kernels, open: None }
+    }
+
+    fn hello(&mut self, device: Option<&str>, backend: Option<&str>, checks: bool) -> GpuResult<Response> {
+        let candidate = gpu::select(gpu::enumerate(backend), device)?;
+        let gpu = Gpu::open(candidate, checks)?;
+        let module = shader::build("input/fill", include_str!("../../shaders/input/fill.wgsl"), &Variant::default().variant)
+            .map_err(|e| GpuError { kind: FaultKind::Internal, message: e.message })?
+            .module;
+        let fill = gpu.compile("input/fill", module, &["main"], &[Access::Write])?;
+        let hello = Response::Hello {
+            protocol: PROTOCOL_VERSION,
+            runner: RunnerInfo {
+                name: "wgpu".to_owned(),
+                version: format!("{} (wgpu 30.0.1)", env!("CARGO_PKG_VERSION")),
+            },
+            device: Box::new(gpu.info.clone()),
+            timer: gpu.timer(),
+        };
+        self.open = Some(Open { gpu, fill, buffers: Vec::new(), case: None, call: None });
+        Ok(hello)
+    }
+
+    fn variants(&self, open: &Open, case: &Case) -> Response {
+        let (mut variants, mut refused) = (Vec::new(), Vec::new());
+        for kernel in self.kernels.iter().filter(|k| k.op == case.op && k.dtypes.contains(&case.dtype)) {
+            for tunables in combinations(kernel) {
+                let variant = Variant { kernel: kernel.name.to_string(), variant: tunables };
+                match fit(kernel, &variant.variant, case, &open.gpu.capacity) {
+                    Ok(_) => variants.push(variant),
+                    Err(reason) => refused.push(Refused { variant, reason }),
+                }
+            }
+        }
+        Response::Variants { variants, refused }
+    }
+
+    fn prepare(&mut self, variant: &Variant) -> GpuResult<Response> {
+        let invalid = |message: String| GpuError { kind: FaultKind::Validation, message };
+        let Some(open) = &mut self.open else { return Ok(not_open()) };
+        let Some(case) = open.case.clone() else { return Ok(no_case()) };
+        let kernel = self
+            .kernels
+            .iter()
+            .find(|kernel| kernel.name == variant.kernel)
+            .ok_or_else(|| invalid(format!("there is no kernel {:?}", variant.kernel)))?;
+        let Legal { specialised, grids, scratch_bytes } =
+            fit(kernel, &variant.variant, &case, &open.gpu.capacity).map_err(invalid)?;
+
+        let started = Instant::now();
+        let (module, stats) = unroll(&specialised.module, &UNROLL);
+        let tensors = case.tensors();
+        let mut accesses: Vec<Access> = tensors
+            .iter()
+            .map(|tensor| if tensor.role == Role::Input { Access::Read } else { Access::Write })
+            .collect();
+        let mut sizes: Vec<u64> = tensors.iter().map(|t| t.len() * case.dtype.size_bytes()).collect();
+        if scratch_bytes > 0 {
+            accesses.push(Access::Write);
+            sizes.push(scratch_bytes);
+        }
+        let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
+        let pipeline = open.gpu.compile(&variant.to_string(), module, &entry_points, &accesses)?;
+        let compile_s = started.elapsed().as_secs_f64();
+
+        open.call = None;
+        if scratch_bytes > 0 {
+            open.reserve(tensors.len(), scratch_bytes)?;
+        }
+        let mut bound = Vec::new();
+        for (slot, &size) in sizes.iter().enumerate() {
+            bound.push((open.buffer(slot)?, size));
+        }
+        let call = open.gpu.bind(&pipeline, &case.op.op().params(&case.shape), &bound, grids)?;
+        open.poison()?;
+        open.gpu.run(&call, 1)?;
+        open.call = Some(call);
+        let mut passes = Vec::new();
+        if stats.loops_unrolled > 0 {
+            passes.push(format!("unrolled {} loops", stats.loops_unrolled));
+        }
+        Ok(Response::Ready {
+            compile_s,
+            shader_sha256: Some(shader::sha256(specialised.source.as_bytes())),
+            engine: kernel.engine.label().to_owned(),
+            passes,
+        })
+    }
+}
+
+fn not_open() -> Response {
+    error(FaultKind::Input, "say hello first")
+}
+
+fn no_case() -> Response {
+    error(FaultKind::Input, "there is no case yet")
+}
+
+impl Open {
+    fn buffer(&self, slot: usize) -> GpuResult<&Buffer> {
+        self.buffers.get(slot).and_then(Option::as_ref).ok_or_else(|| GpuError {
+            kind: FaultKind::Internal,
+            message: format!("binding {slot} has no buffer"),
+        })
+    }
+
+    /// Makes sure that `slot` holds a buffer of at least `bytes`, and of not many more.
+    fn reserve(&mut self, slot: usize, bytes: u64) -> GpuResult<()> {
+        if self.buffers.len() <= slot {
+            self.buffers.resize_with(slot + 1, || None);
+        }
+        let fits = |buffer: &Buffer| {
+            buffer.size_bytes() >= bytes && buffer.size_bytes() / 4 <= bytes.max(1 << 20)
+        };
+        if self.buffers[slot].as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        // The old one goes first: both together may not fit.
+        self.buffers[slot] = None;
+        self.buffers[slot] = Some(self.gpu.create_buffer("tensor", bytes)?);
+        Ok(())
+    }
+
+    fn load(&mut self, case: &Case, seed: u32, data: &Data) -> GpuResult<()> {
+        let tensors = case.tensors();
+        if let Some(message) = plan::too_large(case, &self.gpu.info) {
+            return Err(GpuError { kind: FaultKind::OutOfMemory, message });
+        }
+        self.call = None;
+        self.case = None;
+        // What earlier cases needed beyond this one's tensors is free to go.
+        self.buffers.truncate(tensors.len());
+        for (slot, tensor) in tensors.iter().enumerate() {
+            self.reserve(slot, tensor.len() * case.dtype.size_bytes())?;
+            if tensor.role == Role::Input {
+                self.fill_input(slot, tensor, seed, data)?;
+            }
+        }
+        self.case = Some(case.clone());
+        Ok(())
+    }
+
+    fn fill_input(&mut self, slot: usize, tensor: &Tensor, seed: u32, data: &Data) -> GpuResult<()> {
+        let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
+        match tensor.data(data) {
+            Data::Uniform => self.fill(slot, tensor.len(), [0, keys[0], keys[1], tensor.scale.to_bits(), 0]),
+            Data::Integer => self.fill(slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
+            Data::Zero => self.fill(slot, tensor.len(), [2, 0, 0, 0, 0]),
+            Data::Files(files) => {
+                let refuse = |message: String| GpuError { kind: FaultKind::Input, message };
+                let path = files
+                    .get(tensor.name)
+                    .ok_or_else(|| refuse(format!("no file was given for tensor {:?}", tensor.name)))?;
+                let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
+                self.gpu.write(self.buffer(slot)?, bytemuck::cast_slice(&values))
+            }
+        }
+    }
+
+    /// Runs the fill shader over `count` words; `how` is mode, two keys, scale and word.
+    fn fill(&mut self, slot: usize, count: u64, how: [u32; 5]) -> GpuResult<()> {
+        const THREADS: u64 = 64;
+        let groups = count.div_ceil(THREADS);
+        let across = groups.min(u64::from(self.gpu.capacity.workgroup_count_max));
+        let down = groups.div_ceil(across);
+        let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let [mode, add, xor, scale, fill] = how;
+        let params = [word(count), mode, add, xor, scale, fill, word(across * THREADS), 0];
+        let call = self.gpu.bind(
+            &self.fill,
+            &params,
+            &[(self.buffer(slot)?, count * 4)],
+            vec![[word(across), word(down), 1]],
+        )?;
+        self.gpu.run(&call, 1).map(|_| ())
+    }
+
+    /// Overwrites the output, so that an element nobody writes shows.
+    fn poison(&mut self) -> GpuResult<()> {
+        let Some(case) = &self.case else { return Ok(()) };
+        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        self.fill(slot, len, [2, 0, 0, 0, POISON])
+    }
+
+    fn measure(&mut self, repeat_count: u32, sample_count: u32, poison: bool) -> GpuResult<Response> {
+        if poison {
+            self.poison()?;
+        }
+        let Some(call) = &self.call else {
+            return Ok(error(FaultKind::Input, "no variant is prepared"));
+        };
+        let samples = (0..sample_count)
+            .map(|_| self.gpu.run(call, repeat_count))
+            .collect::<GpuResult<Vec<_>>>()?;
+        Ok(Response::Samples { samples })
+    }
+
+    fn outputs(&mut self, positions: &[u64], projection_seed: Option<u32>, all: bool) -> GpuResult<Response> {
+        let Some(case) = self.case.clone() else { return Ok(no_case()) };
+        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        let Some(buffer) = self.buffers.get(slot).and_then(Option::as_ref) else {
+            return Ok(no_case());
+        };
+        let bytes = self.gpu.read(buffer, len * case.dtype.size_bytes())?;
+        // Not a cast in place: a byte vector need not be aligned for floats.
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        Ok(outputs(&case, &values, positions, projection_seed, all))
+    }
+}
+
+impl Runner for WgpuRunner {
+    fn handle(&mut self, request: Request) -> Response {
+        let result = match (request, &mut self.open) {
+            (Request::Hello { protocol, .. }, _) if protocol != PROTOCOL_VERSION => Ok(error(
+                FaultKind::Unsupported,
+                format!("this runner speaks protocol {PROTOCOL_VERSION}, not {protocol}"),
+            )),
+            (Request::Hello { device, backend, checks, .. }, _) => {
+                self.hello(device.as_deref(), backend.as_deref(), checks)
+            }
+            (Request::Bye, _) => Ok(Response::Bye),
+            (_, None) => Ok(not_open()),
+            (Request::Case { case, seed, data }, Some(open)) => match Case::new(case.op, &case.shape, case.dtype) {
+                Err(refused) => Ok(error(FaultKind::Input, refused.message)),
+                Ok(case) => open.load(&case, seed, &data).map(|()| {
+                    self.open.as_ref().map_or_else(not_open, |open| self.variants(open, &case))
+                }),
+            },
+            (Request::Prepare { variant }, Some(_)) => self.prepare(&variant),
+            (Request::Measure { repeat_count, sample_count, poison }, Some(open)) => {
+                open.measure(repeat_count, sample_count, poison)
+            }
+            (Request::Outputs { positions, projection_seed, all }, Some(open)) => {
+                open.outputs(&positions, projection_seed, all)
+            }
+        };
+        result.unwrap_or_else(Response::from)
+    }
+}

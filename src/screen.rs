@@ -1,0 +1,215 @@
+//! What people read in a terminal: tables, units and progress.
+
+use std::io::IsTerminal;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::report::{Outcome, OutcomeStatus, Report};
+use crate::run::Watcher;
+
+/// Three significant digits with an SI prefix: `1.23 m`, `45.6 G`.
+#[must_use]
+pub fn si(value: f64) -> String {
+    const PREFIXES: [(f64, &str); 8] =
+        [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u")];
+    // Rounding may carry into the next prefix, so the choice is made on the rounded value.
+    let (scale, prefix) =
+        PREFIXES.into_iter().find(|(scale, _)| value.abs() >= scale * 0.9995).unwrap_or((1e-9, "n"));
+    let scaled = value / scale;
+    let digits = match scaled.abs() {
+        size if size >= 99.95 => 0,
+        size if size >= 9.995 => 1,
+        _ => 2,
+    };
+    format!("{scaled:.digits$} {prefix}")
+}
+
+/// A time for people.
+#[must_use]
+pub fn seconds(value: f64) -> String {
+    format!("{}s", si(value))
+}
+
+/// A plain table; the first column is left-aligned, numbers speak for themselves.
+#[must_use]
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headings.to_vec());
+    let numeric = |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) || text == "-";
+    for row in rows {
+        table.add_row(row.iter().map(|text| {
+            let alignment = if numeric(text) { CellAlignment::Right } else { CellAlignment::Left };
+            Cell::new(text).set_alignment(alignment)
+        }));
+    }
+    table.to_string()
+}
+
+fn rate(outcome: &Outcome) -> String {
+    match (outcome.flops_per_second, outcome.bytes_per_second) {
+        (Some(rate), _) => format!("{}FLOP/s", si(rate)),
+        (None, Some(rate)) => format!("{}B/s", si(rate)),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+fn interval(outcome: &Outcome) -> String {
+    outcome.time_s.as_ref().map_or_else(
+        || "-".to_owned(),
+        |times| {
+            let half = (times.ci95_high - times.ci95_low) / 2.0 / times.median * 100.0;
+            format!("{} ± {half:.1}%", seconds(times.median))
+        },
+    )
+}
+
+fn chosen(outcome: &Outcome) -> String {
+    let Some(kernel) = &outcome.kernel else { return "-".to_owned() };
+    let technique = kernel.rsplit('/').next().unwrap_or(kernel);
+    technique.to_owned()
+}
+
+/// The table at the end of a run.
+#[must_use]
+pub fn summary(report: &Report) -> String {
+    let several = report.runners.len() > 1;
+    let mut headings = vec!["case", "kernel", "time", "rate", "of ceiling", "verified"];
+    if several {
+        headings.insert(1, "runner");
+    }
+    let rows: Vec<Vec<String>> = report
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.status == OutcomeStatus::Measured)
+        .map(|outcome| {
+            let mut row = vec![
+                outcome.case_id.clone(),
+                chosen(outcome),
+                interval(outcome),
+                rate(outcome),
+                match (outcome.fraction_of_ceiling, &outcome.roofline_bound) {
+                    (Some(fraction), Some(bound)) => format!("{:.0}% {bound}", fraction * 100.0),
+                    _ => "-".to_owned(),
+                },
+                match (&outcome.verification, &outcome.verification_exact) {
+                    (Some(v), exact) => {
+                        let exact = if exact.is_some() { "bit-exact" } else { "yes" };
+                        format!("{exact}, max err {:.1e}", v.max_error)
+                    }
+                    _ => "no".to_owned(),
+                },
+            ];
+            if several {
+                row.insert(1, outcome.runner.clone());
+            }
+            row
+        })
+        .collect();
+    let mut text = table(&headings, &rows);
+    text.push('\n');
+    for outcome in report.outcomes.iter().filter(|outcome| outcome.status != OutcomeStatus::Measured) {
+        let word = match outcome.status {
+            OutcomeStatus::Skipped => "skipped",
+            OutcomeStatus::Failed => "FAILED",
+            OutcomeStatus::Implausible => "IMPLAUSIBLE",
+            OutcomeStatus::Measured => continue,
+        };
+        let runner = if several { format!(" [{}]", outcome.runner) } else { String::new() };
+        text += &format!("{word} {}{runner}: {}\n", outcome.case_id, outcome.reason.as_deref().unwrap_or_default());
+    }
+    for ceiling in &report.ceilings {
+        let unit = match ceiling.unit.as_str() {
+            "flop_per_s" => "FLOP/s",
+            "bytes_per_s" => "B/s",
+            unit => unit,
+        };
+        let runner = if several { format!(" [{}]", ceiling.runner) } else { String::new() };
+        text += &format!("ceiling {}{runner}: {}{unit}\n", ceiling.name, si(ceiling.value));
+    }
+    text
+}
+
+/// Progress on stderr: a spinner on a terminal, a line per case elsewhere.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    place: String,
+}
+
+impl Progress {
+    /// Progress for whoever looks at stderr.
+    #[must_use]
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(std::time::Duration::from_millis(120));
+            bar
+        });
+        Self { bar, place: String::new() }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Watcher for Progress {
+    fn say(&mut self, line: &str) {
+        self.line(line);
+    }
+
+    fn begin(&mut self, index: usize, count: usize, case_id: &str, _runner: &str) {
+        self.place = format!("[{}/{count}]", index + 1);
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{} {case_id}", self.place));
+            bar.reset_elapsed();
+        }
+    }
+
+    fn end(&mut self, outcome: &Outcome) {
+        let result = match outcome.status {
+            OutcomeStatus::Measured => {
+                format!("{}, {} ({})", interval(outcome), rate(outcome), chosen(outcome))
+            }
+            OutcomeStatus::Skipped => format!("skipped: {}", outcome.reason.as_deref().unwrap_or_default()),
+            _ => format!("FAILED: {}", outcome.reason.as_deref().unwrap_or_default()),
+        };
+        self.line(&format!("{} {}: {result}", self.place, outcome.case_id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_and_a_prefix_at_every_size() {
+        let shown = [0.0, 1.0, 999.4, 999.6, 1234.0, 45.67e9, 183.4e-6, 2.5e-9, 1e13];
+        let texts = shown.map(si);
+        assert_eq!(
+            texts,
+            ["0.00 n", "1.00 ", "999 ", "1.00 k", "1.23 k", "45.7 G", "183 u", "2.50 n", "10.0 T"]
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! Turning a kernel's source into a variant, and reading from it what it will need.
+
+use std::collections::BTreeMap;
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::protocol::Tunables;
+
+/// What a specialised module says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reflection {
+    /// Module constants that are unsigned integers, by name, evaluated.
+    pub constants: BTreeMap<String, u32>,
+    /// Workgroup size of each entry point by name.
+    pub workgroup_sizes: BTreeMap<String, [u32; 3]>,
+    /// Bytes of workgroup memory the whole module declares.
+    pub workgroup_bytes: u32,
+}
+
+/// A kernel's module with its tunables fixed.
+#[derive(Clone, Debug)]
+pub struct Specialised {
+    /// The text, line for line that of the file.
+    pub source: String,
+    /// The same as naga's IR, validated.
+    pub module: naga::Module,
+    /// What it needs.
+    pub reflection: Reflection,
+}
+
+/// Rewrites the value on the one line that declares each tunable; line numbers never move.
+///
+/// # Errors
+/// When a tunable is declared nowhere or twice, or its line is not a plain `const NAME = 1u;`.
+pub fn specialise(name: &str, source: &str, tunables: &Tunables) -> Result<String> {
+    let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    for (tunable, value) in tunables {
+        let start = format!("const {tunable} = ");
+        let mut declarations = lines.iter_mut().filter(|line| line.starts_with(&start));
+        let line = declarations.next().ok_or_else(|| {
+            Error::internal(format!("{name} declares no line `{start}...;` to set"))
+        })?;
+        if declarations.next().is_some() {
+            return Err(Error::internal(format!("{name} declares {tunable} twice")));
+        }
+        let (old, rest) = line[start.len()..].split_once(';').ok_or_else(|| {
+            Error::internal(format!("{name}: the line of {tunable} has no semicolon"))
+        })?;
+        if old.strip_suffix('u').is_none_or(|digits| digits.parse::<u32>().is_err()) {
+            return Err(Error::internal(format!(
+                "{name}: {tunable} is {old:?}, not a literal such as 8u"
+            )));
+        }
+        *line = format!("{start}{value}u;{rest}");
+    }
+    let mut text = lines.join("\n");
+    text.push('\n');
+    Ok(text)
+}
+
+/// Specialises, parses, validates and reflects a kernel's source.
+///
+/// # Errors
+/// When the combination is refused by a `const_assert` or the module is not valid WGSL; the
+/// message is naga's first line.
+pub fn build(name: &str, source: &str, tunables: &Tunables) -> Result<Specialised> {
+    let source = specialise(name, source, tunables)?;
+    let refuse = |message: String| {
+        Error::usage(format!("{name}: {}", message.lines().next().unwrap_or_default()))
+    };
+    let module = naga::front::wgsl::parse_str(&source).map_err(|e| refuse(e.message().to_owned()))?;
+    Validator::new(ValidationFlags::all(), Capabilities::all())
+        .validate(&module)
+        .map_err(|e| refuse(chain(&e)))?;
+    let reflection = reflect(&module);
+    Ok(Specialised { source, module, reflection })
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+fn reflect(module: &naga::Module) -> Reflection {
+    let mut reflection = Reflection::default();
+    for (_, constant) in module.constants.iter() {
+        if let (Some(name), naga::Expression::Literal(literal)) =
+            (&constant.name, &module.global_expressions[constant.init])
+        {
+            let value = match *literal {
+                naga::Literal::U32(value) => Some(value),
+                naga::Literal::I32(value) => u32::try_from(value).ok(),
+                naga::Literal::AbstractInt(value) => u32::try_from(value).ok(),
+                _ => None,
+            };
+            if let Some(value) = value {
+                reflection.constants.insert(name.clone(), value);
+            }
+        }
+    }
+    for entry in &module.entry_points {
+        reflection.workgroup_sizes.insert(entry.name.clone(), entry.workgroup_size);
+    }
+    let mut layouter = naga::proc::Layouter::default();
+    if layouter.update(module.to_ctx()).is_ok() {
+        // Rounded up per variable as Vulkan counts it.
+        reflection.workgroup_bytes = module
+            .global_variables
+            .iter()
+            .filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16))
+            .sum();
+    }
+    reflection
+}
+
+/// Lower-case hexadecimal SHA-256 of a text.
+#[must_use]
+pub fn sha256(text: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SOURCE: &str = "const TILE = 8u; // side\nconst AREA = TILE * TILE;\nvar<workgroup> tile: array<f32, AREA>;\n\n@compute @workgroup_size(TILE, 2)\nfn main() {\n    tile[0] = 1.0;\n}\n";
+
+    fn set(name: &str, value: u32) -> Tunables {
+        Tunables::from([(name.to_owned(), value)])
+    }
+
+    #[test]
+    fn reflection_evaluates_constants_sizes_and_workgroup_memory() {
+        let built = build("t", SOURCE, &set("TILE", 16)).unwrap();
+        assert_eq!(built.reflection.constants["AREA"], 256);
+        assert_eq!(built.reflection.workgroup_sizes["main"], [16, 2, 1]);
+        assert_eq!(built.reflection.workgroup_bytes, 1024);
+    }
+
+    #[test]
+    fn a_missing_duplicate_or_computed_tunable_is_an_error() {
+        let message = |source: &str, name: &str| specialise("t", source, &set(name, 1)).unwrap_err().message;
+        assert!(message(SOURCE, "NONE").contains("declares no line"));
+        assert!(message(SOURCE, "AREA").contains("not a literal"));
+        assert!(message("const A = 1u;\nconst A = 2u;\n", "A").contains("twice"));
+    }
+
+    #[test]
+    fn a_const_assert_refuses_an_illegal_combination() {
+        let source = format!("{SOURCE}const_assert TILE <= 32u;\n");
+        assert!(build("t", &source, &set("TILE", 32)).is_ok());
+        assert!(build("t", &source, &set("TILE", 64)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn specialising_changes_one_value_and_no_line(value in any::<u32>()) {
+            let text = specialise("t", SOURCE, &set("TILE", value)).unwrap();
+            prop_assert_eq!(text.lines().count(), SOURCE.lines().count());
+            let changed: Vec<_> = text.lines().zip(SOURCE.lines()).filter(|(a, b)| a != b).collect();
+            prop_assert!(changed.len() <= 1);
+            let line = format!("const TILE = {value}u; // side");
+            prop_assert_eq!(text.lines().next().unwrap(), line.as_str());
+            // Setting it back gives the source back, so nothing else was touched.
+            prop_assert_eq!(specialise("t", &text, &set("TILE", 8)).unwrap(), SOURCE);
+        }
+    }
+}

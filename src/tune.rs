@@ -1,0 +1,475 @@
+//! Finding a kernel's best variant for a case within a budget, by successive halving.
+//!
+//! Every variant is verified before it is timed. Where the full size would make slow variants take
+//! seconds, a first round looks at all of them at a smaller one of the same kind.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::input::{Data, Values};
+use crate::measure::{Measurement, Policy, Trouble, measure};
+use crate::op::Case;
+use crate::protocol::{Refused, Request, Response, Timer, Variant};
+use crate::report::Tried;
+use crate::runner::{Conversation, Fault};
+use crate::verify::{self, Verdict};
+
+/// A runner at work, with what the conductor needs to talk to it.
+pub struct Session<'a> {
+    /// The line to it.
+    pub runner: &'a mut dyn Conversation,
+    /// Its clock.
+    pub timer: Timer,
+    /// Longest silence before it counts as dead.
+    pub silence: Duration,
+    /// Whether the user wants to stop.
+    pub interrupted: &'a dyn Fn() -> bool,
+    /// The variant that was last handed over, to blame if the runner dies.
+    pub last: Option<Variant>,
+}
+
+/// Why a case has no measurement.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The runner died or hung.
+    Fault(Fault),
+    /// It cannot be done here.
+    Skipped(String),
+    /// It was tried and did not work.
+    Failed(String),
+    /// A kernel gave wrong results and none was left that gave right ones.
+    Wrong(String),
+    /// The user wants to stop.
+    Interrupted,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// What a runner says of a variant it has built.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Seconds from source to pipeline.
+    pub compile_s: f64,
+    /// SHA-256 of the source.
+    pub shader_sha256: Option<String>,
+    /// `alu` or `matrix`.
+    pub engine: String,
+    /// What was done to the source.
+    pub passes: Vec<String>,
+}
+
+impl Session<'_> {
+    /// Sets a case up and returns the variants that can run it.
+    ///
+    /// # Errors
+    /// [`End::Skipped`] where the runner does not do this case or lacks the memory for it.
+    pub fn case(&mut self, case: &Case, seed: u32, data: &Data) -> Result<(Vec<Variant>, Vec<Refused>), End> {
+        let request = Request::Case { case: case.clone(), seed, data: data.clone() };
+        match self.runner.ask(&request, self.silence)? {
+            Response::Variants { variants, refused } => Ok((variants, refused)),
+            Response::Error { kind, message } => {
+                use crate::protocol::FaultKind::{DeviceLost, Internal, OutOfMemory, Unsupported};
+                Err(match kind {
+                    Unsupported | OutOfMemory => End::Skipped(message),
+                    DeviceLost | Internal => End::Fault(Fault { message }),
+                    _ => End::Failed(message),
+                })
+            }
+            _ => Err(End::Fault(Fault { message: "the runner answered a case with something else".to_owned() })),
+        }
+    }
+
+    /// Builds a variant and calls it once; `Ok(Err(..))` is the runner's refusal.
+    ///
+    /// # Errors
+    /// When the runner dies or its device is lost.
+    pub fn prepare(&mut self, variant: &Variant) -> Result<Result<Ready, String>, Fault> {
+        self.last = Some(variant.clone());
+        match self.runner.ask(&Request::Prepare { variant: variant.clone() }, self.silence)? {
+            Response::Ready { compile_s, shader_sha256, engine, passes } => {
+                Ok(Ok(Ready { compile_s, shader_sha256, engine, passes }))
+            }
+            Response::Error { kind: crate::protocol::FaultKind::DeviceLost, message } => Err(Fault { message }),
+            Response::Error { message, .. } => Ok(Err(message)),
+            _ => Ok(Err("the runner answered a variant with something else".to_owned())),
+        }
+    }
+
+    /// Verifies the output as it lies.
+    ///
+    /// # Errors
+    /// When the runner dies.
+    pub fn verify(&mut self, case: &Case, inputs: &[Values], data: &Data) -> Result<Verdict, Fault> {
+        verify::check(self.runner, case, inputs, data, verify::entropy(), self.silence)
+    }
+
+    /// Times the prepared variant.
+    ///
+    /// # Errors
+    /// When the runner dies or refuses.
+    pub fn measure(&mut self, policy: &Policy) -> Result<Measurement, Trouble> {
+        measure(self.runner, &self.timer, policy)
+    }
+}
+
+/// What a case needs besides the runner.
+pub struct Task<'a> {
+    /// The case.
+    pub case: &'a Case,
+    /// A smaller one for the first round; the case itself where it is fast enough.
+    pub scout: Case,
+    /// Seed of the inputs.
+    pub seed: u32,
+    /// Seconds for the search.
+    pub budget_s: f64,
+    /// Variants that must not run: they have killed a runner before.
+    pub banned: &'a [Variant],
+}
+
+/// A variant in the race.
+struct Runner {
+    variant: Variant,
+    time_s: f64,
+}
+
+/// The search: its record and its clock.
+struct Search<'a, 's, 'r> {
+    task: &'a Task<'a>,
+    session: &'s mut Session<'r>,
+    started: Instant,
+    tried: BTreeMap<Variant, Tried>,
+    wrong: Option<String>,
+    failed: Option<String>,
+}
+
+/// Ranks the variants of a case, best first, and appends every one looked at to `tried`.
+///
+/// # Errors
+/// When nothing works, the runner dies or the user wants to stop; `tried` holds what was learnt.
+pub fn choose(task: &Task<'_>, session: &mut Session<'_>, tried: &mut Vec<Tried>) -> Result<Vec<Variant>, End> {
+    let (_, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
+    let mut search = Search {
+        task,
+        session,
+        started: Instant::now(),
+        tried: BTreeMap::new(),
+        wrong: None,
+        failed: None,
+    };
+    let result = search.run();
+    let (wrong, failed) = (search.wrong.take(), search.failed.take());
+    tried.extend(search.tried.into_values());
+    tried.extend(grouped(&refused));
+    let ranking = result?;
+    if !ranking.is_empty() {
+        return Ok(ranking);
+    }
+    Err(match (wrong, failed, refused.first()) {
+        (Some(reason), _, _) => End::Wrong(reason),
+        (None, Some(reason), _) => End::Failed(reason),
+        (None, None, Some(first)) => {
+            End::Skipped(format!("no variant can run here; the first, {}: {}", first.variant, first.reason))
+        }
+        (None, None, None) => End::Skipped("the runner has no kernel for this case".to_owned()),
+    })
+}
+
+/// One entry for each kernel and reason: hundreds of combinations fail for a handful of causes.
+fn grouped(refused: &[Refused]) -> Vec<Tried> {
+    let mut groups: BTreeMap<(&str, &str), (usize, &Variant)> = BTreeMap::new();
+    for refusal in refused {
+        groups.entry((&refusal.variant.kernel, &refusal.reason)).or_insert((0, &refusal.variant)).0 += 1;
+    }
+    groups
+        .into_iter()
+        .map(|((_, reason), (count, variant))| {
+            let reason = if count == 1 { reason.to_owned() } else { format!("{reason} (and {} more like it)", count - 1) };
+            Tried { reason: Some(reason), ..entry(variant, "refused") }
+        })
+        .collect()
+}
+
+fn entry(variant: &Variant, status: &str) -> Tried {
+    Tried {
+        kernel: variant.kernel.clone(),
+        variant: variant.variant.clone(),
+        status: status.to_owned(),
+        time_s_median: None,
+        at_case_id: None,
+        compile_s: None,
+        reason: None,
+    }
+}
+
+impl Search<'_, '_, '_> {
+    fn spent(&self, fraction: f64) -> bool {
+        self.started.elapsed().as_secs_f64() > fraction * self.task.budget_s
+    }
+
+    fn run(&mut self) -> Result<Vec<Variant>, End> {
+        let task = self.task;
+        let scouting = task.scout != *task.case;
+        let mut pool = self.look_around(&task.scout)?;
+        if scouting {
+            pool = self.at_full_size(pool)?;
+        }
+        // Halve the field, doubling the samples, until one is left or the time is up.
+        let mut sample_count = 6;
+        while pool.len() > 1 && sample_count <= 24 && !self.spent(0.9) {
+            let keep = pool.len().div_ceil(3).clamp(2, 6);
+            pool.truncate(keep);
+            let inputs = self.inputs(task.case)?;
+            for index in 0..pool.len() {
+                let variant = pool[index].variant.clone();
+                if let Some(time_s) = self.time(task.case, &inputs, &variant, sample_count, None)? {
+                    pool[index].time_s = time_s;
+                } else {
+                    pool[index].time_s = f64::INFINITY;
+                }
+            }
+            pool.retain(|runner| runner.time_s.is_finite());
+            pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+            if pool.len() <= 2 && sample_count >= 12 {
+                break;
+            }
+            sample_count *= 2;
+        }
+        Ok(pool.into_iter().map(|runner| runner.variant).collect())
+    }
+
+    fn inputs(&self, case: &Case) -> Result<Vec<Values>, End> {
+        verify::inputs(case, self.task.seed, &Data::Uniform).map_err(|error| End::Failed(error.message))
+    }
+
+    /// First round: as many variants as the time allows, those most promising first.
+    fn look_around(&mut self, scout: &Case) -> Result<Vec<Runner>, End> {
+        let (variants, _) = self.session.case(scout, self.task.seed, &Data::Uniform)?;
+        let inputs = self.inputs(scout)?;
+        let mut fields = Field::group(variants);
+        let mut pool: Vec<Runner> = Vec::new();
+        while let Some(variant) = next(&mut fields) {
+            let best = pool.iter().map(|runner| runner.time_s).fold(f64::INFINITY, f64::min);
+            let tried_enough = !pool.is_empty() && self.spent(0.5);
+            if self.task.banned.contains(&variant) {
+                self.record(&variant, "failed", |t| t.reason = Some("it killed the runner in an earlier case".to_owned()));
+            } else if tried_enough {
+                self.record(&variant, "untried", |t| t.reason = Some("the time for the search was up".to_owned()));
+            } else {
+                let time = self.time(scout, &inputs, &variant, 3, Some(4.0 * best))?;
+                if let Some(field) = fields.iter_mut().find(|field| field.kernel == variant.kernel) {
+                    field.note(&variant, time);
+                }
+                if let Some(time_s) = time {
+                    pool.push(Runner { variant, time_s });
+                }
+            }
+        }
+        pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        Ok(pool)
+    }
+
+    /// The best of the first round at the full size, and the best of every other kernel too where
+    /// that is affordable, so that a report can say how kernels compare.
+    fn at_full_size(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
+        let (variants, _) = self.session.case(self.task.case, self.task.seed, &Data::Uniform)?;
+        let inputs = self.inputs(self.task.case)?;
+        #[allow(clippy::cast_precision_loss)]
+        let growth = self.task.case.flop_count().max(self.task.case.bytes_min()) as f64
+            / self.task.scout.flop_count().max(self.task.scout.bytes_min()).max(1) as f64;
+        let mut kernels: Vec<String> = Vec::new();
+        let mut full = Vec::new();
+        let mut finalists = 0;
+        for runner in pool.into_iter().filter(|runner| variants.contains(&runner.variant)) {
+            let first_of_kernel = !kernels.contains(&runner.variant.kernel);
+            let best = full.iter().map(|r: &Runner| r.time_s).fold(f64::INFINITY, f64::min);
+            // Preparing calls it once, timing at least once more.
+            let affordable = 3.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
+            if finalists < 6 && !self.spent(0.7) || first_of_kernel && affordable && !self.spent(0.8) || full.is_empty() {
+                kernels.push(runner.variant.kernel.clone());
+                finalists += 1;
+                let time = self.time(self.task.case, &inputs, &runner.variant, 3, Some(4.0 * best))?;
+                if let Some(time_s) = time {
+                    full.push(Runner { variant: runner.variant, time_s });
+                }
+            }
+        }
+        full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        Ok(full)
+    }
+
+    fn record(&mut self, variant: &Variant, status: &str, note: impl FnOnce(&mut Tried)) {
+        let tried = self.tried.entry(variant.clone()).or_insert_with(|| entry(variant, status));
+        status.clone_into(&mut tried.status);
+        note(tried);
+    }
+
+    /// Builds, verifies and times one variant; `None` if it cannot or must not be used.
+    fn time(
+        &mut self,
+        case: &Case,
+        inputs: &[Values],
+        variant: &Variant,
+        sample_count: u32,
+        give_up_above_s: Option<f64>,
+    ) -> Result<Option<f64>, End> {
+        if (self.session.interrupted)() {
+            return Err(End::Interrupted);
+        }
+        let ready = match self.session.prepare(variant)? {
+            Ok(ready) => ready,
+            Err(reason) => {
+                self.failed.get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.record(variant, "failed", |t| t.reason = Some(reason));
+                return Ok(None);
+            }
+        };
+        match self.session.verify(case, inputs, &Data::Uniform)? {
+            Verdict::Right(_) => {}
+            Verdict::Wrong(_, reason) | Verdict::Refused(reason) => {
+                self.wrong.get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.record(variant, "wrong", |t| t.reason = Some(reason));
+                return Ok(None);
+            }
+        }
+        let time_s_max = (self.task.budget_s * 0.05).clamp(0.05, 1.0);
+        let policy = Policy {
+            give_up_above_s,
+            ..Policy::glance(&self.session.timer, sample_count, time_s_max, self.session.silence)
+        };
+        match self.session.measure(&policy) {
+            Ok(measurement) => {
+                let at = (case != self.task.case).then(|| case.id());
+                self.record(variant, "timed", |t| {
+                    t.time_s_median = Some(measurement.summary.median);
+                    t.at_case_id = at;
+                    t.compile_s = Some(ready.compile_s);
+                });
+                Ok(Some(measurement.summary.median))
+            }
+            Err(Trouble::Fault(fault)) => Err(fault.into()),
+            Err(Trouble::Refused(reason)) => {
+                self.failed.get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.record(variant, "failed", |t| t.reason = Some(reason));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The variants of one kernel that are still to be looked at, and what is known of the others.
+struct Field {
+    kernel: String,
+    left: Vec<Variant>,
+    best: Option<(Variant, f64)>,
+    tries: u32,
+}
+
+impl Field {
+    fn group(variants: Vec<Variant>) -> Vec<Self> {
+        let mut fields: Vec<Self> = Vec::new();
+        for variant in variants {
+            match fields.iter_mut().find(|field| field.kernel == variant.kernel) {
+                Some(field) => field.left.push(variant),
+                None => fields.push(Self {
+                    kernel: variant.kernel.clone(),
+                    left: vec![variant],
+                    best: None,
+                    tries: 0,
+                }),
+            }
+        }
+        fields
+    }
+
+    fn note(&mut self, variant: &Variant, time: Option<f64>) {
+        if let Some(time_s) = time {
+            if self.best.as_ref().is_none_or(|(_, best)| time_s < *best) {
+                self.best = Some((variant.clone(), time_s));
+            }
+        }
+    }
+
+    /// How soon this kernel's next variant should be looked at; lower is sooner. Every kernel gets
+    /// two looks; after that the time goes where the best times are, but never only there.
+    fn priority(&self) -> f64 {
+        match &self.best {
+            _ if self.tries < 2 => -1.0 / f64::from(self.tries + 1),
+            Some((_, time_s)) => time_s * (1.0 + f64::from(self.tries) / 8.0),
+            None => f64::MAX,
+        }
+    }
+
+    /// A neighbour of the best (one tunable different) and an unexplored one by turns.
+    fn take(&mut self) -> Option<Variant> {
+        if self.left.is_empty() {
+            return None;
+        }
+        self.tries += 1;
+        let distance = |a: &Variant, b: &Variant| {
+            a.variant.iter().filter(|(name, value)| b.variant.get(*name) != Some(value)).count()
+        };
+        let index = match &self.best {
+            Some((best, _)) if self.tries % 2 == 0 => {
+                (0..self.left.len()).min_by_key(|&i| distance(&self.left[i], best)).unwrap_or(0)
+            }
+            Some((best, _)) => {
+                (0..self.left.len()).rev().max_by_key(|&i| distance(&self.left[i], best)).unwrap_or(0)
+            }
+            None => 0,
+        };
+        Some(self.left.remove(index))
+    }
+}
+
+fn next(fields: &mut [Field]) -> Option<Variant> {
+    fields
+        .iter_mut()
+        .filter(|field| !field.left.is_empty())
+        .min_by(|a, b| a.priority().total_cmp(&b.priority()))?
+        .take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variant(kernel: &str, a: u32, b: u32) -> Variant {
+        Variant { kernel: kernel.to_owned(), variant: [("A".to_owned(), a), ("B".to_owned(), b)].into() }
+    }
+
+    #[test]
+    fn every_kernel_is_looked_at_before_any_is_looked_at_thrice() {
+        let mut fields = Field::group(
+            ["x", "y", "z"].iter().flat_map(|k| (0..5).map(|a| variant(k, a, 0))).collect(),
+        );
+        let mut first: Vec<String> = Vec::new();
+        for _ in 0..6 {
+            let taken = next(&mut fields).unwrap();
+            let field = fields.iter_mut().find(|f| f.kernel == taken.kernel).unwrap();
+            field.note(&taken, Some(if taken.kernel == "x" { 1.0 } else { 100.0 }));
+            first.push(taken.kernel);
+        }
+        for kernel in ["x", "y", "z"] {
+            assert_eq!(first.iter().filter(|k| *k == kernel).count(), 2, "{first:?}");
+        }
+        assert_eq!(next(&mut fields).unwrap().kernel, "x");
+    }
+
+    #[test]
+    fn no_variant_is_looked_at_twice_and_none_is_forgotten() {
+        let all: Vec<Variant> = (0..4).flat_map(|a| (0..4).map(move |b| variant("x", a, b))).collect();
+        let mut fields = Field::group(all.clone());
+        let mut seen = Vec::new();
+        while let Some(taken) = next(&mut fields) {
+            let time = f64::from(taken.variant["A"] + taken.variant["B"]) + 1.0;
+            fields[0].note(&taken, Some(time));
+            seen.push(taken);
+        }
+        seen.sort();
+        assert_eq!(seen, all);
+    }
+}

@@ -1,0 +1,220 @@
+//! Which variants of a kernel are legal on a device at a shape, and the grids they are called with.
+
+use crate::catalogue::{Cover, Feature, Kernel, Requirement};
+use crate::gpu::Capacity;
+use crate::op::Case;
+use crate::protocol::Tunables;
+use crate::shader::{self, Specialised};
+
+/// The constant by which subgroup kernels know how many lanes they have.
+const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
+
+/// A variant that can run.
+#[derive(Clone, Debug)]
+pub struct Legal {
+    /// Its specialised source and module.
+    pub specialised: Specialised,
+    /// Workgroups of each pass.
+    pub grids: Vec<[u32; 3]>,
+    /// Bytes of the scratch buffer; zero if it needs none.
+    pub scratch_bytes: u64,
+}
+
+/// Every combination of a kernel's tunables, its preferred one first.
+#[must_use]
+pub fn combinations(kernel: &Kernel) -> Vec<Tunables> {
+    let mut all = vec![Tunables::new()];
+    for tunable in kernel.tunables {
+        // Later tunables vary slowest among equals, so that the first entry has every first value.
+        all = tunable
+            .values
+            .iter()
+            .flat_map(|&value| {
+                all.iter().map(move |set| {
+                    let mut set = set.clone();
+                    set.insert(tunable.name.to_owned(), value);
+                    set
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// Specialises a variant and checks it against the device and the shape.
+///
+/// # Errors
+/// The cause with both numbers, as one line for the report.
+pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacity) -> Result<Legal, String> {
+    check_shape(kernel, tunables, case)?;
+    if kernel.features.contains(&Feature::Subgroup) {
+        let size = capacity.subgroup_size_min.ok_or("the device has no subgroup operations")?;
+        match tunables.get(SUBGROUP_SIZE) {
+            Some(&wanted) if wanted != size => {
+                return Err(format!("it is written for subgroups of {wanted}; the device's smallest is {size}"));
+            }
+            _ => {}
+        }
+    }
+    let specialised =
+        shader::build(&kernel.name, &kernel.source, tunables).map_err(|error| error.message)?;
+    let reflection = &specialised.reflection;
+    if reflection.workgroup_bytes > capacity.workgroup_bytes_max {
+        return Err(format!(
+            "it needs {} bytes of workgroup memory; the limit is {}",
+            reflection.workgroup_bytes, capacity.workgroup_bytes_max
+        ));
+    }
+    let mut grids = Vec::new();
+    for pass in kernel.passes {
+        let size = reflection.workgroup_sizes.get(pass.entry_point).ok_or_else(|| {
+            format!("its source has no entry point {:?}", pass.entry_point)
+        })?;
+        let invocations = u64::from(size[0]) * u64::from(size[1]) * u64::from(size[2]);
+        if invocations > u64::from(capacity.invocation_count_max) {
+            return Err(format!(
+                "it needs {invocations} invocations in a workgroup; the limit is {}",
+                capacity.invocation_count_max
+            ));
+        }
+        if let Some((got, limit)) =
+            size.iter().zip(&capacity.workgroup_size_max).find(|(got, limit)| got > limit)
+        {
+            return Err(format!("its workgroup is {got} long in one dimension; the limit is {limit}"));
+        }
+        let mut grid = [1u32; 3];
+        for (count, cover) in grid.iter_mut().zip(&pass.grid) {
+            let wanted = workgroups(cover, case, specialised_constant(&specialised))?;
+            if wanted > u64::from(capacity.workgroup_count_max) {
+                return Err(format!(
+                    "it needs {wanted} workgroups in one dimension; the limit is {}",
+                    capacity.workgroup_count_max
+                ));
+            }
+            *count = u32::try_from(wanted).unwrap_or(u32::MAX);
+        }
+        grids.push(grid);
+    }
+    let scratch_bytes = kernel.scratch.map_or(0, |extent| 4 * case.op.op().extent(&case.shape, extent));
+    if scratch_bytes > capacity.binding_bytes_max.min(capacity.buffer_bytes_max) {
+        return Err(format!(
+            "it needs {scratch_bytes} bytes of scratch memory; the largest binding is {}",
+            capacity.binding_bytes_max
+        ));
+    }
+    if let Some(budget) = capacity.memory_bytes_budget {
+        let needed = scratch_bytes + case.tensor_bytes();
+        if needed > budget {
+            return Err(format!("it needs {needed} bytes of memory; the budget is {budget}"));
+        }
+    }
+    Ok(Legal { specialised, grids, scratch_bytes })
+}
+
+fn specialised_constant(specialised: &Specialised) -> impl Fn(&str) -> Option<u32> + '_ {
+    |name| specialised.reflection.constants.get(name).copied()
+}
+
+fn workgroups(cover: &Cover, case: &Case, constant: impl Fn(&str) -> Option<u32>) -> Result<u64, String> {
+    let extent = |name: &str| case.op.op().extent(&case.shape, name);
+    match *cover {
+        Cover::One => Ok(1),
+        Cover::Each(name) => Ok(extent(name)),
+        Cover::Tiles { extent: name, per } => match constant(per) {
+            Some(size) if size > 0 => Ok(extent(name).div_ceil(u64::from(size))),
+            _ => Err(format!("its source has no positive constant {per}")),
+        },
+    }
+}
+
+fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), String> {
+    for requirement in kernel.requirements {
+        match *requirement {
+            Requirement::Multiple(dim, of) => {
+                let size = case.shape.get(dim);
+                if size % of != 0 {
+                    return Err(format!("it needs {dim} to be a multiple of {of}, not {size}"));
+                }
+            }
+            Requirement::Equals(dim, wanted) => {
+                let size = case.shape.get(dim);
+                if size != wanted {
+                    return Err(format!("it needs {dim} to be {wanted}, not {size}"));
+                }
+            }
+            Requirement::SmallestAtLeast { tunable, dim } => {
+                let size = case.shape.get(dim);
+                let value = tunables.get(tunable).copied().map_or(0, u64::from);
+                let best = kernel
+                    .tunables
+                    .iter()
+                    .filter(|t| t.name == tunable)
+                    .flat_map(|t| t.values)
+                    .map(|&v| u64::from(v))
+                    .filter(|&v| v >= size)
+                    .min();
+                if best != Some(value) {
+                    return Err(format!("{tunable} {value} is not the smallest that holds {dim} {size}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A device as roomy as WebGPU's own default limits, for checks that need no device.
+#[must_use]
+pub fn default_capacity() -> Capacity {
+    Capacity {
+        buffer_bytes_max: 256 << 20,
+        binding_bytes_max: 128 << 20,
+        workgroup_bytes_max: 16384,
+        invocation_count_max: 256,
+        workgroup_size_max: [256, 256, 64],
+        workgroup_count_max: 65535,
+        subgroup_size_min: Some(32),
+        memory_bytes_budget: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::kernels;
+    use crate::op::{Dtype, OpName, Shape};
+
+    fn naive() -> Kernel {
+        kernels().into_iter().find(|k| k.name == "matmul/naive").unwrap()
+    }
+
+    fn matmul(m: u64, n: u64, k: u64) -> Case {
+        Case::new(OpName::Matmul, &Shape::of(&[("m", m), ("n", n), ("k", k)]), Dtype::F32).unwrap()
+    }
+
+    #[test]
+    fn the_first_combination_has_every_preferred_value() {
+        let kernel = naive();
+        let all = combinations(&kernel);
+        assert_eq!(all.len(), kernel.tunables.iter().map(|t| t.values.len()).product());
+        for tunable in kernel.tunables {
+            assert_eq!(all[0][tunable.name], tunable.values[0]);
+        }
+    }
+
+    #[test]
+    fn a_grid_covers_the_shape_and_no_more() {
+        let tunables = Tunables::from([("TILE_N".to_owned(), 16), ("TILE_M".to_owned(), 8)]);
+        let legal = fit(&naive(), &tunables, &matmul(17, 33, 5), &default_capacity()).unwrap();
+        assert_eq!(legal.grids, [[3, 3, 1]]);
+    }
+
+    #[test]
+    fn a_refusal_names_its_cause_with_both_numbers() {
+        let tunables = Tunables::from([("TILE_N".to_owned(), 32), ("TILE_M".to_owned(), 16)]);
+        let refused = fit(&naive(), &tunables, &matmul(1, 1, 1), &default_capacity()).unwrap_err();
+        assert!(refused.contains("512") && refused.contains("256"), "{refused}");
+        let tunables = Tunables::from([("TILE_N".to_owned(), 8), ("TILE_M".to_owned(), 4)]);
+        let refused = fit(&naive(), &tunables, &matmul(1_000_000, 1, 1), &default_capacity()).unwrap_err();
+        assert!(refused.contains("250000") && refused.contains("65535"), "{refused}");
+    }
+}

@@ -1,0 +1,241 @@
+//! Whether an output is right: the conductor's own check, on elements the runner could not foresee.
+//!
+//! Two nets are cast. A projection sums every row of the output with random signs and compares it
+//! with the same sum computed from the inputs (for a matmul, Freivalds' check: it covers every
+//! element at the cost of a matrix-vector product). Single positions, all of them where they are
+//! few, are compared one by one, where the bound is tightest. An output that was not written is
+//! still poisoned with NaN and fails both.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::input::{self, Data, Values};
+use crate::npy;
+use crate::op::{Case, Expected, Role};
+use crate::protocol::{Request, Response};
+use crate::report::Verification;
+use crate::runner::{Conversation, Fault, signs};
+
+/// Outputs of at most this many elements are compared whole, if the reference is cheap enough.
+const WHOLE_ELEMENTS_MAX: u64 = 1 << 16;
+
+/// Multiply-adds that the single positions of one check may cost.
+const POSITIONS_COST_MAX: u64 = 1 << 24;
+
+/// Positions taken where not all are, at least and at most.
+const POSITIONS_MIN: u64 = 16;
+const POSITIONS_MAX: u64 = 256;
+
+/// What came of a check.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Right, with the evidence.
+    Right(Verification),
+    /// Wrong, with the evidence and one line that names the worst element.
+    Wrong(Verification, String),
+    /// The runner could not give its output.
+    Refused(String),
+}
+
+/// A seed from the operating system, which no runner can foresee.
+#[must_use]
+#[allow(clippy::cast_possible_truncation)]
+pub fn entropy() -> u32 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
+}
+
+/// The input tensors of a case as the runner has them.
+///
+/// # Errors
+/// When a file of the user's is missing, unreadable or of another shape.
+pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<Values>> {
+    let tensors = case.tensors();
+    (0u32..)
+        .zip(&tensors)
+        .filter(|(_, tensor)| tensor.role == Role::Input)
+        .map(|(number, tensor)| {
+            if let Some(values) = Values::generated(tensor.data(data), seed, number, tensor.scale) {
+                return Ok(values);
+            }
+            let files: &BTreeMap<String, PathBuf> = match data {
+                Data::Files(files) => files,
+                _ => unreachable!("only files are not generated"),
+            };
+            let path = files.get(tensor.name).ok_or_else(|| {
+                crate::error::Error::usage(format!("no file was given for tensor {:?}", tensor.name))
+            })?;
+            npy::read(path, &tensor.dims).map(Values::Array)
+        })
+        .collect()
+}
+
+/// Asks the runner for parts of its output and judges them. `challenge` decides which parts.
+///
+/// # Errors
+/// When the runner dies.
+pub fn check(
+    runner: &mut dyn Conversation,
+    case: &Case,
+    inputs: &[Values],
+    data: &Data,
+    challenge: u32,
+    silence: Duration,
+) -> Result<Verdict, Fault> {
+    let op = case.op.op();
+    let (row_count, columns) = op.output_rows(&case.shape);
+    let positions = positions(case, challenge);
+    let request = Request::Outputs { positions: positions.clone(), projection_seed: Some(challenge), all: false };
+    let (values, projection) = match runner.ask(&request, silence)? {
+        Response::Outputs { values, projection } => (values, projection),
+        Response::Error { message, .. } => return Ok(Verdict::Refused(message)),
+        _ => return Ok(Verdict::Refused("the runner answered with something else than outputs".to_owned())),
+    };
+    if values.len() != positions.len() || projection.len() as u64 != row_count {
+        return Ok(Verdict::Refused(format!(
+            "the runner sent {} values and {} row sums; asked for {} and {row_count}",
+            values.len(),
+            projection.len(),
+            positions.len()
+        )));
+    }
+
+    // Operations that are exact on any data say so through a bound of zero of their own.
+    let exact = *data == Data::Integer && op.exact(&case.shape);
+    let rows = projected_rows(case, row_count, challenge);
+    let expected_rows = op.project(&case.shape, inputs, &signs(challenge, columns), &rows, exact);
+    let expected = op.reference(&case.shape, inputs, &positions, exact);
+
+    let mut judge = Judge::default();
+    // Every row must at least be finite, also those whose reference was not afforded.
+    for (row, value) in projection.iter().enumerate() {
+        if !value.is_finite() {
+            judge.unwritten(row as u64);
+        }
+    }
+    for (row, want) in rows.iter().zip(expected_rows) {
+        let got = projection[usize::try_from(*row).unwrap_or(0)];
+        judge.compare(|| format!("the signed sum of row {row}"), got, want);
+    }
+    judge.elements = true;
+    for ((position, got), want) in positions.iter().zip(values).zip(expected) {
+        judge.compare(|| format!("element {} of row {}", position % columns, position / columns), got, want);
+    }
+    let whole = positions.len() as u64 == case.output().len();
+    let verification = Verification {
+        method: match (whole, rows.len() as u64 == row_count) {
+            (true, _) => "every element",
+            (false, true) => "projection of every row, sampled elements",
+            (false, false) => "projection of sampled rows, sampled elements",
+        }
+        .to_owned(),
+        data: data.label().to_owned(),
+        exact,
+        max_error: judge.max_error,
+        rms_error: judge.rms_error(),
+        tolerance: judge.tolerance,
+        error_to_tolerance_max: judge.worst_ratio.min(f64::MAX),
+        positions_checked: positions.len() as u64,
+        rows_checked: rows.len() as u64,
+        challenge_seed: challenge,
+    };
+    Ok(match judge.complaint {
+        None => Verdict::Right(verification),
+        Some(complaint) => Verdict::Wrong(verification, complaint),
+    })
+}
+
+/// Collects the differences of one check.
+#[derive(Default)]
+struct Judge {
+    elements: bool,
+    max_error: f64,
+    squares: f64,
+    count: u32,
+    tolerance: f64,
+    worst_ratio: f64,
+    complaint: Option<String>,
+}
+
+impl Judge {
+    fn unwritten(&mut self, row: u64) {
+        if self.complaint.is_none() {
+            self.complaint = Some(format!("row {row} holds an element that is not finite or was never written"));
+        }
+        self.worst_ratio = f64::MAX;
+    }
+
+    fn compare(&mut self, place: impl Fn() -> String, got: f64, want: Expected) {
+        let error = (got - want.value).abs();
+        let within = error <= want.bound;
+        let ratio = if want.bound > 0.0 { error / want.bound } else if error == 0.0 { 0.0 } else { f64::MAX };
+        if error.is_finite() && self.elements {
+            self.squares += error * error;
+            self.count += 1;
+            if error >= self.max_error {
+                (self.max_error, self.tolerance) = (error, want.bound);
+            }
+        }
+        // NaN compares false with everything, so `within` is the test that catches it.
+        if !within && (self.complaint.is_none() || ratio > self.worst_ratio) {
+            self.complaint = Some(format!(
+                "{} is {got:e}; expected {:e} within {:e}",
+                place(),
+                want.value,
+                want.bound
+            ));
+        }
+        if ratio.is_finite() {
+            self.worst_ratio = self.worst_ratio.max(ratio);
+        }
+    }
+
+    fn rms_error(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { (self.squares / f64::from(self.count)).sqrt() }
+    }
+}
+
+/// Draws from `0..below` by the challenge's stream.
+fn draw(challenge: u32, stream: u32, count: u64, below: u64) -> Vec<u64> {
+    let keys = input::keys(challenge, stream);
+    (0..count)
+        .map(|i| {
+            let i = u32::try_from(i).unwrap_or(u32::MAX);
+            // Two words, so that positions beyond 2^32 draws of bias do not matter.
+            let wide = (u64::from(input::word(keys, 2 * i)) << 32) | u64::from(input::word(keys, 2 * i + 1));
+            wide % below
+        })
+        .collect()
+}
+
+/// All positions where they are few; else both ends, where wrong bounds show, and random ones.
+fn positions(case: &Case, challenge: u32) -> Vec<u64> {
+    let len = case.output().len();
+    let op = case.op.op();
+    let (rows, columns) = op.output_rows(&case.shape);
+    let affordable = POSITIONS_COST_MAX / op.reference_cost(&case.shape).max(1);
+    // Where a whole row costs as much as one element, the row is the unit.
+    let units = if op.reference_is_by_row() { rows } else { len };
+    if len <= WHOLE_ELEMENTS_MAX && units <= affordable {
+        return (0..len).collect();
+    }
+    let count = affordable.clamp(POSITIONS_MIN, POSITIONS_MAX);
+    let mut chosen = draw(challenge, 1, count, len);
+    chosen.extend([0, columns.min(len) - 1, len - columns.min(len), len - 1]);
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+fn projected_rows(case: &Case, row_count: u64, challenge: u32) -> Vec<u64> {
+    let count = case.op.op().projected_rows(&case.shape);
+    if count >= row_count {
+        return (0..row_count).collect();
+    }
+    let mut rows = draw(challenge, 2, count, row_count);
+    rows.extend([0, row_count - 1]);
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
