@@ -4,7 +4,10 @@ use std::process::Command;
 
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn main() {
@@ -12,8 +15,20 @@ fn main() {
         println!("cargo:rerun-if-changed={path}");
     }
     if let Some(commit) = git(&["rev-parse", "HEAD"]) {
-        let changed = git(&["status", "--porcelain", "--", "src", "shaders", "suites", "Cargo.lock"]);
-        let suffix = if changed.is_some_and(|lines| !lines.is_empty()) { "-dirty" } else { "" };
+        let changed = git(&[
+            "status",
+            "--porcelain",
+            "--",
+            "src",
+            "shaders",
+            "suites",
+            "Cargo.lock",
+        ]);
+        let suffix = if changed.is_some_and(|lines| !lines.is_empty()) {
+            "-dirty"
+        } else {
+            ""
+        };
         println!("cargo:rustc-env=CHIPMARK_COMMIT={commit}{suffix}");
     }
 }

@@ -65,28 +65,64 @@ pub struct Findings {
 pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
     let mut cases = vec![
         Case::new(OpName::Empty, &Shape::of(&[("n", 1)]), dtype)?,
-        Case::new(OpName::Fma, &Shape::of(&[("invocations", 1000), ("steps", 37)]), dtype)?,
-        Case::new(OpName::Fma, &Shape::of(&[("invocations", 64), ("steps", 1)]), dtype)?,
+        Case::new(
+            OpName::Fma,
+            &Shape::of(&[("invocations", 1000), ("steps", 37)]),
+            dtype,
+        )?,
+        Case::new(
+            OpName::Fma,
+            &Shape::of(&[("invocations", 64), ("steps", 1)]),
+            dtype,
+        )?,
         Case::new(OpName::Copy, &Shape::of(&[("n", 4)]), dtype)?,
         Case::new(OpName::Copy, &Shape::of(&[("n", 100_004)]), dtype)?,
     ];
     let matmuls = [
-        [1, 1, 1], [1, 7, 5], [7, 1, 3], [2, 3, 1], [13, 17, 19], [31, 33, 32], [64, 64, 64], [65, 67, 129],
-        [128, 128, 128], [3, 128, 1000], [257, 33, 31], [100, 260, 36], [1, 1024, 96], [129, 516, 1021],
+        [1, 1, 1],
+        [1, 7, 5],
+        [7, 1, 3],
+        [2, 3, 1],
+        [13, 17, 19],
+        [31, 33, 32],
+        [64, 64, 64],
+        [65, 67, 129],
+        [128, 128, 128],
+        [3, 128, 1000],
+        [257, 33, 31],
+        [100, 260, 36],
+        [1, 1024, 96],
+        [129, 516, 1021],
     ];
     for [m, n, k] in matmuls {
-        cases.push(Case::new(OpName::Matmul, &Shape::of(&[("m", m), ("n", n), ("k", k)]), dtype)?);
+        cases.push(Case::new(
+            OpName::Matmul,
+            &Shape::of(&[("m", m), ("n", n), ("k", k)]),
+            dtype,
+        )?);
     }
     let attentions = [
         // batch, heads, kv_heads, query_len, kv_len, head_dim
-        [1, 1, 1, 1, 1, 1], [2, 4, 2, 5, 7, 8], [1, 6, 3, 33, 65, 64], [1, 2, 1, 9, 3, 40], [1, 2, 2, 17, 130, 128],
-        [1, 1, 1, 70, 70, 256], [1, 3, 1, 1, 77, 13], [1, 2, 1, 64, 64, 33], [2, 8, 2, 31, 100, 96],
+        [1, 1, 1, 1, 1, 1],
+        [2, 4, 2, 5, 7, 8],
+        [1, 6, 3, 33, 65, 64],
+        [1, 2, 1, 9, 3, 40],
+        [1, 2, 2, 17, 130, 128],
+        [1, 1, 1, 70, 70, 256],
+        [1, 3, 1, 1, 77, 13],
+        [1, 2, 1, 64, 64, 33],
+        [2, 8, 2, 31, 100, 96],
     ];
     for [batch, heads, kv_heads, query_len, kv_len, head_dim] in attentions {
         for causal in [0, 1] {
             let sizes = [
-                ("batch", batch), ("heads", heads), ("kv_heads", kv_heads), ("query_len", query_len),
-                ("kv_len", kv_len), ("head_dim", head_dim), ("causal", causal),
+                ("batch", batch),
+                ("heads", heads),
+                ("kv_heads", kv_heads),
+                ("query_len", query_len),
+                ("kv_len", kv_len),
+                ("head_dim", head_dim),
+                ("causal", causal),
             ];
             cases.push(Case::new(OpName::Attention, &Shape::of(&sizes), dtype)?);
         }
@@ -103,11 +139,18 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
     let filter = request
         .filter
         .as_deref()
-        .map(|pattern| Regex::new(pattern).map_err(|_| Error::usage(format!("--filter {pattern}: it is no regular expression"))))
+        .map(|pattern| {
+            Regex::new(pattern).map_err(|_| {
+                Error::usage(format!("--filter {pattern}: it is no regular expression"))
+            })
+        })
         .transpose()?;
     let mut opened = open(&request.runner, &request.reach)?;
     let device = &opened.record.device;
-    say(&format!("runner {}: {} ({}), seed {}", request.runner, device.name, device.backend, request.seed));
+    say(&format!(
+        "runner {}: {} ({}), seed {}",
+        request.runner, device.name, device.backend, request.seed
+    ));
     let mut findings = Findings::default();
     for case in &request.cases {
         if interrupted() {
@@ -121,15 +164,31 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
             None => vec![Data::Uniform],
         };
         for data in regimes {
-            let mut one = One { request, case, data: &data, filter: filter.as_ref(), findings: &mut findings };
+            let mut one = One {
+                request,
+                case,
+                data: &data,
+                filter: filter.as_ref(),
+                findings: &mut findings,
+            };
             if let Err(End::Fault(fault)) = one.run(&mut opened)? {
-                findings.failed.push(format!("{}: {}", case.id(), fault.message));
+                findings
+                    .failed
+                    .push(format!("{}: {}", case.id(), fault.message));
                 opened = open(&request.runner, &request.reach)?;
             }
         }
     }
-    if findings.kernels.values().all(|tally| tally.checks == 0) && findings.wrong.is_empty() && findings.failed.is_empty() && !findings.interrupted {
-        let why = findings.kernels.values().flat_map(|tally| tally.refusals.keys()).next();
+    if findings.kernels.values().all(|tally| tally.checks == 0)
+        && findings.wrong.is_empty()
+        && findings.failed.is_empty()
+        && !findings.interrupted
+    {
+        let why = findings
+            .kernels
+            .values()
+            .flat_map(|tally| tally.refusals.keys())
+            .next();
         return Err(Error::usage(match why {
             Some(reason) => format!("nothing was verified: {reason}"),
             None => "nothing was verified: no kernel matches; `--filter` takes kernel names such as matmul/naive".to_owned(),
@@ -162,9 +221,22 @@ impl One<'_> {
         let (variants, refused) = match session.case(self.case, self.request.seed, self.data) {
             Ok(found) => found,
             Err(End::Fault(fault)) => return Ok(Err(End::Fault(fault))),
-            Err(End::Skipped(reason) | End::Failed(reason) | End::Wrong(reason)) => {
+            Err(End::Failed(reason) | End::Wrong(reason)) => {
+                self.findings
+                    .failed
+                    .push(format!("{}: {reason}", self.case.id()));
+                return Ok(Ok(()));
+            }
+            Err(End::Skipped(reason)) => {
                 let name = format!("({})", self.case.op);
-                *self.findings.kernels.entry(name).or_default().refusals.entry(reason).or_default() += 1;
+                *self
+                    .findings
+                    .kernels
+                    .entry(name)
+                    .or_default()
+                    .refusals
+                    .entry(reason)
+                    .or_default() += 1;
                 return Ok(Ok(()));
             }
             Err(End::Interrupted) => return Ok(Ok(())),
@@ -180,7 +252,10 @@ impl One<'_> {
                 return Ok(Err(End::Fault(crate::runner::Fault { message: reason })));
             }
         }
-        for refusal in refused.iter().filter(|refusal| wanted(&refusal.variant.kernel)) {
+        for refusal in refused
+            .iter()
+            .filter(|refusal| wanted(&refusal.variant.kernel))
+        {
             let kernel = &refusal.variant.kernel;
             if !seen.contains(&kernel.as_str()) {
                 let tally = self.findings.kernels.entry(kernel.clone()).or_default();
@@ -223,7 +298,11 @@ impl One<'_> {
     }
 
     fn tally(&mut self, variant: &Variant, evidence: &Verification) {
-        let tally = self.findings.kernels.entry(variant.kernel.clone()).or_default();
+        let tally = self
+            .findings
+            .kernels
+            .entry(variant.kernel.clone())
+            .or_default();
         tally.checks += 1;
         tally.variants.insert(variant.clone());
         tally.elements += evidence.positions_checked;
@@ -240,21 +319,37 @@ impl One<'_> {
         folder: &Path,
     ) -> Result<std::result::Result<(), crate::runner::Fault>> {
         let flat = |text: &str| text.replace(['/', ' ', '=', ','], "_");
-        let name = if self.request.all_variants { flat(&variant.to_string()) } else { flat(&variant.kernel) };
+        let name = if self.request.all_variants {
+            flat(&variant.to_string())
+        } else {
+            flat(&variant.kernel)
+        };
         let folder = folder.join(flat(&self.case.id())).join(name);
         std::fs::create_dir_all(&folder)
             .map_err(|error| Error::usage(format!("--dump {}: {error}", folder.display())))?;
-        let request = Request::Outputs { positions: Vec::new(), projection_seed: None, all: true };
+        let request = Request::Outputs {
+            positions: Vec::new(),
+            projection_seed: None,
+            all: true,
+        };
         let values = match session.runner.ask(&request, session.silence) {
             Ok(Response::Outputs { values, .. }) => values,
-            Ok(_) => return Err(Error::internal("the runner did not give its output for --dump")),
+            Ok(_) => {
+                return Err(Error::internal(
+                    "the runner did not give its output for --dump",
+                ));
+            }
             Err(fault) => return Ok(Err(fault)),
         };
         for (index, tensor) in self.case.tensors().iter().enumerate() {
             let path = folder.join(format!("{}.npy", tensor.name));
             #[allow(clippy::cast_possible_truncation)] // they were f32 before the pipe
             match tensor.role {
-                Role::Input => npy::write(&path, &tensor.dims, (0..tensor.len()).map(|i| inputs[index].get(i)))?,
+                Role::Input => npy::write(
+                    &path,
+                    &tensor.dims,
+                    (0..tensor.len()).map(|i| inputs[index].get(i)),
+                )?,
                 Role::Output => npy::write(&path, &tensor.dims, values.iter().map(|&v| v as f32))?,
             }
         }
@@ -270,9 +365,17 @@ impl Findings {
             .kernels
             .iter()
             .map(|(kernel, tally)| {
-                let bad = self.wrong.iter().chain(&self.failed).filter(|line| line.contains(&format!(" {kernel}"))).count();
+                let bad = self
+                    .wrong
+                    .iter()
+                    .chain(&self.failed)
+                    .filter(|line| line.contains(&format!(" {kernel}")))
+                    .count();
                 let verdict = match (bad, tally.checks) {
-                    (0, 0) => format!("skipped: {}", tally.refusals.keys().next().map_or("", String::as_str)),
+                    (0, 0) => format!(
+                        "skipped: {}",
+                        tally.refusals.keys().next().map_or("", String::as_str)
+                    ),
                     (0, _) => "right".to_owned(),
                     (bad, _) => format!("WRONG or failed {bad} times"),
                 };
@@ -282,12 +385,24 @@ impl Findings {
                     tally.checks.to_string(),
                     tally.exact.to_string(),
                     tally.elements.to_string(),
-                    if tally.checks == 0 { "-".to_owned() } else { format!("{:.2}", tally.worst) },
+                    if tally.checks == 0 {
+                        "-".to_owned()
+                    } else {
+                        format!("{:.2}", tally.worst)
+                    },
                     verdict,
                 ]
             })
             .collect();
-        let headings = ["kernel", "variants", "checks", "bit-exact", "elements", "error/tolerance", "verdict"];
+        let headings = [
+            "kernel",
+            "variants",
+            "checks",
+            "bit-exact",
+            "elements",
+            "error/tolerance",
+            "verdict",
+        ];
         screen::table(&headings, &rows)
     }
 
@@ -297,21 +412,38 @@ impl Findings {
     /// [`ErrorKind::WrongResults`] with every wrong output on a line of its own;
     /// [`ErrorKind::Partial`] where something could not be checked.
     pub fn verdict(&self) -> Result<()> {
-        let list = |lines: &[String]| lines.iter().map(|line| format!("\n  {line}")).collect::<String>();
+        let list = |lines: &[String]| {
+            lines
+                .iter()
+                .map(|line| format!("\n  {line}"))
+                .collect::<String>()
+        };
         if !self.wrong.is_empty() {
             return Err(Error::new(
                 ErrorKind::WrongResults,
-                format!("{} outputs are wrong:{}{}", self.wrong.len(), list(&self.wrong), list(&self.failed)),
+                format!(
+                    "{} outputs are wrong:{}{}",
+                    self.wrong.len(),
+                    list(&self.wrong),
+                    list(&self.failed)
+                ),
             ));
         }
         if !self.failed.is_empty() {
             return Err(Error::new(
                 ErrorKind::Partial,
-                format!("{} checks could not be made:{}", self.failed.len(), list(&self.failed)),
+                format!(
+                    "{} checks could not be made:{}",
+                    self.failed.len(),
+                    list(&self.failed)
+                ),
             ));
         }
         if self.interrupted {
-            return Err(Error::new(ErrorKind::Partial, "the verification was interrupted"));
+            return Err(Error::new(
+                ErrorKind::Partial,
+                "the verification was interrupted",
+            ));
         }
         Ok(())
     }

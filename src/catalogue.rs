@@ -152,18 +152,42 @@ pub fn kernels() -> Vec<Kernel> {
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
     const COPY: &[Pass] = &[pass("main", [tiles("n", "TILE"), One, One])];
-    const MATMUL: &[Pass] = &[pass("main", [tiles("n", "TILE_N"), tiles("m", "TILE_M"), One])];
+    const MATMUL: &[Pass] = &[pass(
+        "main",
+        [tiles("n", "TILE_N"), tiles("m", "TILE_M"), One],
+    )];
     // Workgroups go down the columns first.
-    const MATMUL_M_FIRST: &[Pass] =
-        &[pass("main", [tiles("m", "TILE_M"), tiles("n", "TILE_N"), One])];
+    const MATMUL_M_FIRST: &[Pass] = &[pass(
+        "main",
+        [tiles("m", "TILE_M"), tiles("n", "TILE_N"), One],
+    )];
     const ATTENTION_NAIVE: &[Pass] = &[
-        pass("scores", [tiles("kv_len", "TILE_X"), tiles("query_len", "TILE_Y"), Each("batch_heads")]),
+        pass(
+            "scores",
+            [
+                tiles("kv_len", "TILE_X"),
+                tiles("query_len", "TILE_Y"),
+                Each("batch_heads"),
+            ],
+        ),
         pass("softmax", [Each("query_len"), Each("batch_heads"), One]),
-        pass("product", [tiles("head_dim", "TILE_X"), tiles("query_len", "TILE_Y"), Each("batch_heads")]),
+        pass(
+            "product",
+            [
+                tiles("head_dim", "TILE_X"),
+                tiles("query_len", "TILE_Y"),
+                Each("batch_heads"),
+            ],
+        ),
     ];
-    const ATTENTION: &[Pass] =
-        &[pass("main", [tiles("query_len", "TILE_Q"), Each("batch_heads"), One])];
-    const HEAD_DIM: Requirement = SmallestAtLeast { tunable: "HEAD_DIM", dim: "head_dim" };
+    const ATTENTION: &[Pass] = &[pass(
+        "main",
+        [tiles("query_len", "TILE_Q"), Each("batch_heads"), One],
+    )];
+    const HEAD_DIM: Requirement = SmallestAtLeast {
+        tunable: "HEAD_DIM",
+        dim: "head_dim",
+    };
     const FULL: &[Requirement] = &[Equals("causal", 0), HEAD_DIM];
     const FULL_VEC4: &[Requirement] = &[Equals("causal", 0), Multiple("head_dim", 4), HEAD_DIM];
     const CAUSAL_VEC4: &[Requirement] = &[Equals("causal", 1), Multiple("head_dim", 4), HEAD_DIM];
@@ -212,7 +236,7 @@ pub fn kernels() -> Vec<Kernel> {
                     tune("THREADS_X", &[16, 8]),
                     tune("THREADS_Y", &[16, 8]),
                     tune("ROWS", &[8, 4]),
-                    tune("COLUMNS", &[8, 4]),
+                    tune("COLUMNS", &[8]),
                     tune("DEPTH", &[8, 16, 32]),
                 ]
             },

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::compare::compare;
 use crate::error::{Error, ErrorKind, Result};
-use crate::gpu::BACKENDS;
+use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
@@ -43,6 +43,12 @@ enum Command {
     },
     /// Show the cases of a suite, and which a device would have to skip
     List {
+        /// Which device: its index or PCI id as `devices` shows them, or part of its name
+        #[arg(long, value_name = "SEL")]
+        device: Option<String>,
+        /// Which API to reach it by
+        #[arg(long, value_parser = BACKENDS)]
+        backend: Option<String>,
         /// Which suite
         #[arg(long, default_value = "quick")]
         suite: String,
@@ -194,9 +200,15 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 }
 
 fn parse_op(text: &str) -> std::result::Result<OpName, String> {
-    OpName::ALL.into_iter().find(|op| op.to_string() == text).ok_or_else(|| {
-        format!("it must be one of {}", OpName::ALL.map(|op| op.to_string()).join(", "))
-    })
+    OpName::ALL
+        .into_iter()
+        .find(|op| op.to_string() == text)
+        .ok_or_else(|| {
+            format!(
+                "it must be one of {}",
+                OpName::ALL.map(|op| op.to_string()).join(", ")
+            )
+        })
 }
 
 /// Runs the program and returns its exit code.
@@ -207,13 +219,29 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
+            return if error.use_stderr() {
+                ErrorKind::Usage.exit_code()
+            } else {
+                0
+            };
         }
     };
     let result = match cli.command {
         Command::Run(args) => run_command(&args),
         Command::Devices { backend, json } => devices(backend.as_deref(), json),
-        Command::List { suite, filter, json } => list(&suite, filter.as_deref(), json),
+        Command::List {
+            device,
+            backend,
+            suite,
+            filter,
+            json,
+        } => list(
+            device.as_deref(),
+            backend.as_deref(),
+            &suite,
+            filter.as_deref(),
+            json,
+        ),
         Command::Verify(args) => verify(&args),
         Command::Compare { reports, format } => compare_command(&reports, format),
         Command::Validate { report } => validate(&report),
@@ -250,7 +278,10 @@ fn quiet_the_display() {
 /// Writes data to stdout. A reader that went away, such as `head`, is no error.
 fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::usage(format!("standard output: {error}")))
         }
@@ -295,34 +326,58 @@ fn judge(report: &Report) -> Result<()> {
     let failed = report.with_status(OutcomeStatus::Failed).count();
     let wrong = report
         .with_status(OutcomeStatus::Failed)
-        .filter(|o| o.reason.as_deref().is_some_and(|reason| reason.starts_with(run::WRONG)))
+        .filter(|o| {
+            o.reason
+                .as_deref()
+                .is_some_and(|reason| reason.starts_with(run::WRONG))
+        })
         .count();
     let implausible = report.with_status(OutcomeStatus::Implausible).count();
     let measured = report.with_status(OutcomeStatus::Measured).count();
     if wrong > 0 {
-        return Err(Error::new(ErrorKind::WrongResults, format!("{wrong} cases had wrong results; the report says which")));
+        return Err(Error::new(
+            ErrorKind::WrongResults,
+            format!("{wrong} cases had wrong results; the report says which"),
+        ));
     }
     if report.status == Status::Interrupted {
-        return Err(Error::new(ErrorKind::Partial, "the run was interrupted; what was measured is in the report"));
+        return Err(Error::new(
+            ErrorKind::Partial,
+            "the run was interrupted; what was measured is in the report",
+        ));
     }
     if failed > 0 {
-        return Err(Error::new(ErrorKind::Partial, format!("{failed} of {} cases failed; the report says why", report.outcomes.len())));
+        return Err(Error::new(
+            ErrorKind::Partial,
+            format!(
+                "{failed} of {} cases failed; the report says why",
+                report.outcomes.len()
+            ),
+        ));
     }
     if implausible > 0 {
         return Err(Error::new(
             ErrorKind::MeasurementInvalid,
-            format!("{implausible} cases were faster than the device can be; the report says which"),
+            format!(
+                "{implausible} cases were faster than the device can be; the report says which"
+            ),
         ));
     }
     if measured == 0 {
-        return Err(Error::new(ErrorKind::Partial, "nothing was measured; every case was skipped"));
+        return Err(Error::new(
+            ErrorKind::Partial,
+            "nothing was measured; every case was skipped",
+        ));
     }
     Ok(())
 }
 
 fn devices(backend: Option<&str>, json: bool) -> Result<()> {
     let devices = run::devices(backend);
-    let gpus = devices.iter().filter(|device| device.runner == "wgpu").count();
+    let gpus = devices
+        .iter()
+        .filter(|device| device.runner == "wgpu")
+        .count();
     if json {
         print(&pretty(&serde_json::json!({ "devices": devices })))?;
     } else {
@@ -330,25 +385,45 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
         let rows: Vec<Vec<String>> = devices
             .iter()
             .map(|device| {
-                let place = if device.runner == "wgpu" { (index, index += 1).0.to_string() } else { "-".to_owned() };
+                let place = if device.runner == "wgpu" {
+                    (index, index += 1).0.to_string()
+                } else {
+                    "-".to_owned()
+                };
                 row(&place, device)
             })
             .collect();
-        let headings = ["#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver"];
+        let headings = [
+            "#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver",
+        ];
         print(&format!("{}\n", screen::table(&headings, &rows)))?;
     }
     if gpus == 0 {
-        let what = backend.map_or_else(|| "no wgpu adapter".to_owned(), |name| format!("no {name} adapter"));
-        eprintln!("{what} was found: a GPU needs its vendor's driver; without a GPU, a software Vulkan driver serves (`./x setup` installs one)");
+        let what = backend.map_or_else(
+            || "no wgpu adapter".to_owned(),
+            |name| format!("no {name} adapter"),
+        );
+        eprintln!(
+            "{what} was found: a GPU needs its vendor's driver; without a GPU, a software Vulkan driver serves (`./x setup` installs one)"
+        );
     }
     if devices.is_empty() {
-        return Err(Error::new(ErrorKind::NoDevice, "there is no device to measure"));
+        return Err(Error::new(
+            ErrorKind::NoDevice,
+            "there is no device to measure",
+        ));
     }
     Ok(())
 }
 
 fn row(place: &str, device: &Device) -> Vec<String> {
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let or_dash = |text: String| {
+        if text.is_empty() {
+            "-".to_owned()
+        } else {
+            text
+        }
+    };
     vec![
         place.to_owned(),
         device.name.clone(),
@@ -362,10 +437,21 @@ fn row(place: &str, device: &Device) -> Vec<String> {
     ]
 }
 
-fn list(suite: &str, filter: Option<&str>, json: bool) -> Result<()> {
+fn list(
+    selector: Option<&str>,
+    backend: Option<&str>,
+    suite: &str,
+    filter: Option<&str>,
+    json: bool,
+) -> Result<()> {
     let plan = plan::plan(suite, filter)?;
-    let candidates = crate::gpu::enumerate(None);
-    let device = candidates.first().map(|candidate| &candidate.device);
+    let device = match gpu::select(gpu::enumerate(backend), selector) {
+        Ok(candidate) => Some(candidate.device),
+        // Without a wish, a list of cases needs no device.
+        Err(_) if selector.is_none() && backend.is_none() => None,
+        Err(error) => return Err(Error::new(ErrorKind::NoDevice, error.message)),
+    };
+    let device = device.as_ref();
     let skip = |case: &Case| device.and_then(|device| plan::too_large(case, device));
     if json {
         let cases: Vec<serde_json::Value> = plan
@@ -399,12 +485,21 @@ fn list(suite: &str, filter: Option<&str>, json: bool) -> Result<()> {
                 case.id(),
                 format!("{}FLOP", screen::si(case.flop_count() as f64)),
                 format!("{}B", screen::si(case.bytes_min() as f64)),
-                skip(case).map_or_else(|| "runs if it is fast enough".to_owned(), |reason| format!("skipped: {reason}")),
+                skip(case).map_or_else(
+                    || "runs if it is fast enough".to_owned(),
+                    |reason| format!("skipped: {reason}"),
+                ),
             ]
         })
         .collect();
     let on = device.map_or_else(|| "no GPU here".to_owned(), |device| device.name.clone());
-    print(&format!("{}\n", screen::table(&["case", "work", "least traffic", &format!("on {on}")], &rows)))?;
+    print(&format!(
+        "{}\n",
+        screen::table(
+            &["case", "work", "least traffic", &format!("on {on}")],
+            &rows
+        )
+    ))?;
     eprintln!("suites: {}", suite_names().join(", "));
     Ok(())
 }
@@ -419,11 +514,15 @@ fn parse_shape(text: &str) -> Result<Shape> {
             "true" => 1,
             "false" => 0,
             number => number.parse::<u64>().map_err(|_| {
-                Error::usage(format!("--shape {text}: {name} is {number:?}; it must be a whole number from 1 up"))
+                Error::usage(format!(
+                    "--shape {text}: {name} is {number:?}; it must be a whole number from 1 up"
+                ))
             })?,
         };
         if shape.0.insert(name.trim().to_owned(), value).is_some() {
-            return Err(Error::usage(format!("--shape {text}: {name} stands there twice")));
+            return Err(Error::usage(format!(
+                "--shape {text}: {name} stands there twice"
+            )));
         }
     }
     Ok(shape)
@@ -431,16 +530,29 @@ fn parse_shape(text: &str) -> Result<Shape> {
 
 /// The op whose dimensions these are: the one that has them all.
 fn guess_op(shape: &Shape) -> Result<OpName> {
-    OpName::ALL
-        .into_iter()
-        .find(|op| shape.0.keys().all(|name| op.op().dims().iter().any(|dim| dim.name == name)))
-        .ok_or_else(|| {
-            let ops = OpName::ALL.map(|op| {
-                let dims: Vec<&str> = op.op().dims().iter().map(|dim| dim.name).collect();
-                format!("{op} ({})", dims.join(", "))
-            });
-            Error::usage(format!("--shape: no op has all these dimensions; there are {}", ops.join("; ")))
-        })
+    let fits = |op: &OpName| {
+        shape
+            .0
+            .keys()
+            .all(|name| op.op().dims().iter().any(|dim| dim.name == name))
+    };
+    let mut fitting = OpName::ALL.into_iter().filter(fits);
+    let first = fitting.next();
+    if let (Some(first), Some(second)) = (first, fitting.next()) {
+        return Err(Error::usage(format!(
+            "--shape: both {first} and {second} have these dimensions; choose with --op"
+        )));
+    }
+    first.ok_or_else(|| {
+        let ops = OpName::ALL.map(|op| {
+            let dims: Vec<&str> = op.op().dims().iter().map(|dim| dim.name).collect();
+            format!("{op} ({})", dims.join(", "))
+        });
+        Error::usage(format!(
+            "--shape: no op has all these dimensions; there are {}",
+            ops.join("; ")
+        ))
+    })
 }
 
 fn verify(args: &VerifyArgs) -> Result<()> {
@@ -452,7 +564,9 @@ fn verify(args: &VerifyArgs) -> Result<()> {
             vec![Case::new(op, &shape, dtype)?]
         }
         None if args.inputs.is_some() => {
-            return Err(Error::usage("--inputs needs --shape, which says what the tensors are"));
+            return Err(Error::usage(
+                "--inputs needs --shape, which says what the tensors are",
+            ));
         }
         None => audit::awkward_cases(dtype)?
             .into_iter()
@@ -463,6 +577,17 @@ fn verify(args: &VerifyArgs) -> Result<()> {
         None => None,
         Some(folder) => Some(Data::Files(input_files(folder, &cases)?)),
     };
+    if args.inputs.is_some()
+        && cases.iter().any(|case| {
+            case.tensors().iter().any(|t| t.always.is_some())
+                || case.op == OpName::Empty
+                || case.op == OpName::Copy
+        })
+    {
+        return Err(Error::usage(
+            "--inputs is for matmul and attention; probes make their own inputs",
+        ));
+    }
     if let Some(folder) = &args.dump {
         report::check_writable(folder)?;
     }
@@ -484,12 +609,23 @@ fn verify(args: &VerifyArgs) -> Result<()> {
     result.verdict()
 }
 
-fn input_files(folder: &Path, cases: &[Case]) -> Result<std::collections::BTreeMap<String, PathBuf>> {
+fn input_files(
+    folder: &Path,
+    cases: &[Case],
+) -> Result<std::collections::BTreeMap<String, PathBuf>> {
     let mut files = std::collections::BTreeMap::new();
-    for tensor in cases.iter().flat_map(Case::tensors).filter(|tensor| tensor.role == Role::Input) {
+    for tensor in cases
+        .iter()
+        .flat_map(Case::tensors)
+        .filter(|tensor| tensor.role == Role::Input)
+    {
         let path = folder.join(format!("{}.npy", tensor.name));
         let path = path.canonicalize().map_err(|error| {
-            Error::usage(format!("--inputs: {}: {error}; the case needs tensor {:?}", path.display(), tensor.name))
+            Error::usage(format!(
+                "--inputs: {}: {error}; the case needs tensor {:?}",
+                path.display(),
+                tensor.name
+            ))
         })?;
         files.insert(tensor.name.to_owned(), path);
     }
@@ -506,7 +642,8 @@ fn compare_command(paths: &[PathBuf], format: Format) -> Result<()> {
         Format::Text => comparison.text(),
         Format::Md => comparison.markdown(),
         Format::Json => {
-            let value = serde_json::to_value(&comparison).map_err(|error| Error::internal(error.to_string()))?;
+            let value = serde_json::to_value(&comparison)
+                .map_err(|error| Error::internal(error.to_string()))?;
             pretty(&value)
         }
     })?;
@@ -526,11 +663,21 @@ fn validate(path: &Path) -> Result<()> {
             report.report_id
         )));
     }
-    print(&format!("{}: a whole {} report of {}\n", path.display(), report.schema_version, report.device.name))
+    print(&format!(
+        "{}: a whole {} report of {}\n",
+        path.display(),
+        report.schema_version,
+        report.device.name
+    ))
 }
 
 fn worker(name: &str) -> Result<()> {
-    let mut runner = native(name).ok_or_else(|| Error::usage(format!("there is no runner {name}")))?;
-    serve(&mut *runner, std::io::stdin().lock(), std::io::stdout())
-        .map_err(|error| Error::new(ErrorKind::Transient, format!("the conductor went away: {error}")))
+    let mut runner =
+        native(name).ok_or_else(|| Error::usage(format!("there is no runner {name}")))?;
+    serve(&mut *runner, std::io::stdin().lock(), std::io::stdout()).map_err(|error| {
+        Error::new(
+            ErrorKind::Transient,
+            format!("the conductor went away: {error}"),
+        )
+    })
 }

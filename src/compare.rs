@@ -91,7 +91,13 @@ pub struct Comparison {
 #[must_use]
 pub fn compare(reports: &[(String, Report)]) -> Comparison {
     let Some(((_, baseline), candidates)) = reports.split_first() else {
-        return Comparison { reports: vec![], warnings: vec![], common_case_count: 0, case_count: 0, cases: vec![] };
+        return Comparison {
+            reports: vec![],
+            warnings: vec![],
+            common_case_count: 0,
+            case_count: 0,
+            cases: vec![],
+        };
     };
     let mut warnings = Vec::new();
     let mut cases = Vec::new();
@@ -138,7 +144,10 @@ fn pair(baseline: &Report, candidate: &Report, report_index: usize) -> Vec<CaseC
     let none = Vec::new();
     let mut cases = Vec::new();
     for id in ids {
-        let (base, other) = (ours.get(id).unwrap_or(&none), theirs.get(id).unwrap_or(&none));
+        let (base, other) = (
+            ours.get(id).unwrap_or(&none),
+            theirs.get(id).unwrap_or(&none),
+        );
         let missing = |runner: &str, reason: &str| CaseComparison {
             case_id: id.to_owned(),
             runner: runner.to_owned(),
@@ -152,11 +161,17 @@ fn pair(baseline: &Report, candidate: &Report, report_index: usize) -> Vec<CaseC
             reason: Some(reason.to_owned()),
         };
         if other.is_empty() {
-            cases.extend(base.iter().map(|b| missing(&b.runner, "it is only in the baseline")));
+            cases.extend(
+                base.iter()
+                    .map(|b| missing(&b.runner, "it is only in the baseline")),
+            );
         }
         for candidate in other {
             // The same runner where it took part; a report of another runner is compared as it is.
-            let partner = base.iter().find(|b| b.runner == candidate.runner).or(if base.len() == 1 { base.first() } else { None });
+            let partner = base
+                .iter()
+                .find(|b| b.runner == candidate.runner)
+                .or(if base.len() == 1 { base.first() } else { None });
             cases.push(match partner {
                 Some(partner) => judge(partner, candidate, report_index),
                 None => missing(&candidate.runner, "it is not in the baseline"),
@@ -188,12 +203,18 @@ fn judge(baseline: &Outcome, candidate: &Outcome, report_index: usize) -> CaseCo
         }
     }
     if baseline.accumulator != candidate.accumulator {
-        result.reason =
-            Some(format!("accumulators differ: {} and {}", baseline.accumulator, candidate.accumulator));
+        result.reason = Some(format!(
+            "accumulators differ: {} and {}",
+            baseline.accumulator, candidate.accumulator
+        ));
         return result;
     }
     if let Some((a, b)) = baseline.labels.as_ref().zip(candidate.labels.as_ref()) {
-        for (what, a, b) in [("cache", &a.cache, &b.cache), ("data", &a.data, &b.data), ("checks", &a.checks, &b.checks)] {
+        for (what, a, b) in [
+            ("cache", &a.cache, &b.cache),
+            ("data", &a.data, &b.data),
+            ("checks", &a.checks, &b.checks),
+        ] {
             if a != b {
                 result.reason = Some(format!("{what} differs: {a} and {b}"));
                 return result;
@@ -222,7 +243,11 @@ impl Comparison {
         let mut text = String::new();
         for (index, side) in self.reports.iter().enumerate() {
             let role = if index == 0 { "baseline" } else { "candidate" };
-            let _ = writeln!(text, "{index}  {role}: {} ({}), {}", side.device, side.backend, side.name);
+            let _ = writeln!(
+                text,
+                "{index}  {role}: {} ({}), {}",
+                side.device, side.backend, side.name
+            );
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {warning}");
@@ -242,7 +267,9 @@ impl Comparison {
                     time(case.baseline_time_s),
                     time(case.candidate_time_s),
                     match (case.ratio, case.ci95_low, case.ci95_high) {
-                        (Some(ratio), Some(low), Some(high)) => format!("{ratio:.3} [{low:.3}, {high:.3}]"),
+                        (Some(ratio), Some(low), Some(high)) => {
+                            format!("{ratio:.3} [{low:.3}, {high:.3}]")
+                        }
                         _ => "-".to_owned(),
                     },
                     match &case.reason {
@@ -255,7 +282,12 @@ impl Comparison {
     }
 
     fn footer(&self) -> String {
-        let count = |verdict: Verdict| self.cases.iter().filter(|case| case.verdict == verdict).count();
+        let count = |verdict: Verdict| {
+            self.cases
+                .iter()
+                .filter(|case| case.verdict == verdict)
+                .count()
+        };
         format!(
             "{} of {} cases compared: {} faster, {} slower, {} same (intervals overlap)\n",
             self.common_case_count,
@@ -269,13 +301,22 @@ impl Comparison {
     /// For a terminal.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("{}{}\n{}", self.header(), screen::table(&HEADINGS, &self.rows()), self.footer())
+        format!(
+            "{}{}\n{}",
+            self.header(),
+            screen::table(&HEADINGS, &self.rows()),
+            self.footer()
+        )
     }
 
     /// For a document.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut text = self.header().lines().map(|line| format!("{line}  \n")).collect::<String>();
+        let mut text = self
+            .header()
+            .lines()
+            .map(|line| format!("{line}  \n"))
+            .collect::<String>();
         let row = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             format!("| {} |\n", cells.join(" | "))
@@ -291,7 +332,15 @@ impl Comparison {
     }
 }
 
-const HEADINGS: [&str; 7] = ["#", "case", "runner", "baseline", "candidate", "speed-up [95 %]", "verdict"];
+const HEADINGS: [&str; 7] = [
+    "#",
+    "case",
+    "runner",
+    "baseline",
+    "candidate",
+    "speed-up [95 %]",
+    "verdict",
+];
 
 #[cfg(test)]
 mod tests {
@@ -304,12 +353,24 @@ mod tests {
         let mut outcome = unmeasured(&case, "wgpu", OutcomeStatus::Measured, String::new());
         outcome.reason = None;
         outcome.labels = Some(Labels {
-            engine: "alu".to_owned(), timer: "device".to_owned(), cache: "hot".to_owned(),
-            data: "uniform".to_owned(), checks: "off".to_owned(),
+            engine: "alu".to_owned(),
+            timer: "device".to_owned(),
+            cache: "hot".to_owned(),
+            data: "uniform".to_owned(),
+            checks: "off".to_owned(),
         });
         outcome.time_s = Some(Times {
-            median, ci95_low: low, ci95_high: high, min: low, max: high, q1: median, q3: median,
-            samples: vec![median], repeat_count: 1, host_median: median, invalid_count: 0,
+            median,
+            ci95_low: low,
+            ci95_high: high,
+            min: low,
+            max: high,
+            q1: median,
+            q3: median,
+            samples: vec![median],
+            repeat_count: 1,
+            host_median: median,
+            invalid_count: 0,
         });
         outcome
     }
@@ -338,7 +399,12 @@ mod tests {
         let base = outcome(0.9, 1.0, 1.1);
         let mut other = outcome(0.4, 0.5, 0.6);
         other.accumulator = "f16".to_owned();
-        assert!(judge(&base, &other, 1).reason.unwrap().contains("accumulators differ: f32 and f16"));
+        assert!(
+            judge(&base, &other, 1)
+                .reason
+                .unwrap()
+                .contains("accumulators differ: f32 and f16")
+        );
         let mut other = outcome(0.4, 0.5, 0.6);
         other.labels.as_mut().unwrap().checks = "on".to_owned();
         assert_eq!(judge(&base, &other, 1).verdict, Verdict::NotComparable);

@@ -20,7 +20,10 @@ pub struct GpuError {
 
 impl GpuError {
     fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 }
 
@@ -97,7 +100,9 @@ fn describe(adapter: &wgpu::Adapter) -> Device {
     Device {
         name: info.name.trim().to_owned(),
         backend: backend_name(info.backend).to_owned(),
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info)
+            .trim()
+            .to_owned(),
         device_type: device_type_name(info.device_type).to_owned(),
         runner: "wgpu".to_owned(),
         pci_id: pci,
@@ -116,7 +121,10 @@ fn describe(adapter: &wgpu::Adapter) -> Device {
 fn capacity(adapter: &wgpu::Adapter) -> Capacity {
     let limits = adapter.limits();
     let info = adapter.get_info();
-    let shares_memory = matches!(info.device_type, DeviceType::Cpu | DeviceType::IntegratedGpu);
+    let shares_memory = matches!(
+        info.device_type,
+        DeviceType::Cpu | DeviceType::IntegratedGpu
+    );
     Capacity {
         buffer_bytes_max: limits.max_buffer_size,
         binding_bytes_max: limits.max_storage_buffer_binding_size,
@@ -133,7 +141,10 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
             .contains(Features::SUBGROUP)
             .then_some(info.subgroup_min_size),
         // A device that lives in the host's memory must leave half of it to everything else.
-        memory_bytes_budget: shares_memory.then(machine::memory_bytes).filter(|bytes| *bytes > 0).map(|bytes| bytes / 2),
+        memory_bytes_budget: shares_memory
+            .then(machine::memory_bytes)
+            .filter(|bytes| *bytes > 0)
+            .map(|bytes| bytes / 2),
     }
 }
 
@@ -141,9 +152,18 @@ fn limits_map(capacity: &Capacity) -> BTreeMap<String, u64> {
     let mut limits = BTreeMap::from([
         ("buffer_bytes_max".to_owned(), capacity.buffer_bytes_max),
         ("binding_bytes_max".to_owned(), capacity.binding_bytes_max),
-        ("workgroup_bytes_max".to_owned(), u64::from(capacity.workgroup_bytes_max)),
-        ("invocation_count_max".to_owned(), u64::from(capacity.invocation_count_max)),
-        ("workgroup_count_max".to_owned(), u64::from(capacity.workgroup_count_max)),
+        (
+            "workgroup_bytes_max".to_owned(),
+            u64::from(capacity.workgroup_bytes_max),
+        ),
+        (
+            "invocation_count_max".to_owned(),
+            u64::from(capacity.invocation_count_max),
+        ),
+        (
+            "workgroup_count_max".to_owned(),
+            u64::from(capacity.workgroup_count_max),
+        ),
     ]);
     if let Some(size) = capacity.subgroup_size_min {
         limits.insert("subgroup_size_min".to_owned(), u64::from(size));
@@ -179,20 +199,35 @@ pub fn enumerate(backend: Option<&str>) -> Vec<Candidate> {
                     .flags
                     .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
         })
-        .map(|adapter| Candidate { device: describe(&adapter), adapter })
+        .map(|adapter| Candidate {
+            device: describe(&adapter),
+            adapter,
+        })
         .collect();
     let type_rank = |device: &Device| {
-        ["discrete_gpu", "integrated_gpu", "virtual_gpu", "other", "cpu"]
-            .iter()
-            .position(|name| *name == device.device_type)
+        [
+            "discrete_gpu",
+            "integrated_gpu",
+            "virtual_gpu",
+            "other",
+            "cpu",
+        ]
+        .iter()
+        .position(|name| *name == device.device_type)
     };
     let backend_rank = |device: &Device| BACKENDS.iter().position(|name| *name == device.backend);
     // The API comes first so that of two entries for one device the preferred one is kept.
     found.sort_by_key(|candidate| backend_rank(&candidate.device));
     let mut kept: Vec<Candidate> = Vec::new();
     for candidate in found {
-        match kept.iter_mut().find(|other| same_device(&other.device, &candidate.device)) {
-            Some(first) => first.device.also_reached_by.push(candidate.device.backend.clone()),
+        match kept
+            .iter_mut()
+            .find(|other| same_device(&other.device, &candidate.device))
+        {
+            Some(first) => first
+                .device
+                .also_reached_by
+                .push(candidate.device.backend.clone()),
             None => kept.push(candidate),
         }
     }
@@ -206,7 +241,12 @@ fn same_device(one: &Device, other: &Device) -> bool {
     if one.backend == other.backend || one.also_reached_by.contains(&other.backend) {
         return false;
     }
-    match (&one.pci_bus_id, &other.pci_bus_id, &one.pci_id, &other.pci_id) {
+    match (
+        &one.pci_bus_id,
+        &other.pci_bus_id,
+        &one.pci_id,
+        &other.pci_id,
+    ) {
         (Some(a), Some(b), _, _) => a == b,
         (_, _, Some(a), Some(b)) if a == b => true,
         _ => {
@@ -239,7 +279,10 @@ pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<C
                 if index < candidates.len() {
                     Ok(index)
                 } else {
-                    Err(refuse(format!("there is no device {index}; there are {}", list())))
+                    Err(refuse(format!(
+                        "there is no device {index}; there are {}",
+                        list()
+                    )))
                 }
             } else {
                 let wanted = text.to_lowercase();
@@ -251,7 +294,10 @@ pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<C
                 let mut hits = (0..candidates.len()).filter(|&i| fits(&candidates[i].device));
                 match (hits.next(), hits.next()) {
                     (Some(index), None) => Ok(index),
-                    (None, _) => Err(refuse(format!("no device fits {text:?}; there are {}", list()))),
+                    (None, _) => Err(refuse(format!(
+                        "no device fits {text:?}; there are {}",
+                        list()
+                    ))),
                     (Some(_), Some(_)) => Err(refuse(format!(
                         "{text:?} fits more than one device; choose by index: {}",
                         list()
@@ -329,14 +375,23 @@ impl Gpu {
     /// # Errors
     /// When the driver refuses.
     pub fn open(candidate: Candidate, checks: bool) -> GpuResult<Self> {
-        let Candidate { device: mut info, adapter } = candidate;
+        let Candidate {
+            device: mut info,
+            adapter,
+        } = candidate;
         let offered = adapter.features();
-        let mut wanted: Vec<Features> =
-            WANTED.iter().map(|(feature, _)| *feature).filter(|f| offered.contains(*f)).collect();
+        let mut wanted: Vec<Features> = WANTED
+            .iter()
+            .map(|(feature, _)| *feature)
+            .filter(|f| offered.contains(*f))
+            .collect();
         let (device, queue) = loop {
             let request = adapter.request_device(&wgpu::DeviceDescriptor {
                 label: Some("chipmark"),
-                required_features: wanted.iter().copied().fold(Features::empty(), Features::union),
+                required_features: wanted
+                    .iter()
+                    .copied()
+                    .fold(Features::empty(), Features::union),
                 required_limits: adapter.limits(),
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
@@ -351,8 +406,11 @@ impl Gpu {
             }
         };
         let on = device.features();
-        info.features =
-            WANTED.iter().filter(|(f, _)| on.contains(*f)).map(|(_, name)| (*name).to_owned()).collect();
+        info.features = WANTED
+            .iter()
+            .filter(|(f, _)| on.contains(*f))
+            .map(|(_, name)| (*name).to_owned())
+            .collect();
         let lost = Arc::new(Mutex::new(None));
         let sink = Arc::clone(&lost);
         device.set_device_lost_callback(move |reason, message| {
@@ -386,7 +444,16 @@ impl Gpu {
                 period_s: f64::from(queue.get_timestamp_period()) * 1e-9,
             }
         });
-        Ok(Self { info, capacity, device, queue, clock, lost, checks, staging: None })
+        Ok(Self {
+            info,
+            capacity,
+            device,
+            queue,
+            clock,
+            lost,
+            checks,
+            staging: None,
+        })
     }
 
     /// The clock that [`Gpu::run`] reports from.
@@ -418,7 +485,10 @@ impl Gpu {
             (FaultKind::OutOfMemory, pollster::block_on(memory.pop())),
         ];
         self.check_lost()?;
-        match errors.into_iter().find_map(|(kind, error)| Some((kind, error?))) {
+        match errors
+            .into_iter()
+            .find_map(|(kind, error)| Some((kind, error?)))
+        {
             None => Ok(made),
             Some((kind, error)) => Err(GpuError::new(kind, one_line(&error.to_string()))),
         }
@@ -426,7 +496,10 @@ impl Gpu {
 
     fn check_lost(&self) -> GpuResult<()> {
         match self.lost.lock().ok().and_then(|slot| slot.clone()) {
-            Some(reason) => Err(GpuError::new(FaultKind::DeviceLost, format!("the device was lost: {reason}"))),
+            Some(reason) => Err(GpuError::new(
+                FaultKind::DeviceLost,
+                format!("the device was lost: {reason}"),
+            )),
             None => Ok(()),
         }
     }
@@ -440,7 +513,10 @@ impl Gpu {
         if size > self.capacity.buffer_bytes_max {
             return Err(GpuError::new(
                 FaultKind::OutOfMemory,
-                format!("{label} needs {size} bytes; the largest buffer is {}", self.capacity.buffer_bytes_max),
+                format!(
+                    "{label} needs {size} bytes; the largest buffer is {}",
+                    self.capacity.buffer_bytes_max
+                ),
             ));
         }
         let inner = self.guarded(|| {
@@ -472,7 +548,11 @@ impl Gpu {
     pub fn read(&mut self, buffer: &Buffer, bytes: u64) -> GpuResult<Vec<u8>> {
         const PIECE: u64 = 64 << 20;
         let piece = PIECE.min(bytes.next_multiple_of(4));
-        if self.staging.as_ref().is_none_or(|staging| staging.size() < piece) {
+        if self
+            .staging
+            .as_ref()
+            .is_none_or(|staging| staging.size() < piece)
+        {
             self.staging = Some(self.guarded(|| {
                 self.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("readback"),
@@ -491,11 +571,15 @@ impl Gpu {
             let wanted = piece.min(bytes - offset);
             let size = wanted.next_multiple_of(4);
             self.guarded(|| {
-                let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let mut encoder = self
+                    .device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 encoder.copy_buffer_to_buffer(&buffer.inner, offset, staging, 0, size);
                 self.queue.submit([encoder.finish()])
             })?;
-            data.extend_from_slice(&self.map(staging, size)?[..usize::try_from(wanted).unwrap_or(0)]);
+            data.extend_from_slice(
+                &self.map(staging, size)?[..usize::try_from(wanted).unwrap_or(0)],
+            );
             offset += wanted;
         }
         Ok(data)
@@ -512,12 +596,17 @@ impl Gpu {
             Ok(Ok(())) => {}
             other => {
                 self.check_lost()?;
-                return Err(GpuError::new(FaultKind::Internal, format!("readback failed: {other:?}")));
+                return Err(GpuError::new(
+                    FaultKind::Internal,
+                    format!("readback failed: {other:?}"),
+                ));
             }
         }
         let data = slice
             .get_mapped_range()
-            .map_err(|error| GpuError::new(FaultKind::Internal, format!("readback failed: {error}")))?
+            .map_err(|error| {
+                GpuError::new(FaultKind::Internal, format!("readback failed: {error}"))
+            })?
             .to_vec();
         buffer.unmap();
         Ok(data)
@@ -530,7 +619,10 @@ impl Gpu {
         });
         self.check_lost()?;
         result.map(|_| ()).map_err(|error| {
-            GpuError::new(FaultKind::DeviceLost, format!("waiting for the device failed: {error}"))
+            GpuError::new(
+                FaultKind::DeviceLost,
+                format!("waiting for the device failed: {error}"),
+            )
         })
     }
 
@@ -548,7 +640,11 @@ impl Gpu {
         let entry = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            ty: wgpu::BindingType::Buffer {
+                ty,
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
             count: None,
         };
         let entries: Vec<_> = std::iter::once(entry(0, wgpu::BufferBindingType::Uniform))
@@ -558,15 +654,19 @@ impl Gpu {
             }))
             .collect();
         self.guarded(|| {
-            let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some(label),
-                entries: &entries,
-            });
-            let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(label),
-                bind_group_layouts: &[Some(&layout)],
-                immediate_size: 0,
-            });
+            let layout = self
+                .device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                    label: Some(label),
+                    entries: &entries,
+                });
+            let pipeline_layout =
+                self.device
+                    .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                        label: Some(label),
+                        bind_group_layouts: &[Some(&layout)],
+                        immediate_size: 0,
+                    });
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(label),
                 source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
@@ -578,23 +678,27 @@ impl Gpu {
                 // all of them with the checks on and off over awkward shapes.
                 #[allow(unsafe_code)]
                 unsafe {
-                    self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+                    self.device.create_shader_module_trusted(
+                        descriptor,
+                        wgpu::ShaderRuntimeChecks::unchecked(),
+                    )
                 }
             };
             let stages = entry_points
                 .iter()
                 .map(|name| {
-                    self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                        label: Some(label),
-                        layout: Some(&pipeline_layout),
-                        module: &shader,
-                        entry_point: Some(name),
-                        compilation_options: wgpu::PipelineCompilationOptions {
-                            zero_initialize_workgroup_memory: self.checks,
-                            ..Default::default()
-                        },
-                        cache: None,
-                    })
+                    self.device
+                        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                            label: Some(label),
+                            layout: Some(&pipeline_layout),
+                            module: &shader,
+                            entry_point: Some(name),
+                            compilation_options: wgpu::PipelineCompilationOptions {
+                                zero_initialize_workgroup_memory: self.checks,
+                                ..Default::default()
+                            },
+                            cache: None,
+                        })
                 })
                 .collect();
             Pipeline { layout, stages }
@@ -622,15 +726,20 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             self.queue.write_buffer(&uniform, 0, bytes);
-            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
-            entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| wgpu::BindGroupEntry {
-                binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &buffer.inner,
-                    offset: 0,
-                    // Whole vectors, as buffers are made; never more than was asked for besides.
-                    size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
-                }),
+            let mut entries = vec![wgpu::BindGroupEntry {
+                binding: 0,
+                resource: uniform.as_entire_binding(),
+            }];
+            entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| {
+                wgpu::BindGroupEntry {
+                    binding,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: &buffer.inner,
+                        offset: 0,
+                        // Whole vectors, as buffers are made; never more than was asked for besides.
+                        size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
+                    }),
+                }
             }));
             self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
@@ -638,7 +747,11 @@ impl Gpu {
                 entries: &entries,
             })
         })?;
-        Ok(Call { pipeline: pipeline.clone(), bindings, grids })
+        Ok(Call {
+            pipeline: pipeline.clone(),
+            bindings,
+            grids,
+        })
     }
 
     /// Calls `repeat_count` times in one submission and waits, timing on both clocks.
@@ -650,14 +763,18 @@ impl Gpu {
     /// When the device objects or is lost.
     pub fn run(&self, call: &Call, repeat_count: u32) -> GpuResult<Span> {
         let commands = self.guarded(|| {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = self
+                .device
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: None,
-                    timestamp_writes: self.clock.as_ref().map(|clock| wgpu::ComputePassTimestampWrites {
-                        query_set: &clock.queries,
-                        beginning_of_pass_write_index: Some(0),
-                        end_of_pass_write_index: Some(1),
+                    timestamp_writes: self.clock.as_ref().map(|clock| {
+                        wgpu::ComputePassTimestampWrites {
+                            query_set: &clock.queries,
+                            beginning_of_pass_write_index: Some(0),
+                            end_of_pass_write_index: Some(1),
+                        }
                     }),
                 });
                 pass.set_bind_group(0, &call.bindings, &[]);
@@ -678,14 +795,20 @@ impl Gpu {
             Some(clock) => self.timestamps(clock)?,
             None => None,
         };
-        Ok(Span { device_s, host_s, repeat_count })
+        Ok(Span {
+            device_s,
+            host_s,
+            repeat_count,
+        })
     }
 
     /// Seconds between the two timestamps. Resolved in a submission of its own, after the work is
     /// done, because Metal has been seen to return zeros otherwise.
     fn timestamps(&self, clock: &Clock) -> GpuResult<Option<f64>> {
         self.guarded(|| {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = self
+                .device
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encoder.resolve_query_set(&clock.queries, 0..2, &clock.resolved, 0);
             encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.readable, 0, 16);
             self.queue.submit([encoder.finish()])
@@ -723,9 +846,18 @@ mod tests {
     #[test]
     fn one_device_behind_two_apis_is_one_and_two_equal_cards_are_two() {
         let vulkan = device("NVIDIA H100", "vulkan", Some("0000:01:00.0"));
-        assert!(same_device(&vulkan, &device("NVIDIA H100/PCIe/SSE2", "gl", None)));
-        assert!(!same_device(&vulkan, &device("NVIDIA H100", "vulkan", Some("0000:02:00.0"))));
-        assert!(!same_device(&vulkan, &device("NVIDIA H100", "dx12", Some("0000:02:00.0"))));
+        assert!(same_device(
+            &vulkan,
+            &device("NVIDIA H100/PCIe/SSE2", "gl", None)
+        ));
+        assert!(!same_device(
+            &vulkan,
+            &device("NVIDIA H100", "vulkan", Some("0000:02:00.0"))
+        ));
+        assert!(!same_device(
+            &vulkan,
+            &device("NVIDIA H100", "dx12", Some("0000:02:00.0"))
+        ));
         assert!(!same_device(&vulkan, &device("llvmpipe", "gl", None)));
     }
 }

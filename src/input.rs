@@ -146,7 +146,13 @@ mod tests {
         assert_eq!(vectors, TEST_VECTORS);
     }
 
-    const TEST_VECTORS: [u32; 5] = [0, 0, 0, 0, 0];
+    const TEST_VECTORS: [u32; 5] = [
+        0x1ec7_8dc8,
+        0xcbb2_acc2,
+        0xcbab_f02c,
+        0xe7c3_85a6,
+        0xc39b_1c84,
+    ];
 
     proptest! {
         #[test]
@@ -174,7 +180,9 @@ mod tests {
         for tensor in 0..3 {
             let values = Values::Uniform(keys(7, tensor), 1.0);
             let sum: f64 = (0..n).map(|i| f64::from(values.get(u64::from(i)))).sum();
-            let squares: f64 = (0..n).map(|i| f64::from(values.get(u64::from(i))).powi(2)).sum();
+            let squares: f64 = (0..n)
+                .map(|i| f64::from(values.get(u64::from(i))).powi(2))
+                .sum();
             let count = f64::from(n);
             // Five standard errors: 1/sqrt(3n) for the mean, sqrt(4/45n) for the mean square.
             assert!((sum / count).abs() < 5.0 / (3.0 * count).sqrt());
@@ -184,8 +192,11 @@ mod tests {
 
     #[test]
     fn two_tensors_are_not_shifted_copies_of_one_another() {
-        let first: std::collections::HashSet<u32> = (0..4096).map(|i| word(keys(3, 0), i)).collect();
-        let shared = (0..4096).filter(|&i| first.contains(&word(keys(3, 1), i))).count();
+        let first: std::collections::HashSet<u32> =
+            (0..4096).map(|i| word(keys(3, 0), i)).collect();
+        let shared = (0..4096)
+            .filter(|&i| first.contains(&word(keys(3, 1), i)))
+            .count();
         assert!(shared < 3, "{shared} of 4096 words in common");
     }
 }

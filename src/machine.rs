@@ -4,12 +4,17 @@ use sysinfo::{CpuRefreshKind, System};
 
 use crate::report::Host;
 
-/// Bytes of main memory; zero where the system does not tell.
+/// Bytes of main memory that this process may use; zero where the system does not tell. In a
+/// container that is the group's share: the kernel ends a process that goes beyond it.
 #[must_use]
 pub fn memory_bytes() -> u64 {
     System::new().map_or(0, |mut system| {
         system.refresh_memory();
-        system.total_memory()
+        let share = system
+            .cgroup_limits()
+            .map(|limits| limits.total_memory)
+            .filter(|&bytes| bytes > 0);
+        share.unwrap_or(u64::MAX).min(system.total_memory())
     })
 }
 
@@ -20,7 +25,11 @@ pub fn cpu_name() -> String {
         |_| String::new(),
         |mut system| {
             system.refresh_cpu_list(CpuRefreshKind::nothing());
-            system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default()
+            system
+                .cpus()
+                .first()
+                .map(|cpu| cpu.brand().trim().to_owned())
+                .unwrap_or_default()
         },
     )
 }

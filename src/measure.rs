@@ -2,22 +2,29 @@
 
 use std::time::{Duration, Instant};
 
-use crate::protocol::{Request, Response, Span, Timer};
+use crate::protocol::{FaultKind, Request, Response, Span, Timer};
 use crate::runner::{Conversation, Fault};
 use crate::stats::Summary;
+
+/// Below this many samples no order statistics enclose the median with 95 % probability.
+const MEDIAN_SAMPLES_MIN: u32 = 6;
 
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Least length of one timed span.
     pub span_s_min: f64,
-    /// Fewest samples; the median's interval needs six.
+    /// Fewest samples, also when the time is up; the median's interval needs six.
+    pub sample_count_floor: u32,
+    /// Fewest samples while there is time.
     pub sample_count_min: u32,
     /// Most samples.
     pub sample_count_max: u32,
     /// Wanted half-width of the median's 95 % interval, relative.
     pub precision: f64,
-    /// Longest time to spend, warm-up included.
+    /// Longest warm-up.
+    pub warm_up_s_max: f64,
+    /// Longest time to spend, warm-up included, unless the floor of samples needs more.
     pub time_s_max: f64,
     /// Longest silence of the runner.
     pub silence: Duration,
@@ -31,9 +38,11 @@ impl Policy {
     pub fn thorough(timer: &Timer, time_s_max: f64, silence: Duration) -> Self {
         Self {
             span_s_min: span_s_min(timer),
+            sample_count_floor: MEDIAN_SAMPLES_MIN,
             sample_count_min: 10,
             sample_count_max: 200,
             precision: 0.005,
+            warm_up_s_max: (time_s_max * 0.25).clamp(0.0, 1.0),
             time_s_max,
             silence,
             give_up_above_s: None,
@@ -44,9 +53,11 @@ impl Policy {
     #[must_use]
     pub fn glance(timer: &Timer, sample_count: u32, time_s_max: f64, silence: Duration) -> Self {
         Self {
+            sample_count_floor: 1,
             sample_count_min: sample_count,
             sample_count_max: sample_count,
             precision: 0.05,
+            warm_up_s_max: 0.0,
             ..Self::thorough(timer, time_s_max, silence)
         }
     }
@@ -96,25 +107,43 @@ impl From<Fault> for Trouble {
 ///
 /// # Errors
 /// When the runner dies or refuses.
-pub fn measure(runner: &mut dyn Conversation, timer: &Timer, policy: &Policy) -> Result<Measurement, Trouble> {
+pub fn measure(
+    runner: &mut dyn Conversation,
+    timer: &Timer,
+    policy: &Policy,
+) -> Result<Measurement, Trouble> {
     let started = Instant::now();
     let left = || policy.time_s_max - started.elapsed().as_secs_f64();
-    let mut ask = |repeat_count: u32, sample_count: u32, poison: bool| -> Result<Vec<Span>, Trouble> {
-        let request = Request::Measure { repeat_count, sample_count, poison };
-        match runner.ask(&request, policy.silence)? {
-            Response::Samples { samples } if samples.len() == sample_count as usize => sane(samples),
-            Response::Samples { samples } => Err(Trouble::Refused(format!(
-                "the runner sent {} samples when asked for {sample_count}",
-                samples.len()
-            ))),
-            Response::Error { message, .. } => Err(Trouble::Refused(message)),
-            _ => Err(Trouble::Refused("the runner answered a measurement with something else".to_owned())),
-        }
-    };
+    let mut ask =
+        |repeat_count: u32, sample_count: u32, poison: bool| -> Result<Vec<Span>, Trouble> {
+            let request = Request::Measure {
+                repeat_count,
+                sample_count,
+                poison,
+            };
+            match runner.ask(&request, policy.silence)? {
+                Response::Samples { samples } if samples.len() == sample_count as usize => {
+                    sane(samples, repeat_count)
+                }
+                Response::Samples { samples } => Err(Trouble::Refused(format!(
+                    "the runner sent {} samples when asked for {sample_count}",
+                    samples.len()
+                ))),
+                Response::Error {
+                    kind: FaultKind::DeviceLost,
+                    message,
+                } => Err(Trouble::Fault(Fault { message })),
+                Response::Error { message, .. } => Err(Trouble::Refused(message)),
+                _ => Err(Trouble::Refused(
+                    "the runner answered a measurement with something else".to_owned(),
+                )),
+            }
+        };
 
     // How many calls fill a span. Estimated twice, because the first call of all is often slow and
     // a single short one is mostly launch.
     let mut repeat_count = 1u32;
+    let mut estimated_s = policy.span_s_min;
     for _ in 0..4 {
         let first = ask(repeat_count, 1, false)?;
         let span_s = length_s(&first[0], timer);
@@ -122,6 +151,7 @@ pub fn measure(runner: &mut dyn Conversation, timer: &Timer, policy: &Policy) ->
         if policy.give_up_above_s.is_some_and(|limit| call_s > limit) {
             return finish(&first, timer, "slower_than_needed");
         }
+        estimated_s = span_s;
         if span_s >= policy.span_s_min {
             break;
         }
@@ -130,12 +160,11 @@ pub fn measure(runner: &mut dyn Conversation, timer: &Timer, policy: &Policy) ->
     }
 
     // Warm-up: windows until two in a row agree, since real GPUs take time to raise their clocks.
-    let warm_up_until = Instant::now() + Duration::from_secs_f64((policy.time_s_max * 0.25).clamp(0.0, 1.0));
     let mut previous = f64::INFINITY;
-    loop {
+    while started.elapsed().as_secs_f64() < policy.warm_up_s_max {
         let window = ask(repeat_count, 1, false)?;
         let now = length_s(&window[0], timer);
-        if (now / previous - 1.0).abs() < 0.01 || Instant::now() >= warm_up_until {
+        if (now / previous - 1.0).abs() < 0.01 {
             break;
         }
         previous = now;
@@ -144,22 +173,32 @@ pub fn measure(runner: &mut dyn Conversation, timer: &Timer, policy: &Policy) ->
     let mut spans: Vec<Span> = Vec::new();
     let stop_reason = loop {
         // One request stays near a quarter of a second, so that an interrupt is heeded soon.
-        let span_s = spans.last().map_or(previous.min(1.0), |span| span.host_s).max(1e-6);
-        let wanted = if spans.is_empty() { policy.sample_count_min } else { policy.sample_count_min / 2 };
+        let span_s = spans
+            .last()
+            .map_or(estimated_s, |span| span.host_s)
+            .max(1e-6);
+        let wanted = if spans.is_empty() {
+            policy.sample_count_min
+        } else {
+            policy.sample_count_min / 2
+        };
         let room = policy.sample_count_max - u32::try_from(spans.len()).unwrap_or(u32::MAX);
-        let chunk = whole(0.25 / span_s).clamp(1, wanted.max(1)).min(room.max(1));
+        let chunk = whole(0.25 / span_s)
+            .clamp(1, wanted.max(1))
+            .min(room.max(1));
         spans.extend(ask(repeat_count, chunk, spans.is_empty())?);
         let (samples, _, _) = readings(&spans, timer);
         let count = u32::try_from(samples.len()).unwrap_or(u32::MAX);
         if count >= policy.sample_count_min
-            && Summary::of(&samples).is_some_and(|summary| summary.relative_half_width() <= policy.precision)
+            && Summary::of(&samples)
+                .is_some_and(|summary| summary.relative_half_width() <= policy.precision)
         {
             break "precision_reached";
         }
         if u32::try_from(spans.len()).unwrap_or(u32::MAX) >= policy.sample_count_max {
             break "sample_limit_before_precision";
         }
-        if left() <= 0.0 {
+        if left() <= 0.0 && count >= policy.sample_count_floor {
             break "time_limit_before_precision";
         }
     };
@@ -167,9 +206,16 @@ pub fn measure(runner: &mut dyn Conversation, timer: &Timer, policy: &Policy) ->
     finish(&spans, timer, stop_reason)
 }
 
-fn finish(spans: &[Span], timer: &Timer, stop_reason: &'static str) -> Result<Measurement, Trouble> {
+fn finish(
+    spans: &[Span],
+    timer: &Timer,
+    stop_reason: &'static str,
+) -> Result<Measurement, Trouble> {
     let (samples, clock, invalid_count) = readings(spans, timer);
-    let host: Vec<f64> = spans.iter().map(|span| span.host_s / f64::from(span.repeat_count)).collect();
+    let host: Vec<f64> = spans
+        .iter()
+        .map(|span| span.host_s / f64::from(span.repeat_count))
+        .collect();
     match (Summary::of(&samples), Summary::of(&host)) {
         (Some(summary), Some(host)) if summary.median > 0.0 => Ok(Measurement {
             samples,
@@ -185,12 +231,17 @@ fn finish(spans: &[Span], timer: &Timer, stop_reason: &'static str) -> Result<Me
 }
 
 /// Refuses spans that no clock can have shown.
-fn sane(spans: Vec<Span>) -> Result<Vec<Span>, Trouble> {
+fn sane(spans: Vec<Span>, repeat_count: u32) -> Result<Vec<Span>, Trouble> {
     let broken = |span: &Span| {
-        !span.host_s.is_finite() || span.host_s <= 0.0 || span.repeat_count == 0 || span.device_s.is_some_and(|s| !s.is_finite())
+        !span.host_s.is_finite()
+            || span.host_s <= 0.0
+            || span.repeat_count != repeat_count
+            || span.device_s.is_some_and(|s| !s.is_finite())
     };
     match spans.iter().find(|span| broken(span)) {
-        Some(span) => Err(Trouble::Refused(format!("the runner sent an impossible span: {span:?}"))),
+        Some(span) => Err(Trouble::Refused(format!(
+            "the runner sent an impossible span: {span:?}"
+        ))),
         None => Ok(spans),
     }
 }
@@ -198,7 +249,8 @@ fn sane(spans: Vec<Span>) -> Result<Vec<Span>, Trouble> {
 /// Whether the device's clock can be believed for this span: it ran forward, and not for longer
 /// than the host waited (with a little grace for two clocks that tick differently).
 fn device_time_is_valid(span: &Span) -> bool {
-    span.device_s.is_some_and(|device_s| device_s > 0.0 && device_s <= span.host_s * 1.02 + 1e-4)
+    span.device_s
+        .is_some_and(|device_s| device_s > 0.0 && device_s <= span.host_s * 1.02 + 1e-4)
 }
 
 fn length_s(span: &Span, timer: &Timer) -> f64 {
@@ -221,8 +273,19 @@ fn readings(spans: &[Span], timer: &Timer) -> (Vec<f64>, &'static str, u32) {
         let invalid = u32::try_from(spans.len() - device.len()).unwrap_or(u32::MAX);
         return (device, "device", invalid);
     }
-    let invalid = if timer.clock == "device" { u32::try_from(spans.len()).unwrap_or(u32::MAX) } else { 0 };
-    (spans.iter().map(|span| per_call(span.host_s, span)).collect(), "host", invalid)
+    let invalid = if timer.clock == "device" {
+        u32::try_from(spans.len()).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    (
+        spans
+            .iter()
+            .map(|span| per_call(span.host_s, span))
+            .collect(),
+        "host",
+        invalid,
+    )
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped first
@@ -249,14 +312,27 @@ mod tests {
 
     impl Conversation for Fake {
         fn ask(&mut self, request: &Request, _: Duration) -> Result<Response, Fault> {
-            let Request::Measure { repeat_count, sample_count, poison } = *request else {
-                return Err(Fault { message: "not a measurement".to_owned() });
+            let Request::Measure {
+                repeat_count,
+                sample_count,
+                poison,
+            } = *request
+            else {
+                return Err(Fault {
+                    message: "not a measurement".to_owned(),
+                });
             };
             self.asked.push((repeat_count, sample_count, poison));
             let samples = (0..sample_count)
                 .map(|i| {
-                    let seconds = self.call_s * f64::from(repeat_count) * (1.0 + self.noise * f64::from(i % 2));
-                    Span { device_s: (self.device)(seconds), host_s: seconds, repeat_count }
+                    let seconds = self.call_s
+                        * f64::from(repeat_count)
+                        * (1.0 + self.noise * f64::from(i % 2));
+                    Span {
+                        device_s: (self.device)(seconds),
+                        host_s: seconds,
+                        repeat_count,
+                    }
                 })
                 .collect();
             Ok(Response::Samples { samples })
@@ -264,11 +340,20 @@ mod tests {
     }
 
     fn timer() -> Timer {
-        Timer { clock: "device".to_owned(), quantum_s: 1e-9, note: None }
+        Timer {
+            clock: "device".to_owned(),
+            quantum_s: 1e-9,
+            note: None,
+        }
     }
 
     fn run(call_s: f64, noise: f64, device: fn(f64) -> Option<f64>) -> (Measurement, Fake) {
-        let mut fake = Fake { call_s, noise, device, asked: Vec::new() };
+        let mut fake = Fake {
+            call_s,
+            noise,
+            device,
+            asked: Vec::new(),
+        };
         let policy = Policy::thorough(&timer(), 5.0, Duration::from_secs(1));
         (measure(&mut fake, &timer(), &policy).unwrap(), fake)
     }
@@ -278,7 +363,10 @@ mod tests {
         let (measurement, _) = run(1e-6, 0.0, Some);
         assert!(measurement.repeat_count >= 1000);
         assert!((measurement.summary.median - 1e-6).abs() < 1e-12);
-        assert_eq!((measurement.clock, measurement.stop_reason), ("device", "precision_reached"));
+        assert_eq!(
+            (measurement.clock, measurement.stop_reason),
+            ("device", "precision_reached")
+        );
     }
 
     #[test]
@@ -290,19 +378,38 @@ mod tests {
 
     #[test]
     fn a_device_clock_that_runs_backwards_or_too_long_gives_way_to_the_host() {
-        for device in [(|_| Some(0.0)) as fn(f64) -> Option<f64>, |s| Some(-s), |s| Some(s * 2.0), |_| None] {
+        for device in [
+            (|_| Some(0.0)) as fn(f64) -> Option<f64>,
+            |s| Some(-s),
+            |s| Some(s * 2.0),
+            |_| None,
+        ] {
             let (measurement, _) = run(2e-3, 0.0, device);
             assert_eq!(measurement.clock, "host");
-            assert_eq!(measurement.invalid_count as usize, measurement.samples.len());
+            assert_eq!(
+                measurement.invalid_count as usize,
+                measurement.samples.len()
+            );
         }
     }
 
     #[test]
     fn the_output_is_poisoned_once_before_the_first_timed_span() {
         let (_, fake) = run(1e-3, 0.0, Some);
-        assert_eq!(fake.asked.iter().filter(|(_, _, poison)| *poison).count(), 1);
-        let first = fake.asked.iter().position(|(_, _, poison)| *poison).unwrap();
+        assert_eq!(
+            fake.asked.iter().filter(|(_, _, poison)| *poison).count(),
+            1
+        );
+        let first = fake
+            .asked
+            .iter()
+            .position(|(_, _, poison)| *poison)
+            .unwrap();
         // Everything before it was warm-up; everything after it is in the samples.
-        assert!(fake.asked[first..].iter().all(|(repeat, _, _)| *repeat == fake.asked[first].0));
+        assert!(
+            fake.asked[first..]
+                .iter()
+                .all(|(repeat, _, _)| *repeat == fake.asked[first].0)
+        );
     }
 }

@@ -70,8 +70,12 @@ pub fn suite_names() -> Vec<&'static str> {
 pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
     let text = match SUITES.iter().find(|(name, _)| *name == suite) {
         Some((_, text)) => (*text).to_owned(),
-        None if Path::new(suite).extension().is_some_and(|ending| ending == "toml") => {
-            std::fs::read_to_string(suite).map_err(|error| Error::usage(format!("--suite {suite}: {error}")))?
+        None if Path::new(suite)
+            .extension()
+            .is_some_and(|ending| ending == "toml") =>
+        {
+            std::fs::read_to_string(suite)
+                .map_err(|error| Error::usage(format!("--suite {suite}: {error}")))?
         }
         None => {
             return Err(Error::usage(format!(
@@ -80,13 +84,16 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             )));
         }
     };
-    let file: SuiteFile = toml::from_str(&text)
-        .map_err(|error| Error::usage(format!("--suite {suite}: {}", one_line(&error.to_string()))))?;
+    let file: SuiteFile = toml::from_str(&text).map_err(|error| {
+        Error::usage(format!("--suite {suite}: {}", one_line(&error.to_string())))
+    })?;
     let positive = |field: &str, value: f64| {
         if value.is_finite() && value > 0.0 {
             Ok(value)
         } else {
-            Err(Error::usage(format!("--suite {suite}: {field} is {value}; it must be above zero")))
+            Err(Error::usage(format!(
+                "--suite {suite}: {field} is {value}; it must be above zero"
+            )))
         }
     };
     let mut cases = Vec::new();
@@ -94,14 +101,21 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
         let case = Case::new(spec.op, &spec.shape, spec.dtype)
             .map_err(|error| Error::usage(format!("--suite {suite}: {}", error.message)))?;
         if cases.contains(&case) {
-            return Err(Error::usage(format!("--suite {suite}: case {} stands there twice", case.id())));
+            return Err(Error::usage(format!(
+                "--suite {suite}: case {} stands there twice",
+                case.id()
+            )));
         }
         cases.push(case);
     }
     let filter = filter
         .map(|pattern| {
-            Regex::new(pattern)
-                .map_err(|error| Error::usage(format!("--filter {pattern}: {}", one_line(&error.to_string()))))
+            Regex::new(pattern).map_err(|error| {
+                Error::usage(format!(
+                    "--filter {pattern}: {}",
+                    one_line(&error.to_string())
+                ))
+            })
         })
         .transpose()?;
     let probe = |case: &Case| matches!(case.op, OpName::Empty | OpName::Fma | OpName::Copy);
@@ -126,7 +140,12 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
 
 /// Why one call of this case is not worth waiting for, by the ceilings known so far.
 #[must_use]
-pub fn too_slow(case: &Case, ceilings: &[Ceiling], runner: &str, call_s_max: f64) -> Option<String> {
+pub fn too_slow(
+    case: &Case,
+    ceilings: &[Ceiling],
+    runner: &str,
+    call_s_max: f64,
+) -> Option<String> {
     let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
     // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
     let expected_s = match case.op {
@@ -146,10 +165,15 @@ pub fn too_large(case: &Case, device: &Device) -> Option<String> {
     let budget = limit("memory_bytes_budget");
     let bytes = |tensor: &crate::op::Tensor| tensor.len() * case.dtype.size_bytes();
     if let Some(tensor) = case.tensors().iter().find(|tensor| bytes(tensor) > binding) {
-        return Some(format!("tensor {} needs {} bytes; the largest binding is {binding}", tensor.name, bytes(tensor)));
+        return Some(format!(
+            "tensor {} needs {} bytes; the largest binding is {binding}",
+            tensor.name,
+            bytes(tensor)
+        ));
     }
     let needed = case.tensor_bytes();
-    (needed > budget).then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
+    (needed > budget)
+        .then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
 }
 
 fn one_line(text: &str) -> String {

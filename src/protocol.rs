@@ -125,6 +125,9 @@ pub enum Response {
     Ready {
         /// Seconds from source to a pipeline that can be launched.
         compile_s: f64,
+        /// Seconds of the first call on the host's clock; drivers that compile late do it here.
+        #[serde(default)]
+        first_call_s: f64,
         /// SHA-256 of the exact source, if there is one.
         shader_sha256: Option<String>,
         /// Whether matrix units do the work: `alu` or `matrix`.
@@ -354,11 +357,20 @@ mod tests {
     #[test]
     fn floats_that_json_cannot_write_survive_the_pipe() {
         let sent = Response::Outputs {
-            values: vec![1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::from(0.1f32)],
+            values: vec![
+                1.5,
+                f64::NAN,
+                f64::INFINITY,
+                f64::NEG_INFINITY,
+                f64::from(0.1f32),
+            ],
             projection: vec![],
         };
         let line = serde_json::to_string(&sent).unwrap();
-        assert!(line.contains(r#"[1.5,"NaN","Infinity","-Infinity",0.10000000149011612]"#), "{line}");
+        assert!(
+            line.contains(r#"[1.5,"NaN","Infinity","-Infinity",0.10000000149011612]"#),
+            "{line}"
+        );
         let Ok(Response::Outputs { values, .. }) = serde_json::from_str(&line) else {
             panic!("not understood: {line}")
         };
@@ -375,8 +387,17 @@ mod tests {
             }
         }
         let mut out = Vec::new();
-        serve(&mut Deaf, "not json\n{\"type\":\"bye\"}\n".as_bytes(), &mut out).unwrap();
-        let lines: Vec<String> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
+        serve(
+            &mut Deaf,
+            "not json\n{\"type\":\"bye\"}\n".as_bytes(),
+            &mut out,
+        )
+        .unwrap();
+        let lines: Vec<String> = String::from_utf8(out)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].contains("\"kind\":\"input\""));
         assert_eq!(lines[1], "{\"type\":\"bye\"}");

@@ -54,9 +54,9 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Every case was measured, or skipped for a reason known beforehand.
+    /// Every case was measured, or skipped because this device or runner cannot do it.
     Complete,
-    /// Some case failed or is implausible.
+    /// Some case failed, is implausible, or was left out for want of time.
     Partial,
     /// The user or the system ended the run before its end.
     Interrupted,
@@ -192,7 +192,7 @@ pub struct Outcome {
 pub enum OutcomeStatus {
     /// Verified and timed.
     Measured,
-    /// Not run, for a reason known beforehand.
+    /// Not run; the reason says why.
     Skipped,
     /// Tried, and did not work.
     Failed,
@@ -200,7 +200,7 @@ pub enum OutcomeStatus {
     Implausible,
 }
 
-/// How a number came about; numbers with different labels are not compared.
+/// How a number came about. Numbers that differ in cache, data or checks are not compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Labels {
     /// `alu` or `matrix`.
@@ -238,7 +238,8 @@ pub struct Times {
     pub repeat_count: u32,
     /// Median of the host's clock over the same spans, per call: submission and wake-up included.
     pub host_median: f64,
-    /// Spans left out because the device's clock made no sense.
+    /// Spans whose device time made no sense: left out where most were good, and counted only where
+    /// the host's clock serves instead.
     pub invalid_count: u32,
 }
 
@@ -311,9 +312,12 @@ impl Report {
         }
         // A float that is not finite becomes null, and null where a number must be is no report.
         serde_json::from_value::<Self>(with_id(&value)).map_err(|error| {
-            Error::internal(format!("the report holds a number that is not finite: {error}"))
+            Error::internal(format!(
+                "the report holds a number that is not finite: {error}"
+            ))
         })?;
-        let canonical = serde_json_canonicalizer::to_vec(&value).map_err(|e| Error::internal(e.to_string()))?;
+        let canonical =
+            serde_json_canonicalizer::to_vec(&value).map_err(|e| Error::internal(e.to_string()))?;
         Ok(sha256(&canonical))
     }
 
@@ -331,7 +335,8 @@ impl Report {
     /// # Errors
     /// When it cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
         text.push('\n');
         Ok(text)
     }
@@ -353,8 +358,14 @@ impl Report {
         let version = value
             .get("schema_version")
             .and_then(serde_json::Value::as_str)
-            .ok_or_else(|| refuse("it has no schema_version, so it is no chipmark report".to_owned()))?;
-        let major = |text: &str| text.split('.').next().and_then(|part| part.parse::<u64>().ok());
+            .ok_or_else(|| {
+                refuse("it has no schema_version, so it is no chipmark report".to_owned())
+            })?;
+        let major = |text: &str| {
+            text.split('.')
+                .next()
+                .and_then(|part| part.parse::<u64>().ok())
+        };
         match (major(version), major(SCHEMA_VERSION)) {
             (Some(theirs), Some(ours)) if theirs == ours => {}
             (Some(theirs), Some(ours)) if theirs > ours => {
@@ -367,10 +378,14 @@ impl Report {
                     "schema_version {version} is older than {SCHEMA_VERSION}; run the cases again"
                 )));
             }
-            (None, _) => return Err(refuse(format!("schema_version {version:?} is not a version"))),
+            (None, _) => {
+                return Err(refuse(format!(
+                    "schema_version {version:?} is not a version"
+                )));
+            }
         }
-        let report: Self =
-            serde_json::from_value(value).map_err(|error| refuse(format!("it does not follow the schema: {error}")))?;
+        let report: Self = serde_json::from_value(value)
+            .map_err(|error| refuse(format!("it does not follow the schema: {error}")))?;
         report.check_numbers().map_err(refuse)?;
         Ok(report)
     }
@@ -381,7 +396,9 @@ impl Report {
             if value.is_finite() && value > 0.0 {
                 Ok(())
             } else {
-                Err(format!("{place}: {what} is {value}; it must be a finite number above zero"))
+                Err(format!(
+                    "{place}: {what} is {value}; it must be a finite number above zero"
+                ))
             }
         };
         for ceiling in &self.ceilings {
@@ -390,15 +407,25 @@ impl Report {
         for outcome in &self.outcomes {
             let place = format!("outcome {}", outcome.case_id);
             if let Some(times) = &outcome.time_s {
-                for (name, value) in [("median", times.median), ("ci95_low", times.ci95_low), ("ci95_high", times.ci95_high)] {
+                for (name, value) in [
+                    ("median", times.median),
+                    ("ci95_low", times.ci95_low),
+                    ("ci95_high", times.ci95_high),
+                ] {
                     positive(&format!("time_s.{name}"), &place, value)?;
                 }
                 if times.ci95_low > times.median || times.median > times.ci95_high {
-                    return Err(format!("{place}: time_s.median lies outside its own interval"));
+                    return Err(format!(
+                        "{place}: time_s.median lies outside its own interval"
+                    ));
                 }
             }
-            if outcome.status == OutcomeStatus::Measured && (outcome.time_s.is_none() || outcome.verification.is_none()) {
-                return Err(format!("{place}: it is measured but has no time_s or no verification"));
+            if outcome.status == OutcomeStatus::Measured
+                && (outcome.time_s.is_none() || outcome.verification.is_none())
+            {
+                return Err(format!(
+                    "{place}: it is measured but has no time_s or no verification"
+                ));
             }
             if outcome.status != OutcomeStatus::Measured && outcome.reason.is_none() {
                 return Err(format!("{place}: it is not measured and gives no reason"));
@@ -409,14 +436,19 @@ impl Report {
 
     /// The outcomes that a status applies to.
     pub fn with_status(&self, status: OutcomeStatus) -> impl Iterator<Item = &Outcome> {
-        self.outcomes.iter().filter(move |outcome| outcome.status == status)
+        self.outcomes
+            .iter()
+            .filter(move |outcome| outcome.status == status)
     }
 }
 
 fn with_id(value: &serde_json::Value) -> serde_json::Value {
     let mut value = value.clone();
     if let Some(object) = value.as_object_mut() {
-        object.insert("report_id".to_owned(), serde_json::Value::String(String::new()));
+        object.insert(
+            "report_id".to_owned(),
+            serde_json::Value::String(String::new()),
+        );
     }
     value
 }
@@ -438,7 +470,11 @@ pub fn slug(name: &str) -> String {
         .map(str::to_ascii_lowercase)
         .collect();
     let slug: String = words.join("-").chars().take(64).collect();
-    if slug.is_empty() { "unknown".to_owned() } else { slug }
+    if slug.is_empty() {
+        "unknown".to_owned()
+    } else {
+        slug
+    }
 }
 
 /// Makes sure that reports can be written under `directory`, before anything is measured.
@@ -447,10 +483,17 @@ pub fn slug(name: &str) -> String {
 /// A usage error that names the folder and the cause.
 pub fn check_writable(directory: &Path) -> Result<()> {
     let refuse = |error: std::io::Error| {
-        Error::usage(format!("--output {}: {error}; name a folder that can be written", directory.display()))
+        Error::usage(format!(
+            "--output {}: {error}; name a folder that can be written",
+            directory.display()
+        ))
     };
     fs::create_dir_all(directory).map_err(refuse)?;
-    tempfile::Builder::new().prefix(".chipmark-").tempfile_in(directory).map_err(refuse).map(|_| ())
+    tempfile::Builder::new()
+        .prefix(".chipmark-")
+        .tempfile_in(directory)
+        .map_err(refuse)
+        .map(|_| ())
 }
 
 /// Writes the report as `DIRECTORY/<device>/<date>-<backend>.json`, whole or not at all, and under
@@ -460,28 +503,46 @@ pub fn check_writable(directory: &Path) -> Result<()> {
 /// # Errors
 /// When the folder or the file cannot be written.
 pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
-    let folder = directory.join(report.device.chip_id.clone().unwrap_or_else(|| slug(&report.device.name)));
+    let folder = directory.join(
+        report
+            .device
+            .chip_id
+            .clone()
+            .unwrap_or_else(|| slug(&report.device.name)),
+    );
     let refuse = |error: std::io::Error| {
         Error::new(ErrorKind::Usage, format!("{}: {error}", folder.display()))
     };
     fs::create_dir_all(&folder).map_err(refuse)?;
-    let mut file = tempfile::Builder::new().prefix(".chipmark-").tempfile_in(&folder).map_err(refuse)?;
-    file.write_all(report.to_json()?.as_bytes()).map_err(refuse)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".chipmark-")
+        .tempfile_in(&folder)
+        .map_err(refuse)?;
+    file.write_all(report.to_json()?.as_bytes())
+        .map_err(refuse)?;
     file.as_file().sync_all().map_err(refuse)?;
     #[cfg(unix)]
     {
         // Temporary files are private; reports are for everyone who can read the folder.
         use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(refuse)?;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(0o644))
+            .map_err(refuse)?;
     }
     let day = report.started_at.split('T').next().unwrap_or("undated");
     for number in 1u32.. {
-        let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+        let suffix = if number == 1 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
         let path = folder.join(format!("{day}-{}{suffix}.json", report.device.backend));
         // The rename fails if the name is taken, so that two runs cannot race for it.
         match file.persist_noclobber(&path) {
             Ok(_) => return Ok(path),
-            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => file = error.file,
+            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+                file = error.file
+            }
             Err(error) => return Err(refuse(error.error)),
         }
     }
@@ -490,7 +551,12 @@ pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
 
 /// An outcome of a case that has not been measured yet.
 #[must_use]
-pub fn unmeasured(case: &crate::op::Case, runner: &str, status: OutcomeStatus, reason: String) -> Outcome {
+pub fn unmeasured(
+    case: &crate::op::Case,
+    runner: &str,
+    status: OutcomeStatus,
+    reason: String,
+) -> Outcome {
     Outcome {
         case_id: case.id(),
         op: case.op,

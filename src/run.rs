@@ -14,19 +14,19 @@ use crate::op::Case;
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Ceiling, Labels, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status, Suite, Times,
-    Tool, Tried,
+    self, Ceiling, Labels, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status,
+    Suite, Times, Tool, Tried,
 };
 use crate::runner::external::Process;
-use crate::runner::{Conversation, InProcess, NATIVE, native};
-use crate::tune::{End, Session, Task, choose};
+use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
+use crate::tune::{self, End, Session, Task, choose};
 use crate::verify::{self, Verdict};
 
 /// A runner that dies this often in a row is given up.
 const DEATHS_MAX: u32 = 3;
 
 /// A variant is looked at in small first if even a poor one might take longer than this.
-const SCOUT_S_MAX: f64 = 0.5;
+const SCOUT_S_MAX: f64 = 0.15;
 
 /// What a poor kernel may be expected to reach of the roofline.
 const POOR_FRACTION: f64 = 0.004;
@@ -91,6 +91,21 @@ pub trait Watcher {
     fn end(&mut self, outcome: &Outcome);
 }
 
+/// What is left of a runner that was given up.
+struct Gone;
+
+impl Conversation for Gone {
+    fn ask(
+        &mut self,
+        _request: &Request,
+        _timeout: Duration,
+    ) -> std::result::Result<Response, Fault> {
+        Err(Fault {
+            message: "the runner was given up".to_owned(),
+        })
+    }
+}
+
 /// A runner that has said hello.
 pub struct Opened {
     /// The line to it.
@@ -107,11 +122,13 @@ pub struct Opened {
 pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
     let mut conversation: Box<dyn Conversation> = if NATIVE.contains(&name) {
         if reach.in_process {
-            let runner = native(name).ok_or_else(|| Error::internal(format!("runner {name} is missing")))?;
+            let runner =
+                native(name).ok_or_else(|| Error::internal(format!("runner {name} is missing")))?;
             Box::new(InProcess(runner))
         } else {
-            let program = std::env::current_exe()
-                .map_err(|error| Error::internal(format!("the program cannot find itself: {error}")))?;
+            let program = std::env::current_exe().map_err(|error| {
+                Error::internal(format!("the program cannot find itself: {error}"))
+            })?;
             let mut command = Command::new(program);
             command.args(["worker", "--runner", name]);
             Box::new(Process::start(name, command)?)
@@ -132,17 +149,38 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
         checks: reach.checks,
     };
     let died = |message: String| Error::new(ErrorKind::Transient, message);
-    match conversation.ask(&hello, reach.silence).map_err(|fault| died(fault.message))? {
-        Response::Hello { protocol, runner, device, timer } if protocol == PROTOCOL_VERSION => Ok(Opened {
+    match conversation
+        .ask(&hello, reach.silence)
+        .map_err(|fault| died(fault.message))?
+    {
+        Response::Hello {
+            protocol,
+            runner,
+            device,
+            timer,
+        } if protocol == PROTOCOL_VERSION => Ok(Opened {
             conversation,
-            record: RunnerRecord { runner, device: *device, timer },
+            record: RunnerRecord {
+                runner,
+                device: *device,
+                timer,
+            },
         }),
-        Response::Hello { protocol, .. } => {
-            Err(Error::usage(format!("runner {name} speaks protocol {protocol}; this is {PROTOCOL_VERSION}")))
-        }
-        Response::Error { kind: FaultKind::NoDevice, message } => Err(Error::new(ErrorKind::NoDevice, message)),
+        Response::Hello { protocol, .. } => Err(Error::usage(format!(
+            "runner {name} speaks protocol {protocol}; this is {PROTOCOL_VERSION}"
+        ))),
+        Response::Error {
+            kind: FaultKind::NoDevice,
+            message,
+        } => Err(Error::new(ErrorKind::NoDevice, message)),
+        Response::Error {
+            kind: FaultKind::Unsupported | FaultKind::Input,
+            message,
+        } => Err(Error::usage(format!("runner {name}: {message}"))),
         Response::Error { message, .. } => Err(died(format!("runner {name}: {message}"))),
-        _ => Err(died(format!("runner {name} answered hello with something else"))),
+        _ => Err(died(format!(
+            "runner {name} answered hello with something else"
+        ))),
     }
 }
 
@@ -152,7 +190,9 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
 /// When no runner can be opened, or an id cannot be made. A case that fails is in the report.
 pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
     let started = Instant::now();
-    let started_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let started_at = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
     let mut opened = open_all(options, watcher)?;
 
     let mut outcomes = Vec::new();
@@ -160,7 +200,14 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
     for (name, opened) in &mut opened {
         match opened {
             Ok(opened) => {
-                let mut work = Work { name, options, opened, banned: Vec::new(), deaths: 0, started };
+                let mut work = Work {
+                    name,
+                    options,
+                    opened,
+                    banned: Vec::new(),
+                    deaths: 0,
+                    started,
+                };
                 outcomes.extend(work.run(&mut ceilings, watcher));
             }
             Err(error) => outcomes.extend(options.plan.cases.iter().map(|case| {
@@ -170,10 +217,22 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
     }
     normalise::set_fractions(&mut outcomes, &ceilings);
 
-    let runners: Vec<RunnerRecord> =
-        opened.into_iter().filter_map(|(_, opened)| Some(opened.ok()?.record)).collect();
-    let device = runners.first().map(|record| record.device.clone()).unwrap_or_default();
-    let not_measured = |o: &Outcome| matches!(o.status, OutcomeStatus::Failed | OutcomeStatus::Implausible);
+    let runners: Vec<RunnerRecord> = opened
+        .into_iter()
+        .filter_map(|(_, opened)| Some(opened.ok()?.record))
+        .collect();
+    let device = runners
+        .first()
+        .map(|record| record.device.clone())
+        .unwrap_or_default();
+    let not_measured = |o: &Outcome| match o.status {
+        OutcomeStatus::Failed | OutcomeStatus::Implausible => true,
+        OutcomeStatus::Skipped => o
+            .reason
+            .as_deref()
+            .is_some_and(|reason| reason.starts_with(BUDGET_USED)),
+        OutcomeStatus::Measured => false,
+    };
     let mut report = Report {
         schema_version: SCHEMA_VERSION.to_owned(),
         report_id: String::new(),
@@ -193,7 +252,10 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
             command: options.command.clone(),
         },
         host: machine::host(),
-        suite: Suite { name: options.plan.suite.clone(), sha256: options.plan.suite_sha256.clone() },
+        suite: Suite {
+            name: options.plan.suite.clone(),
+            sha256: options.plan.suite_sha256.clone(),
+        },
         device,
         runners,
         ceilings,
@@ -209,7 +271,11 @@ type MaybeOpened = (String, Result<Opened>);
 /// a machine with nothing installed still gets a report, and is told what is missing.
 fn open_all(options: &Options, watcher: &mut dyn Watcher) -> Result<Vec<MaybeOpened>> {
     let wished = !options.runners.is_empty();
-    let names = if wished { options.runners.clone() } else { vec!["wgpu".to_owned()] };
+    let names = if wished {
+        options.runners.clone()
+    } else {
+        vec!["wgpu".to_owned()]
+    };
     let mut opened: Vec<MaybeOpened> = Vec::new();
     for name in names {
         let result = open(&name, &options.reach);
@@ -247,7 +313,10 @@ struct Work<'a> {
 impl Work<'_> {
     fn run(&mut self, ceilings: &mut Vec<Ceiling>, watcher: &mut dyn Watcher) -> Vec<Outcome> {
         let device = &self.opened.record.device;
-        watcher.say(&format!("runner {}: {} ({})", self.name, device.name, device.backend));
+        watcher.say(&format!(
+            "runner {}: {} ({})",
+            self.name, device.name, device.backend
+        ));
         let mut outcomes: Vec<Outcome> = Vec::new();
         let count = self.options.plan.cases.len();
         for (index, case) in self.options.plan.cases.iter().enumerate() {
@@ -269,19 +338,24 @@ impl Work<'_> {
             return skipped("the run was interrupted before this case");
         }
         if self.deaths >= DEATHS_MAX {
-            return end(OutcomeStatus::Failed, format!("the runner died {DEATHS_MAX} times in a row and was given up"));
+            return end(
+                OutcomeStatus::Failed,
+                format!("the runner died {DEATHS_MAX} times in a row and was given up"),
+            );
         }
         let budget_s = match self.options.budget_s {
             None => self.options.plan.case_budget_s,
             Some(total) => {
                 let left = total - self.started.elapsed().as_secs_f64();
                 if left <= 0.0 {
-                    return skipped(&format!("the budget of {total} s was used up"));
+                    return skipped(&format!("{BUDGET_USED}, {total} s"));
                 }
                 self.options.plan.case_budget_s.min(left)
             }
         };
-        if let Some(reason) = plan::too_slow(case, ceilings, self.name, self.options.plan.call_s_max) {
+        if let Some(reason) =
+            plan::too_slow(case, ceilings, self.name, self.options.plan.call_s_max)
+        {
             return end(OutcomeStatus::Skipped, reason);
         }
         let mut tried = Vec::new();
@@ -301,6 +375,9 @@ impl Work<'_> {
         };
         let result = measure_case(&task, &mut session, budget_s, self.options, &mut tried);
         let guilty = session.last.take();
+        if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
+            tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));
+        }
         let mut outcome = match result {
             Ok(mut outcome) => {
                 self.deaths = 0;
@@ -326,6 +403,8 @@ impl Work<'_> {
             None => message,
         };
         self.banned.extend(guilty);
+        // The old one goes before the new one comes: it may still hold the device.
+        self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
             Ok(opened) => *self.opened = opened,
             Err(error) => {
@@ -342,6 +421,9 @@ impl Work<'_> {
     }
 }
 
+/// How the reason of a case begins that the user's time limit left out.
+const BUDGET_USED: &str = "the budget of the run was used up";
+
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
 
@@ -349,7 +431,9 @@ pub const WRONG: &str = "wrong results";
 /// tensors.
 #[must_use]
 pub fn case_seed(seed: u32, case: &Case) -> u32 {
-    case.id().bytes().fold(input::mix(seed), |hash, byte| input::mix(hash ^ u32::from(byte)))
+    case.id().bytes().fold(input::mix(seed), |hash, byte| {
+        input::mix(hash ^ u32::from(byte))
+    })
 }
 
 /// The size at which all variants can be looked at without waiting seconds for the poor ones.
@@ -360,7 +444,9 @@ fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
     };
     let mut small = case.clone();
     while slow(&small) {
-        let Some(shape) = case.op.op().shrink(&small.shape) else { break };
+        let Some(shape) = case.op.op().shrink(&small.shape) else {
+            break;
+        };
         small.shape = shape;
     }
     small
@@ -376,7 +462,10 @@ fn measure_case(
     let started = Instant::now();
     let case = task.case;
     let ranking = choose(task, session, tried)?;
-    let chosen = ranking.first().cloned().ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
+    let chosen = ranking
+        .first()
+        .cloned()
+        .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
 
     let verification_exact = if case.op.op().exact(&case.shape) {
         session.case(case, task.seed, &Data::Integer)?;
@@ -404,12 +493,15 @@ fn measure_case(
     outcome.variant = chosen.variant;
     outcome.shader_sha256 = ready.shader_sha256;
     outcome.shader_passes = ready.passes;
-    outcome.compile_s = Some(ready.compile_s);
+    outcome.compile_s = tried
+        .iter()
+        .find(|t| Some(&t.kernel) == outcome.kernel.as_ref() && t.variant == outcome.variant)
+        .and_then(|t| t.compile_s);
     outcome.labels = Some(Labels {
         engine: ready.engine,
         timer: measurement.clock.to_owned(),
         cache: "hot".to_owned(),
-        data: Data::Uniform.label().to_owned(),
+        data: case.data_label(&Data::Uniform).to_owned(),
         checks: if options.reach.checks { "on" } else { "off" }.to_owned(),
     });
     outcome.time_s = Some(Times {
@@ -442,7 +534,10 @@ fn right(
     let inputs = verify::inputs(case, seed, data).map_err(|error| End::Failed(error.message))?;
     match session.verify(case, &inputs, data)? {
         Verdict::Right(verification) => Ok(verification),
-        Verdict::Wrong(_, reason) => Err(End::Wrong(format!("{variant} on {} data: {reason}", data.label()))),
+        Verdict::Wrong(_, reason) => Err(End::Wrong(format!(
+            "{variant} on {} data: {reason}",
+            data.label()
+        ))),
         Verdict::Refused(reason) => Err(End::Failed(reason)),
     }
 }
@@ -450,8 +545,10 @@ fn right(
 /// Every device that the native runners can open, for `chipmark devices`.
 #[must_use]
 pub fn devices(backend: Option<&str>) -> Vec<Device> {
-    let mut devices: Vec<Device> =
-        crate::gpu::enumerate(backend).into_iter().map(|candidate| candidate.device).collect();
+    let mut devices: Vec<Device> = crate::gpu::enumerate(backend)
+        .into_iter()
+        .map(|candidate| candidate.device)
+        .collect();
     if backend.is_none() {
         let reach = Reach {
             device: None,

@@ -11,11 +11,24 @@ use crate::run::Watcher;
 /// Three significant digits with an SI prefix: `1.23 m`, `45.6 G`.
 #[must_use]
 pub fn si(value: f64) -> String {
-    const PREFIXES: [(f64, &str); 8] =
-        [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u")];
+    const PREFIXES: [(f64, &str); 8] = [
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1.0, ""),
+        (1e-3, "m"),
+        (1e-6, "u"),
+    ];
+    if value == 0.0 {
+        return "0 ".to_owned();
+    }
     // Rounding may carry into the next prefix, so the choice is made on the rounded value.
-    let (scale, prefix) =
-        PREFIXES.into_iter().find(|(scale, _)| value.abs() >= scale * 0.9995).unwrap_or((1e-9, "n"));
+    let (scale, prefix) = PREFIXES
+        .into_iter()
+        .find(|(scale, _)| value.abs() >= scale * 0.9995)
+        .unwrap_or((1e-9, "n"));
     let scaled = value / scale;
     let digits = match scaled.abs() {
         size if size >= 99.95 => 0,
@@ -35,12 +48,18 @@ pub fn seconds(value: f64) -> String {
 #[must_use]
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.to_vec());
     let numeric = |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) || text == "-";
     for row in rows {
         table.add_row(row.iter().map(|text| {
-            let alignment = if numeric(text) { CellAlignment::Right } else { CellAlignment::Left };
+            let alignment = if numeric(text) {
+                CellAlignment::Right
+            } else {
+                CellAlignment::Left
+            };
             Cell::new(text).set_alignment(alignment)
         }));
     }
@@ -66,7 +85,9 @@ fn interval(outcome: &Outcome) -> String {
 }
 
 fn chosen(outcome: &Outcome) -> String {
-    let Some(kernel) = &outcome.kernel else { return "-".to_owned() };
+    let Some(kernel) = &outcome.kernel else {
+        return "-".to_owned();
+    };
     let technique = kernel.rsplit('/').next().unwrap_or(kernel);
     technique.to_owned()
 }
@@ -109,15 +130,27 @@ pub fn summary(report: &Report) -> String {
         .collect();
     let mut text = table(&headings, &rows);
     text.push('\n');
-    for outcome in report.outcomes.iter().filter(|outcome| outcome.status != OutcomeStatus::Measured) {
+    for outcome in report
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.status != OutcomeStatus::Measured)
+    {
         let word = match outcome.status {
             OutcomeStatus::Skipped => "skipped",
             OutcomeStatus::Failed => "FAILED",
             OutcomeStatus::Implausible => "IMPLAUSIBLE",
             OutcomeStatus::Measured => continue,
         };
-        let runner = if several { format!(" [{}]", outcome.runner) } else { String::new() };
-        text += &format!("{word} {}{runner}: {}\n", outcome.case_id, outcome.reason.as_deref().unwrap_or_default());
+        let runner = if several {
+            format!(" [{}]", outcome.runner)
+        } else {
+            String::new()
+        };
+        text += &format!(
+            "{word} {}{runner}: {}\n",
+            outcome.case_id,
+            outcome.reason.as_deref().unwrap_or_default()
+        );
     }
     for ceiling in &report.ceilings {
         let unit = match ceiling.unit.as_str() {
@@ -125,8 +158,16 @@ pub fn summary(report: &Report) -> String {
             "bytes_per_s" => "B/s",
             unit => unit,
         };
-        let runner = if several { format!(" [{}]", ceiling.runner) } else { String::new() };
-        text += &format!("ceiling {}{runner}: {}{unit}\n", ceiling.name, si(ceiling.value));
+        let runner = if several {
+            format!(" [{}]", ceiling.runner)
+        } else {
+            String::new()
+        };
+        text += &format!(
+            "ceiling {}{runner}: {}{unit}\n",
+            ceiling.name,
+            si(ceiling.value)
+        );
     }
     text
 }
@@ -149,7 +190,10 @@ impl Progress {
             bar.enable_steady_tick(std::time::Duration::from_millis(120));
             bar
         });
-        Self { bar, place: String::new() }
+        Self {
+            bar,
+            place: String::new(),
+        }
     }
 
     fn line(&self, text: &str) {
@@ -190,9 +234,16 @@ impl Watcher for Progress {
     fn end(&mut self, outcome: &Outcome) {
         let result = match outcome.status {
             OutcomeStatus::Measured => {
-                format!("{}, {} ({})", interval(outcome), rate(outcome), chosen(outcome))
+                format!(
+                    "{}, {} ({})",
+                    interval(outcome),
+                    rate(outcome),
+                    chosen(outcome)
+                )
             }
-            OutcomeStatus::Skipped => format!("skipped: {}", outcome.reason.as_deref().unwrap_or_default()),
+            OutcomeStatus::Skipped => {
+                format!("skipped: {}", outcome.reason.as_deref().unwrap_or_default())
+            }
             _ => format!("FAILED: {}", outcome.reason.as_deref().unwrap_or_default()),
         };
         self.line(&format!("{} {}: {result}", self.place, outcome.case_id));
@@ -205,11 +256,15 @@ mod tests {
 
     #[test]
     fn three_digits_and_a_prefix_at_every_size() {
-        let shown = [0.0, 1.0, 999.4, 999.6, 1234.0, 45.67e9, 183.4e-6, 2.5e-9, 1e13];
+        let shown = [
+            0.0, 1.0, 999.4, 999.6, 1234.0, 45.67e9, 183.4e-6, 2.5e-9, 1e13,
+        ];
         let texts = shown.map(si);
         assert_eq!(
             texts,
-            ["0.00 n", "1.00 ", "999 ", "1.00 k", "1.23 k", "45.7 G", "183 u", "2.50 n", "10.0 T"]
+            [
+                "0 ", "1.00 ", "999 ", "1.00 k", "1.23 k", "45.7 G", "183 u", "2.50 n", "10.0 T"
+            ]
         );
     }
 }

@@ -48,7 +48,10 @@ pub fn specialise(name: &str, source: &str, tunables: &Tunables) -> Result<Strin
         let (old, rest) = line[start.len()..].split_once(';').ok_or_else(|| {
             Error::internal(format!("{name}: the line of {tunable} has no semicolon"))
         })?;
-        if old.strip_suffix('u').is_none_or(|digits| digits.parse::<u32>().is_err()) {
+        if old
+            .strip_suffix('u')
+            .is_none_or(|digits| digits.parse::<u32>().is_err())
+        {
             return Err(Error::internal(format!(
                 "{name}: {tunable} is {old:?}, not a literal such as 8u"
             )));
@@ -68,14 +71,22 @@ pub fn specialise(name: &str, source: &str, tunables: &Tunables) -> Result<Strin
 pub fn build(name: &str, source: &str, tunables: &Tunables) -> Result<Specialised> {
     let source = specialise(name, source, tunables)?;
     let refuse = |message: String| {
-        Error::usage(format!("{name}: {}", message.lines().next().unwrap_or_default()))
+        Error::usage(format!(
+            "{name}: {}",
+            message.lines().next().unwrap_or_default()
+        ))
     };
-    let module = naga::front::wgsl::parse_str(&source).map_err(|e| refuse(e.message().to_owned()))?;
+    let module =
+        naga::front::wgsl::parse_str(&source).map_err(|e| refuse(e.message().to_owned()))?;
     Validator::new(ValidationFlags::all(), Capabilities::all())
         .validate(&module)
         .map_err(|e| refuse(chain(&e)))?;
     let reflection = reflect(&module);
-    Ok(Specialised { source, module, reflection })
+    Ok(Specialised {
+        source,
+        module,
+        reflection,
+    })
 }
 
 /// An error with its causes on one line.
@@ -108,7 +119,9 @@ fn reflect(module: &naga::Module) -> Reflection {
         }
     }
     for entry in &module.entry_points {
-        reflection.workgroup_sizes.insert(entry.name.clone(), entry.workgroup_size);
+        reflection
+            .workgroup_sizes
+            .insert(entry.name.clone(), entry.workgroup_size);
     }
     let mut layouter = naga::proc::Layouter::default();
     if layouter.update(module.to_ctx()).is_ok() {
@@ -127,10 +140,12 @@ fn reflect(module: &naga::Module) -> Reflection {
 #[must_use]
 pub fn sha256(text: &[u8]) -> String {
     use std::fmt::Write;
-    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    Sha256::digest(text)
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 #[cfg(test)]
@@ -154,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_missing_duplicate_or_computed_tunable_is_an_error() {
-        let message = |source: &str, name: &str| specialise("t", source, &set(name, 1)).unwrap_err().message;
+        let message =
+            |source: &str, name: &str| specialise("t", source, &set(name, 1)).unwrap_err().message;
         assert!(message(SOURCE, "NONE").contains("declares no line"));
         assert!(message(SOURCE, "AREA").contains("not a literal"));
         assert!(message("const A = 1u;\nconst A = 2u;\n", "A").contains("twice"));

@@ -49,7 +49,11 @@ impl Summary {
 }
 
 /// Linear interpolation between order statistics (Hyndman and Fan's type 7, as in R and numpy).
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     let place = fraction * (sorted.len() - 1) as f64;
     let low = place.floor() as usize;
@@ -88,7 +92,13 @@ mod tests {
     #[test]
     fn the_median_interval_matches_the_published_table() {
         // Conover, Practical Nonparametric Statistics: n -> ranks of the 95 % interval, from one.
-        for (n, ranks) in [(6, (1, 6)), (10, (2, 9)), (20, (6, 15)), (50, (18, 33)), (100, (40, 61))] {
+        for (n, ranks) in [
+            (6, (1, 6)),
+            (10, (2, 9)),
+            (20, (6, 15)),
+            (50, (18, 33)),
+            (100, (40, 61)),
+        ] {
             let (low, high) = median_interval(n).unwrap();
             assert_eq!((low + 1, high + 1), ranks, "n = {n}");
         }
@@ -98,7 +108,10 @@ mod tests {
     #[test]
     fn thousands_of_samples_do_not_underflow() {
         let (low, high) = median_interval(10_000).unwrap();
-        assert!((4890..4910).contains(&low) && high == 9_999 - low, "{low} {high}");
+        assert!(
+            (4890..4910).contains(&low) && high == 9_999 - low,
+            "{low} {high}"
+        );
     }
 
     #[test]
@@ -134,8 +147,14 @@ mod tests {
         let keys = crate::input::keys(11, 0);
         let covered = (0..2000u32)
             .filter(|draw| {
-                let samples: Vec<f64> =
-                    (0..15).map(|i| f64::from(crate::input::uniform(crate::input::word(keys, draw * 15 + i)))).collect();
+                let samples: Vec<f64> = (0..15)
+                    .map(|i| {
+                        f64::from(crate::input::uniform(crate::input::word(
+                            keys,
+                            draw * 15 + i,
+                        )))
+                    })
+                    .collect();
                 let summary = Summary::of(&samples).unwrap();
                 summary.ci95_low <= 0.0 && 0.0 <= summary.ci95_high
             })

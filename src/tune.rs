@@ -1,4 +1,4 @@
-//! Finding a kernel's best variant for a case within a budget, by successive halving.
+//! Finding the best variant for a case within a budget, by successive halving.
 //!
 //! Every variant is verified before it is timed. Where the full size would make slow variants take
 //! seconds, a first round looks at all of them at a smaller one of the same kind.
@@ -54,6 +54,8 @@ impl From<Fault> for End {
 pub struct Ready {
     /// Seconds from source to pipeline.
     pub compile_s: f64,
+    /// Seconds of the first call.
+    pub first_call_s: f64,
     /// SHA-256 of the source.
     pub shader_sha256: Option<String>,
     /// `alu` or `matrix`.
@@ -62,13 +64,32 @@ pub struct Ready {
     pub passes: Vec<String>,
 }
 
+impl Ready {
+    /// Seconds of compiling, wherever the driver did it: a first call takes longer than a later one
+    /// (`call_s`) by what was still to be compiled.
+    #[must_use]
+    pub fn compile_s(&self, call_s: f64) -> f64 {
+        self.compile_s + (self.first_call_s - call_s).max(0.0)
+    }
+}
+
 impl Session<'_> {
     /// Sets a case up and returns the variants that can run it.
     ///
     /// # Errors
     /// [`End::Skipped`] where the runner does not do this case or lacks the memory for it.
-    pub fn case(&mut self, case: &Case, seed: u32, data: &Data) -> Result<(Vec<Variant>, Vec<Refused>), End> {
-        let request = Request::Case { case: case.clone(), seed, data: data.clone() };
+    pub fn case(
+        &mut self,
+        case: &Case,
+        seed: u32,
+        data: &Data,
+    ) -> Result<(Vec<Variant>, Vec<Refused>), End> {
+        self.last = None;
+        let request = Request::Case {
+            case: case.clone(),
+            seed,
+            data: data.clone(),
+        };
         match self.runner.ask(&request, self.silence)? {
             Response::Variants { variants, refused } => Ok((variants, refused)),
             Response::Error { kind, message } => {
@@ -79,7 +100,9 @@ impl Session<'_> {
                     _ => End::Failed(message),
                 })
             }
-            _ => Err(End::Fault(Fault { message: "the runner answered a case with something else".to_owned() })),
+            _ => Err(End::Fault(Fault {
+                message: "the runner answered a case with something else".to_owned(),
+            })),
         }
     }
 
@@ -89,13 +112,33 @@ impl Session<'_> {
     /// When the runner dies or its device is lost.
     pub fn prepare(&mut self, variant: &Variant) -> Result<Result<Ready, String>, Fault> {
         self.last = Some(variant.clone());
-        match self.runner.ask(&Request::Prepare { variant: variant.clone() }, self.silence)? {
-            Response::Ready { compile_s, shader_sha256, engine, passes } => {
-                Ok(Ok(Ready { compile_s, shader_sha256, engine, passes }))
-            }
-            Response::Error { kind: crate::protocol::FaultKind::DeviceLost, message } => Err(Fault { message }),
+        match self.runner.ask(
+            &Request::Prepare {
+                variant: variant.clone(),
+            },
+            self.silence,
+        )? {
+            Response::Ready {
+                compile_s,
+                first_call_s,
+                shader_sha256,
+                engine,
+                passes,
+            } => Ok(Ok(Ready {
+                compile_s,
+                first_call_s,
+                shader_sha256,
+                engine,
+                passes,
+            })),
+            Response::Error {
+                kind: crate::protocol::FaultKind::DeviceLost,
+                message,
+            } => Err(Fault { message }),
             Response::Error { message, .. } => Ok(Err(message)),
-            _ => Ok(Err("the runner answered a variant with something else".to_owned())),
+            _ => Ok(Err(
+                "the runner answered a variant with something else".to_owned()
+            )),
         }
     }
 
@@ -103,8 +146,20 @@ impl Session<'_> {
     ///
     /// # Errors
     /// When the runner dies.
-    pub fn verify(&mut self, case: &Case, inputs: &[Values], data: &Data) -> Result<Verdict, Fault> {
-        verify::check(self.runner, case, inputs, data, verify::entropy(), self.silence)
+    pub fn verify(
+        &mut self,
+        case: &Case,
+        inputs: &[Values],
+        data: &Data,
+    ) -> Result<Verdict, Fault> {
+        verify::check(
+            self.runner,
+            case,
+            inputs,
+            data,
+            verify::entropy(),
+            self.silence,
+        )
     }
 
     /// Times the prepared variant.
@@ -142,6 +197,7 @@ struct Search<'a, 's, 'r> {
     session: &'s mut Session<'r>,
     started: Instant,
     tried: BTreeMap<Variant, Tried>,
+    untried: Vec<Variant>,
     wrong: Option<String>,
     failed: Option<String>,
 }
@@ -150,20 +206,35 @@ struct Search<'a, 's, 'r> {
 ///
 /// # Errors
 /// When nothing works, the runner dies or the user wants to stop; `tried` holds what was learnt.
-pub fn choose(task: &Task<'_>, session: &mut Session<'_>, tried: &mut Vec<Tried>) -> Result<Vec<Variant>, End> {
+pub fn choose(
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    tried: &mut Vec<Tried>,
+) -> Result<Vec<Variant>, End> {
     let (_, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
     let mut search = Search {
         task,
         session,
         started: Instant::now(),
         tried: BTreeMap::new(),
+        untried: Vec::new(),
         wrong: None,
         failed: None,
     };
     let result = search.run();
     let (wrong, failed) = (search.wrong.take(), search.failed.take());
+    let up = "the time for the search was up".to_owned();
+    let untried: Vec<Refused> = search
+        .untried
+        .drain(..)
+        .map(|variant| Refused {
+            variant,
+            reason: up.clone(),
+        })
+        .collect();
     tried.extend(search.tried.into_values());
-    tried.extend(grouped(&refused));
+    tried.extend(grouped(&untried, "untried"));
+    tried.extend(grouped(&refused, "refused"));
     let ranking = result?;
     if !ranking.is_empty() {
         return Ok(ranking);
@@ -171,29 +242,39 @@ pub fn choose(task: &Task<'_>, session: &mut Session<'_>, tried: &mut Vec<Tried>
     Err(match (wrong, failed, refused.first()) {
         (Some(reason), _, _) => End::Wrong(reason),
         (None, Some(reason), _) => End::Failed(reason),
-        (None, None, Some(first)) => {
-            End::Skipped(format!("no variant can run here; the first, {}: {}", first.variant, first.reason))
-        }
+        (None, None, Some(first)) => End::Skipped(format!(
+            "no variant can run here; the first, {}: {}",
+            first.variant, first.reason
+        )),
         (None, None, None) => End::Skipped("the runner has no kernel for this case".to_owned()),
     })
 }
 
 /// One entry for each kernel and reason: hundreds of combinations fail for a handful of causes.
-fn grouped(refused: &[Refused]) -> Vec<Tried> {
+fn grouped(refused: &[Refused], status: &str) -> Vec<Tried> {
     let mut groups: BTreeMap<(&str, &str), (usize, &Variant)> = BTreeMap::new();
     for refusal in refused {
-        groups.entry((&refusal.variant.kernel, &refusal.reason)).or_insert((0, &refusal.variant)).0 += 1;
+        groups
+            .entry((&refusal.variant.kernel, &refusal.reason))
+            .or_insert((0, &refusal.variant))
+            .0 += 1;
     }
     groups
         .into_iter()
         .map(|((_, reason), (count, variant))| {
-            let reason = if count == 1 { reason.to_owned() } else { format!("{reason} (and {} more like it)", count - 1) };
-            Tried { reason: Some(reason), ..entry(variant, "refused") }
+            let reason = if count == 1 {
+                reason.to_owned()
+            } else {
+                format!("{reason} (and {} more like it)", count - 1)
+            };
+            entry(variant, status, Some(reason))
         })
         .collect()
 }
 
-fn entry(variant: &Variant, status: &str) -> Tried {
+/// What a report says of a variant that has no time.
+#[must_use]
+pub fn entry(variant: &Variant, status: &str, reason: Option<String>) -> Tried {
     Tried {
         kernel: variant.kernel.clone(),
         variant: variant.variant.clone(),
@@ -201,7 +282,7 @@ fn entry(variant: &Variant, status: &str) -> Tried {
         time_s_median: None,
         at_case_id: None,
         compile_s: None,
-        reason: None,
+        reason,
     }
 }
 
@@ -217,11 +298,11 @@ impl Search<'_, '_, '_> {
         if scouting {
             pool = self.at_full_size(pool)?;
         }
-        // Halve the field, doubling the samples, until one is left or the time is up.
+        // Keep the best third and double the samples, until one is left or the time is up.
         let mut sample_count = 6;
         while pool.len() > 1 && sample_count <= 24 && !self.spent(0.9) {
             let keep = pool.len().div_ceil(3).clamp(2, 6);
-            pool.truncate(keep);
+            let reserve = pool.split_off(keep);
             let inputs = self.inputs(task.case)?;
             for index in 0..pool.len() {
                 let variant = pool[index].variant.clone();
@@ -232,6 +313,9 @@ impl Search<'_, '_, '_> {
                 }
             }
             pool.retain(|runner| runner.time_s.is_finite());
+            if pool.is_empty() {
+                pool = reserve;
+            }
             pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
             if pool.len() <= 2 && sample_count >= 12 {
                 break;
@@ -242,7 +326,8 @@ impl Search<'_, '_, '_> {
     }
 
     fn inputs(&self, case: &Case) -> Result<Vec<Values>, End> {
-        verify::inputs(case, self.task.seed, &Data::Uniform).map_err(|error| End::Failed(error.message))
+        verify::inputs(case, self.task.seed, &Data::Uniform)
+            .map_err(|error| End::Failed(error.message))
     }
 
     /// First round: as many variants as the time allows, those most promising first.
@@ -252,15 +337,23 @@ impl Search<'_, '_, '_> {
         let mut fields = Field::group(variants);
         let mut pool: Vec<Runner> = Vec::new();
         while let Some(variant) = next(&mut fields) {
-            let best = pool.iter().map(|runner| runner.time_s).fold(f64::INFINITY, f64::min);
-            let tried_enough = !pool.is_empty() && self.spent(0.5);
+            let best = pool
+                .iter()
+                .map(|runner| runner.time_s)
+                .fold(f64::INFINITY, f64::min);
+            let tried_enough = !pool.is_empty() && self.spent(0.6);
             if self.task.banned.contains(&variant) {
-                self.record(&variant, "failed", |t| t.reason = Some("it killed the runner in an earlier case".to_owned()));
+                self.record(&variant, "failed", |t| {
+                    t.reason = Some("it killed the runner in an earlier case".to_owned())
+                });
             } else if tried_enough {
-                self.record(&variant, "untried", |t| t.reason = Some("the time for the search was up".to_owned()));
+                self.untried.push(variant);
             } else {
                 let time = self.time(scout, &inputs, &variant, 3, Some(4.0 * best))?;
-                if let Some(field) = fields.iter_mut().find(|field| field.kernel == variant.kernel) {
+                if let Some(field) = fields
+                    .iter_mut()
+                    .find(|field| field.kernel == variant.kernel)
+                {
                     field.note(&variant, time);
                 }
                 if let Some(time_s) = time {
@@ -275,25 +368,50 @@ impl Search<'_, '_, '_> {
     /// The best of the first round at the full size, and the best of every other kernel too where
     /// that is affordable, so that a report can say how kernels compare.
     fn at_full_size(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
-        let (variants, _) = self.session.case(self.task.case, self.task.seed, &Data::Uniform)?;
+        let (variants, _) = self
+            .session
+            .case(self.task.case, self.task.seed, &Data::Uniform)?;
         let inputs = self.inputs(self.task.case)?;
         #[allow(clippy::cast_precision_loss)]
         let growth = self.task.case.flop_count().max(self.task.case.bytes_min()) as f64
-            / self.task.scout.flop_count().max(self.task.scout.bytes_min()).max(1) as f64;
+            / self
+                .task
+                .scout
+                .flop_count()
+                .max(self.task.scout.bytes_min())
+                .max(1) as f64;
         let mut kernels: Vec<String> = Vec::new();
         let mut full = Vec::new();
         let mut finalists = 0;
-        for runner in pool.into_iter().filter(|runner| variants.contains(&runner.variant)) {
+        for runner in pool
+            .into_iter()
+            .filter(|runner| variants.contains(&runner.variant))
+        {
             let first_of_kernel = !kernels.contains(&runner.variant.kernel);
-            let best = full.iter().map(|r: &Runner| r.time_s).fold(f64::INFINITY, f64::min);
+            let best = full
+                .iter()
+                .map(|r: &Runner| r.time_s)
+                .fold(f64::INFINITY, f64::min);
             // Preparing calls it once, timing at least once more.
             let affordable = 3.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
-            if finalists < 6 && !self.spent(0.7) || first_of_kernel && affordable && !self.spent(0.8) || full.is_empty() {
+            if finalists < 6 && !self.spent(0.75)
+                || first_of_kernel && affordable && !self.spent(0.9)
+                || full.is_empty()
+            {
                 kernels.push(runner.variant.kernel.clone());
                 finalists += 1;
-                let time = self.time(self.task.case, &inputs, &runner.variant, 3, Some(4.0 * best))?;
+                let time = self.time(
+                    self.task.case,
+                    &inputs,
+                    &runner.variant,
+                    3,
+                    Some(4.0 * best),
+                )?;
                 if let Some(time_s) = time {
-                    full.push(Runner { variant: runner.variant, time_s });
+                    full.push(Runner {
+                        variant: runner.variant,
+                        time_s,
+                    });
                 }
             }
         }
@@ -302,7 +420,10 @@ impl Search<'_, '_, '_> {
     }
 
     fn record(&mut self, variant: &Variant, status: &str, note: impl FnOnce(&mut Tried)) {
-        let tried = self.tried.entry(variant.clone()).or_insert_with(|| entry(variant, status));
+        let tried = self
+            .tried
+            .entry(variant.clone())
+            .or_insert_with(|| entry(variant, status, None));
         status.clone_into(&mut tried.status);
         note(tried);
     }
@@ -322,15 +443,23 @@ impl Search<'_, '_, '_> {
         let ready = match self.session.prepare(variant)? {
             Ok(ready) => ready,
             Err(reason) => {
-                self.failed.get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.failed
+                    .get_or_insert_with(|| format!("{variant}: {reason}"));
                 self.record(variant, "failed", |t| t.reason = Some(reason));
                 return Ok(None);
             }
         };
         match self.session.verify(case, inputs, &Data::Uniform)? {
             Verdict::Right(_) => {}
-            Verdict::Wrong(_, reason) | Verdict::Refused(reason) => {
-                self.wrong.get_or_insert_with(|| format!("{variant}: {reason}"));
+            Verdict::Refused(reason) => {
+                self.failed
+                    .get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.record(variant, "failed", |t| t.reason = Some(reason));
+                return Ok(None);
+            }
+            Verdict::Wrong(_, reason) => {
+                self.wrong
+                    .get_or_insert_with(|| format!("{variant}: {reason}"));
                 self.record(variant, "wrong", |t| t.reason = Some(reason));
                 return Ok(None);
             }
@@ -338,7 +467,12 @@ impl Search<'_, '_, '_> {
         let time_s_max = (self.task.budget_s * 0.05).clamp(0.05, 1.0);
         let policy = Policy {
             give_up_above_s,
-            ..Policy::glance(&self.session.timer, sample_count, time_s_max, self.session.silence)
+            ..Policy::glance(
+                &self.session.timer,
+                sample_count,
+                time_s_max,
+                self.session.silence,
+            )
         };
         match self.session.measure(&policy) {
             Ok(measurement) => {
@@ -346,13 +480,16 @@ impl Search<'_, '_, '_> {
                 self.record(variant, "timed", |t| {
                     t.time_s_median = Some(measurement.summary.median);
                     t.at_case_id = at;
-                    t.compile_s = Some(ready.compile_s);
+                    // The first time it was prepared is when it was compiled.
+                    t.compile_s
+                        .get_or_insert(ready.compile_s(measurement.host_s_median));
                 });
                 Ok(Some(measurement.summary.median))
             }
             Err(Trouble::Fault(fault)) => Err(fault.into()),
             Err(Trouble::Refused(reason)) => {
-                self.failed.get_or_insert_with(|| format!("{variant}: {reason}"));
+                self.failed
+                    .get_or_insert_with(|| format!("{variant}: {reason}"));
                 self.record(variant, "failed", |t| t.reason = Some(reason));
                 Ok(None)
             }
@@ -372,14 +509,21 @@ impl Field {
     fn group(variants: Vec<Variant>) -> Vec<Self> {
         let mut fields: Vec<Self> = Vec::new();
         for variant in variants {
-            match fields.iter_mut().find(|field| field.kernel == variant.kernel) {
+            match fields
+                .iter_mut()
+                .find(|field| field.kernel == variant.kernel)
+            {
                 Some(field) => field.left.push(variant),
-                None => fields.push(Self {
-                    kernel: variant.kernel.clone(),
-                    left: vec![variant],
-                    best: None,
-                    tries: 0,
-                }),
+                // The runner lists plain kernels first; the promising ones are looked at first.
+                None => fields.insert(
+                    0,
+                    Self {
+                        kernel: variant.kernel.clone(),
+                        left: vec![variant],
+                        best: None,
+                        tries: 0,
+                    },
+                ),
             }
         }
         fields
@@ -394,10 +538,10 @@ impl Field {
     }
 
     /// How soon this kernel's next variant should be looked at; lower is sooner. Every kernel gets
-    /// two looks; after that the time goes where the best times are, but never only there.
+    /// one look; after that the time goes where the best times are, but never only there.
     fn priority(&self) -> f64 {
         match &self.best {
-            _ if self.tries < 2 => -1.0 / f64::from(self.tries + 1),
+            _ if self.tries == 0 => -1.0,
             Some((_, time_s)) => time_s * (1.0 + f64::from(self.tries) / 8.0),
             None => f64::MAX,
         }
@@ -410,15 +554,19 @@ impl Field {
         }
         self.tries += 1;
         let distance = |a: &Variant, b: &Variant| {
-            a.variant.iter().filter(|(name, value)| b.variant.get(*name) != Some(value)).count()
+            a.variant
+                .iter()
+                .filter(|(name, value)| b.variant.get(*name) != Some(value))
+                .count()
         };
         let index = match &self.best {
-            Some((best, _)) if self.tries % 2 == 0 => {
-                (0..self.left.len()).min_by_key(|&i| distance(&self.left[i], best)).unwrap_or(0)
-            }
-            Some((best, _)) => {
-                (0..self.left.len()).rev().max_by_key(|&i| distance(&self.left[i], best)).unwrap_or(0)
-            }
+            Some((best, _)) if self.tries % 2 == 0 => (0..self.left.len())
+                .min_by_key(|&i| distance(&self.left[i], best))
+                .unwrap_or(0),
+            Some((best, _)) => (0..self.left.len())
+                .rev()
+                .max_by_key(|&i| distance(&self.left[i], best))
+                .unwrap_or(0),
             None => 0,
         };
         Some(self.left.remove(index))
@@ -438,30 +586,38 @@ mod tests {
     use super::*;
 
     fn variant(kernel: &str, a: u32, b: u32) -> Variant {
-        Variant { kernel: kernel.to_owned(), variant: [("A".to_owned(), a), ("B".to_owned(), b)].into() }
+        Variant {
+            kernel: kernel.to_owned(),
+            variant: [("A".to_owned(), a), ("B".to_owned(), b)].into(),
+        }
     }
 
     #[test]
-    fn every_kernel_is_looked_at_before_any_is_looked_at_thrice() {
+    fn every_kernel_is_looked_at_once_before_the_best_is_looked_at_again() {
         let mut fields = Field::group(
-            ["x", "y", "z"].iter().flat_map(|k| (0..5).map(|a| variant(k, a, 0))).collect(),
+            ["x", "y", "z"]
+                .iter()
+                .flat_map(|k| (0..5).map(|a| variant(k, a, 0)))
+                .collect(),
         );
-        let mut first: Vec<String> = Vec::new();
-        for _ in 0..6 {
+        let mut order: Vec<String> = Vec::new();
+        for _ in 0..5 {
             let taken = next(&mut fields).unwrap();
-            let field = fields.iter_mut().find(|f| f.kernel == taken.kernel).unwrap();
+            let field = fields
+                .iter_mut()
+                .find(|f| f.kernel == taken.kernel)
+                .unwrap();
             field.note(&taken, Some(if taken.kernel == "x" { 1.0 } else { 100.0 }));
-            first.push(taken.kernel);
+            order.push(taken.kernel);
         }
-        for kernel in ["x", "y", "z"] {
-            assert_eq!(first.iter().filter(|k| *k == kernel).count(), 2, "{first:?}");
-        }
-        assert_eq!(next(&mut fields).unwrap().kernel, "x");
+        assert_eq!(order, ["z", "y", "x", "x", "x"]);
     }
 
     #[test]
     fn no_variant_is_looked_at_twice_and_none_is_forgotten() {
-        let all: Vec<Variant> = (0..4).flat_map(|a| (0..4).map(move |b| variant("x", a, b))).collect();
+        let all: Vec<Variant> = (0..4)
+            .flat_map(|a| (0..4).map(move |b| variant("x", a, b)))
+            .collect();
         let mut fields = Field::group(all.clone());
         let mut seen = Vec::new();
         while let Some(taken) = next(&mut fields) {

@@ -45,13 +45,22 @@ pub fn combinations(kernel: &Kernel) -> Vec<Tunables> {
 ///
 /// # Errors
 /// The cause with both numbers, as one line for the report.
-pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacity) -> Result<Legal, String> {
+pub fn fit(
+    kernel: &Kernel,
+    tunables: &Tunables,
+    case: &Case,
+    capacity: &Capacity,
+) -> Result<Legal, String> {
     check_shape(kernel, tunables, case)?;
     if kernel.features.contains(&Feature::Subgroup) {
-        let size = capacity.subgroup_size_min.ok_or("the device has no subgroup operations")?;
+        let size = capacity
+            .subgroup_size_min
+            .ok_or("the device has no subgroup operations")?;
         match tunables.get(SUBGROUP_SIZE) {
             Some(&wanted) if wanted != size => {
-                return Err(format!("it is written for subgroups of {wanted}; the device's smallest is {size}"));
+                return Err(format!(
+                    "it is written for subgroups of {wanted}; the device's smallest is {size}"
+                ));
             }
             _ => {}
         }
@@ -67,9 +76,10 @@ pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacit
     }
     let mut grids = Vec::new();
     for pass in kernel.passes {
-        let size = reflection.workgroup_sizes.get(pass.entry_point).ok_or_else(|| {
-            format!("its source has no entry point {:?}", pass.entry_point)
-        })?;
+        let size = reflection
+            .workgroup_sizes
+            .get(pass.entry_point)
+            .ok_or_else(|| format!("its source has no entry point {:?}", pass.entry_point))?;
         let invocations = u64::from(size[0]) * u64::from(size[1]) * u64::from(size[2]);
         if invocations > u64::from(capacity.invocation_count_max) {
             return Err(format!(
@@ -77,10 +87,14 @@ pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacit
                 capacity.invocation_count_max
             ));
         }
-        if let Some((got, limit)) =
-            size.iter().zip(&capacity.workgroup_size_max).find(|(got, limit)| got > limit)
+        if let Some((got, limit)) = size
+            .iter()
+            .zip(&capacity.workgroup_size_max)
+            .find(|(got, limit)| got > limit)
         {
-            return Err(format!("its workgroup is {got} long in one dimension; the limit is {limit}"));
+            return Err(format!(
+                "its workgroup is {got} long in one dimension; the limit is {limit}"
+            ));
         }
         let mut grid = [1u32; 3];
         for (count, cover) in grid.iter_mut().zip(&pass.grid) {
@@ -95,7 +109,9 @@ pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacit
         }
         grids.push(grid);
     }
-    let scratch_bytes = kernel.scratch.map_or(0, |extent| 4 * case.op.op().extent(&case.shape, extent));
+    let scratch_bytes = kernel
+        .scratch
+        .map_or(0, |extent| 4 * case.op.op().extent(&case.shape, extent));
     if scratch_bytes > capacity.binding_bytes_max.min(capacity.buffer_bytes_max) {
         return Err(format!(
             "it needs {scratch_bytes} bytes of scratch memory; the largest binding is {}",
@@ -105,17 +121,27 @@ pub fn fit(kernel: &Kernel, tunables: &Tunables, case: &Case, capacity: &Capacit
     if let Some(budget) = capacity.memory_bytes_budget {
         let needed = scratch_bytes + case.tensor_bytes();
         if needed > budget {
-            return Err(format!("it needs {needed} bytes of memory; the budget is {budget}"));
+            return Err(format!(
+                "it needs {needed} bytes of memory; the budget is {budget}"
+            ));
         }
     }
-    Ok(Legal { specialised, grids, scratch_bytes })
+    Ok(Legal {
+        specialised,
+        grids,
+        scratch_bytes,
+    })
 }
 
 fn specialised_constant(specialised: &Specialised) -> impl Fn(&str) -> Option<u32> + '_ {
     |name| specialised.reflection.constants.get(name).copied()
 }
 
-fn workgroups(cover: &Cover, case: &Case, constant: impl Fn(&str) -> Option<u32>) -> Result<u64, String> {
+fn workgroups(
+    cover: &Cover,
+    case: &Case,
+    constant: impl Fn(&str) -> Option<u32>,
+) -> Result<u64, String> {
     let extent = |name: &str| case.op.op().extent(&case.shape, name);
     match *cover {
         Cover::One => Ok(1),
@@ -133,7 +159,9 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
             Requirement::Multiple(dim, of) => {
                 let size = case.shape.get(dim);
                 if size % of != 0 {
-                    return Err(format!("it needs {dim} to be a multiple of {of}, not {size}"));
+                    return Err(format!(
+                        "it needs {dim} to be a multiple of {of}, not {size}"
+                    ));
                 }
             }
             Requirement::Equals(dim, wanted) => {
@@ -154,7 +182,9 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
                     .filter(|&v| v >= size)
                     .min();
                 if best != Some(value) {
-                    return Err(format!("{tunable} {value} is not the smallest that holds {dim} {size}"));
+                    return Err(format!(
+                        "{tunable} {value} is not the smallest that holds {dim} {size}"
+                    ));
                 }
             }
         }
@@ -184,18 +214,29 @@ mod tests {
     use crate::op::{Dtype, OpName, Shape};
 
     fn naive() -> Kernel {
-        kernels().into_iter().find(|k| k.name == "matmul/naive").unwrap()
+        kernels()
+            .into_iter()
+            .find(|k| k.name == "matmul/naive")
+            .unwrap()
     }
 
     fn matmul(m: u64, n: u64, k: u64) -> Case {
-        Case::new(OpName::Matmul, &Shape::of(&[("m", m), ("n", n), ("k", k)]), Dtype::F32).unwrap()
+        Case::new(
+            OpName::Matmul,
+            &Shape::of(&[("m", m), ("n", n), ("k", k)]),
+            Dtype::F32,
+        )
+        .unwrap()
     }
 
     #[test]
     fn the_first_combination_has_every_preferred_value() {
         let kernel = naive();
         let all = combinations(&kernel);
-        assert_eq!(all.len(), kernel.tunables.iter().map(|t| t.values.len()).product());
+        assert_eq!(
+            all.len(),
+            kernel.tunables.iter().map(|t| t.values.len()).product()
+        );
         for tunable in kernel.tunables {
             assert_eq!(all[0][tunable.name], tunable.values[0]);
         }
@@ -212,9 +253,21 @@ mod tests {
     fn a_refusal_names_its_cause_with_both_numbers() {
         let tunables = Tunables::from([("TILE_N".to_owned(), 32), ("TILE_M".to_owned(), 16)]);
         let refused = fit(&naive(), &tunables, &matmul(1, 1, 1), &default_capacity()).unwrap_err();
-        assert!(refused.contains("512") && refused.contains("256"), "{refused}");
+        assert!(
+            refused.contains("512") && refused.contains("256"),
+            "{refused}"
+        );
         let tunables = Tunables::from([("TILE_N".to_owned(), 8), ("TILE_M".to_owned(), 4)]);
-        let refused = fit(&naive(), &tunables, &matmul(1_000_000, 1, 1), &default_capacity()).unwrap_err();
-        assert!(refused.contains("250000") && refused.contains("65535"), "{refused}");
+        let refused = fit(
+            &naive(),
+            &tunables,
+            &matmul(1_000_000, 1, 1),
+            &default_capacity(),
+        )
+        .unwrap_err();
+        assert!(
+            refused.contains("250000") && refused.contains("65535"),
+            "{refused}"
+        );
     }
 }

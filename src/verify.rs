@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::input::{self, Data, Values};
 use crate::npy;
 use crate::op::{Case, Expected, Role};
-use crate::protocol::{Request, Response};
+use crate::protocol::{FaultKind, Request, Response};
 use crate::report::Verification;
 use crate::runner::{Conversation, Fault, signs};
 
@@ -43,7 +43,9 @@ pub enum Verdict {
 #[must_use]
 #[allow(clippy::cast_possible_truncation)]
 pub fn entropy() -> u32 {
-    std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish() as u32
 }
 
 /// The input tensors of a case as the runner has them.
@@ -64,7 +66,10 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
                 _ => unreachable!("only files are not generated"),
             };
             let path = files.get(tensor.name).ok_or_else(|| {
-                crate::error::Error::usage(format!("no file was given for tensor {:?}", tensor.name))
+                crate::error::Error::usage(format!(
+                    "no file was given for tensor {:?}",
+                    tensor.name
+                ))
             })?;
             npy::read(path, &tensor.dims).map(Values::Array)
         })
@@ -86,11 +91,23 @@ pub fn check(
     let op = case.op.op();
     let (row_count, columns) = op.output_rows(&case.shape);
     let positions = positions(case, challenge);
-    let request = Request::Outputs { positions: positions.clone(), projection_seed: Some(challenge), all: false };
+    let request = Request::Outputs {
+        positions: positions.clone(),
+        projection_seed: Some(challenge),
+        all: false,
+    };
     let (values, projection) = match runner.ask(&request, silence)? {
         Response::Outputs { values, projection } => (values, projection),
+        Response::Error {
+            kind: FaultKind::DeviceLost,
+            message,
+        } => return Err(Fault { message }),
         Response::Error { message, .. } => return Ok(Verdict::Refused(message)),
-        _ => return Ok(Verdict::Refused("the runner answered with something else than outputs".to_owned())),
+        _ => {
+            return Ok(Verdict::Refused(
+                "the runner answered with something else than outputs".to_owned(),
+            ));
+        }
     };
     if values.len() != positions.len() || projection.len() as u64 != row_count {
         return Ok(Verdict::Refused(format!(
@@ -104,7 +121,13 @@ pub fn check(
     // Operations that are exact on any data say so through a bound of zero of their own.
     let exact = *data == Data::Integer && op.exact(&case.shape);
     let rows = projected_rows(case, row_count, challenge);
-    let expected_rows = op.project(&case.shape, inputs, &signs(challenge, columns), &rows, exact);
+    let expected_rows = op.project(
+        &case.shape,
+        inputs,
+        &signs(challenge, columns),
+        &rows,
+        exact,
+    );
     let expected = op.reference(&case.shape, inputs, &positions, exact);
 
     let mut judge = Judge::default();
@@ -120,7 +143,17 @@ pub fn check(
     }
     judge.elements = true;
     for ((position, got), want) in positions.iter().zip(values).zip(expected) {
-        judge.compare(|| format!("element {} of row {}", position % columns, position / columns), got, want);
+        judge.compare(
+            || {
+                format!(
+                    "element {} of row {}",
+                    position % columns,
+                    position / columns
+                )
+            },
+            got,
+            want,
+        );
     }
     let whole = positions.len() as u64 == case.output().len();
     let verification = Verification {
@@ -130,7 +163,7 @@ pub fn check(
             (false, false) => "projection of sampled rows, sampled elements",
         }
         .to_owned(),
-        data: data.label().to_owned(),
+        data: case.data_label(data).to_owned(),
         exact,
         max_error: judge.max_error,
         rms_error: judge.rms_error(),
@@ -161,7 +194,9 @@ struct Judge {
 impl Judge {
     fn unwritten(&mut self, row: u64) {
         if self.complaint.is_none() {
-            self.complaint = Some(format!("row {row} holds an element that is not finite or was never written"));
+            self.complaint = Some(format!(
+                "row {row} holds an element that is not finite or was never written"
+            ));
         }
         self.worst_ratio = f64::MAX;
     }
@@ -169,7 +204,13 @@ impl Judge {
     fn compare(&mut self, place: impl Fn() -> String, got: f64, want: Expected) {
         let error = (got - want.value).abs();
         let within = error <= want.bound;
-        let ratio = if want.bound > 0.0 { error / want.bound } else if error == 0.0 { 0.0 } else { f64::MAX };
+        let ratio = if want.bound > 0.0 {
+            error / want.bound
+        } else if error == 0.0 {
+            0.0
+        } else {
+            f64::MAX
+        };
         if error.is_finite() && self.elements {
             self.squares += error * error;
             self.count += 1;
@@ -192,7 +233,11 @@ impl Judge {
     }
 
     fn rms_error(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { (self.squares / f64::from(self.count)).sqrt() }
+        if self.count == 0 {
+            0.0
+        } else {
+            (self.squares / f64::from(self.count)).sqrt()
+        }
     }
 }
 
@@ -203,7 +248,8 @@ fn draw(challenge: u32, stream: u32, count: u64, below: u64) -> Vec<u64> {
         .map(|i| {
             let i = u32::try_from(i).unwrap_or(u32::MAX);
             // Two words, so that positions beyond 2^32 draws of bias do not matter.
-            let wide = (u64::from(input::word(keys, 2 * i)) << 32) | u64::from(input::word(keys, 2 * i + 1));
+            let wide = (u64::from(input::word(keys, 2 * i)) << 32)
+                | u64::from(input::word(keys, 2 * i + 1));
             wide % below
         })
         .collect()

@@ -1,14 +1,15 @@
-// Attention in one pass: each invocation walks along the keys with its queries in registers.
+// Attention in one pass: an invocation walks along the keys with its queries in registers.
 //
 // The softmax is computed online. An invocation keeps, for each of its queries, the largest score
 // so far, the sum of the weights and the weighted sum of V, both relative to that maximum; when a
-// block of keys brings a larger one (which soon becomes rare) both sums are scaled down. Nothing of size kv_len is ever
-// stored. All invocations of a workgroup look at the same key at the same time, so each load of K
-// and V, four elements wide, is one address for all of them. No workgroup memory, no barrier.
+// block of keys brings a larger one (which soon becomes rare) both sums are scaled down. Nothing of
+// size kv_len is ever stored. All invocations of a workgroup look at the same key at the same time,
+// so each load of K and V, four elements wide, is one address for all of them. No workgroup memory,
+// no barrier.
 //
 // Its bound is registers: an invocation holds QUERIES * HEAD_DIM elements of Q and of the output.
-// Beyond heads of 64 most GPUs spill, and `flash_tile`, which spreads a head over a workgroup, wins.
-// head_dim must be a multiple of four.
+// `flash_tile`, which spreads a head over a workgroup, is for larger heads. head_dim must be a
+// multiple of four.
 
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
 const THREADS = 32u; // invocations per workgroup
@@ -102,13 +103,11 @@ fn main(
                 let shown = select(LOWEST, score[j * BLOCK + b], first + b < count);
                 block_largest = max(block_largest, shown);
             }
-            if (block_largest > largest[j]) {
-                let correction = exp2(largest[j] - block_largest);
-                largest[j] = block_largest;
-                total[j] *= correction;
-                for (var i = 0u; i < PIECES; i++) {
-                    sum[j * PIECES + i] *= correction;
-                }
+            let correction = exp2(largest[j] - block_largest);
+            largest[j] = block_largest;
+            total[j] *= correction;
+            for (var i = 0u; i < PIECES; i++) {
+                sum[j * PIECES + i] *= correction;
             }
             for (var b = 0u; b < BLOCK; b++) {
                 let weight = exp2(score[j * BLOCK + b] - block_largest);

@@ -104,13 +104,11 @@ fn main(
                 let shown = select(LOWEST, score[j * BLOCK + b], first + b < seen[j]);
                 block_largest = max(block_largest, shown);
             }
-            if (block_largest > largest[j]) {
-                let correction = exp2(largest[j] - block_largest);
-                largest[j] = block_largest;
-                total[j] *= correction;
-                for (var i = 0u; i < PIECES; i++) {
-                    sum[j * PIECES + i] *= correction;
-                }
+            let correction = exp2(largest[j] - block_largest);
+            largest[j] = block_largest;
+            total[j] *= correction;
+            for (var i = 0u; i < PIECES; i++) {
+                sum[j * PIECES + i] *= correction;
             }
             for (var b = 0u; b < BLOCK; b++) {
                 let weight = exp2(score[j * BLOCK + b] - block_largest);

@@ -1,4 +1,4 @@
-// Attention in one pass on tiles: a workgroup takes TILE_Q queries along the keys, TILE_KV at a time.
+// Attention in one pass on tiles: a workgroup takes TILE_Q queries along the keys by tiles.
 //
 // The online softmax of `flash` with both products done as register tiles, as in the matmul kernel
 // of that name. Per tile of keys: (1) scores, from chunks of Q and K, DEPTH elements of the head
@@ -142,7 +142,8 @@ fn main(
             for (var j = 0u; j < KEYS; j++) {
                 let key = first + j * THREADS_X + local.x;
                 let slot = j * ROW_VECTORS + i;
-                score[slot] = select(vec4(LOWEST), score[slot] * (params.scale * LOG2_E), key < count);
+                let scaled = score[slot] * (params.scale * LOG2_E);
+                score[slot] = select(vec4(LOWEST), scaled, key < count);
                 own = max(own, score[slot]);
             }
             weights[local.x * Q_STRIDE + i * THREADS_Y + local.y] = own;
@@ -161,7 +162,8 @@ fn main(
         for (var i = 0u; i < ROW_VECTORS; i++) {
             for (var j = 0u; j < KEYS; j++) {
                 let key = first + j * THREADS_X + local.x;
-                let weight = select(vec4<f32>(), exp2(score[j * ROW_VECTORS + i] - largest[i]), key < count);
+                let power = exp2(score[j * ROW_VECTORS + i] - largest[i]);
+                let weight = select(vec4<f32>(), power, key < count);
                 total[i] += weight;
                 weights[(j * THREADS_X + local.x) * Q_STRIDE + i * THREADS_Y + local.y] = weight;
             }

@@ -143,7 +143,8 @@ fn main(
             for (var j = 0u; j < KEYS; j++) {
                 let key = first + j * THREADS_X + local.x;
                 let slot = j * ROW_VECTORS + i;
-                score[slot] = select(vec4(LOWEST), score[slot] * (params.scale * LOG2_E), vec4(key) < seen[i]);
+                let scaled = score[slot] * (params.scale * LOG2_E);
+                score[slot] = select(vec4(LOWEST), scaled, vec4(key) < seen[i]);
                 own = max(own, score[slot]);
             }
             weights[local.x * Q_STRIDE + i * THREADS_Y + local.y] = own;
@@ -162,7 +163,8 @@ fn main(
         for (var i = 0u; i < ROW_VECTORS; i++) {
             for (var j = 0u; j < KEYS; j++) {
                 let key = first + j * THREADS_X + local.x;
-                let weight = select(vec4<f32>(), exp2(score[j * ROW_VECTORS + i] - largest[i]), vec4(key) < seen[i]);
+                let power = exp2(score[j * ROW_VECTORS + i] - largest[i]);
+                let weight = select(vec4<f32>(), power, vec4(key) < seen[i]);
                 total[i] += weight;
                 weights[(j * THREADS_X + local.x) * Q_STRIDE + i * THREADS_Y + local.y] = weight;
             }

@@ -18,7 +18,7 @@ const TILE_M = ROWS; // rows of C per workgroup
 const TILE_N = SUBGROUP_SIZE * COLUMNS; // columns of C per workgroup
 
 const_assert ROWS * COLUMNS <= 256u; // more sums than this are in registers nowhere
-const_assert SUBGROUP_SIZE * ROWS * COLUMNS <= 4096u; // one unrolled block fits an instruction cache
+const_assert SUBGROUP_SIZE * ROWS * COLUMNS <= 4096u; // a block fits an instruction cache
 
 struct Params {
     m: u32,

@@ -8,7 +8,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, sum_error_factor, word,
+    Dim, Dtype, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, signed_sum_factor,
+    sum_error_factor, word,
 };
 use crate::error::{Error, Result};
 use crate::input::Values;
@@ -104,7 +105,10 @@ fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
     let scores: Vec<f64> = (0..visible)
         .map(|key| {
             let start = kv_start + key * d;
-            let (sum, magnitude) = dot(query_values.iter().zip(start..).map(|(&a, i)| (a, f64::from(k.get(i)))));
+            let (sum, magnitude) = dot(query_values
+                .iter()
+                .zip(start..)
+                .map(|(&a, i)| (a, f64::from(k.get(i)))));
             score_magnitude = score_magnitude.max(magnitude * sizes.scale());
             sum * sizes.scale()
         })
@@ -129,10 +133,11 @@ fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
             magnitudes[column] /= total;
         }
     }
-    // Where f32 loses: the dot product of a score, the exponential (Vulkan allows 3 + 2|x| units
-    // for exp), both in numerator and denominator, and the weighted sum over the keys.
+    // Where f32 loses: the dot product of a score, the exponential (Vulkan allows 3 + 2|x| units in
+    // the last place for exp, each up to two roundoffs), both of them in numerator and denominator,
+    // and the weighted sum over the keys.
     let range = if visible > 0 { largest - smallest } else { 0.0 };
-    let weight_error = sum_error_factor(d) * score_magnitude + 3.0 + 2.0 * range;
+    let weight_error = sum_error_factor(d) * score_magnitude + 2.0 * (3.0 + 2.0 * range);
     Row {
         values,
         magnitudes,
@@ -173,7 +178,9 @@ impl Op for Attention {
             .iter()
             .try_fold(1u64, |n, &size| n.checked_mul(size))
             .map(|_| ())
-            .ok_or_else(|| Error::usage("attention of this shape has more operations than can be counted"))
+            .ok_or_else(|| {
+                Error::usage("attention of this shape has more operations than can be counted")
+            })
     }
 
     fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
@@ -181,7 +188,10 @@ impl Op for Attention {
         let kv = [s.batch, s.kv_heads, s.kv_len, s.head_dim];
         let query = [s.batch, s.heads, s.query_len, s.head_dim];
         vec![
-            Tensor { scale: QUERY_SCALE, ..Tensor::input("q", &query) },
+            Tensor {
+                scale: QUERY_SCALE,
+                ..Tensor::input("q", &query)
+            },
             Tensor::input("k", &kv),
             Tensor::input("v", &kv),
             Tensor::output("o", &query),
@@ -248,31 +258,59 @@ impl Op for Attention {
         false
     }
 
-    fn reference(&self, shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
+    fn reference(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
         let sizes = Sizes::of(shape);
         let d = sizes.head_dim;
         let mut wanted: Vec<u64> = positions.iter().map(|position| position / d).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let rows: Vec<Row> = wanted.par_iter().map(|&index| row(&sizes, inputs, index)).collect();
+        let rows: Vec<Row> = wanted
+            .par_iter()
+            .map(|&index| row(&sizes, inputs, index))
+            .collect();
         positions
             .iter()
             .map(|position| {
                 let at = wanted.partition_point(|&index| index < position / d);
                 let column = usize::try_from(position % d).unwrap_or(0);
-                Expected { value: rows[at].values[column], bound: rows[at].bound(column) }
+                Expected {
+                    value: rows[at].values[column],
+                    bound: rows[at].bound(column),
+                }
             })
             .collect()
     }
 
-    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
         let sizes = Sizes::of(shape);
         rows.par_iter()
             .map(|&index| {
                 let row = row(&sizes, inputs, index);
                 Expected {
-                    value: row.values.iter().zip(signs).map(|(value, sign)| value * sign).sum(),
-                    bound: (0..row.values.len()).map(|column| row.bound(column)).sum(),
+                    value: row
+                        .values
+                        .iter()
+                        .zip(signs)
+                        .map(|(value, sign)| value * sign)
+                        .sum(),
+                    bound: signed_sum_factor(sizes.head_dim)
+                        * (0..row.values.len())
+                            .map(|column| row.bound(column).powi(2))
+                            .sum::<f64>()
+                            .sqrt(),
                 }
             })
             .collect()
@@ -281,11 +319,19 @@ impl Op for Attention {
     fn shrink(&self, shape: &Shape) -> Option<Shape> {
         let s = Sizes::of(shape);
         if s.query_len >= 64 && s.kv_len >= 64 {
-            Some(shape.with("query_len", s.query_len / 2).with("kv_len", s.kv_len / 2))
+            Some(
+                shape
+                    .with("query_len", s.query_len / 2)
+                    .with("kv_len", s.kv_len / 2),
+            )
         } else if s.batch > 1 {
             Some(shape.with("batch", s.batch / 2))
         } else if s.kv_heads % 2 == 0 {
-            Some(shape.with("heads", s.heads / 2).with("kv_heads", s.kv_heads / 2))
+            Some(
+                shape
+                    .with("heads", s.heads / 2)
+                    .with("kv_heads", s.kv_heads / 2),
+            )
         } else {
             None
         }
@@ -299,8 +345,13 @@ mod tests {
 
     fn shape(query_len: u64, kv_len: u64, causal: u64) -> Shape {
         Shape::of(&[
-            ("batch", 2), ("heads", 4), ("kv_heads", 2), ("query_len", query_len),
-            ("kv_len", kv_len), ("head_dim", 8), ("causal", causal),
+            ("batch", 2),
+            ("heads", 4),
+            ("kv_heads", 2),
+            ("query_len", query_len),
+            ("kv_len", kv_len),
+            ("head_dim", 8),
+            ("causal", causal),
         ])
     }
 
@@ -320,14 +371,18 @@ mod tests {
         let v = Values::Integer(keys(4, 2));
         let inputs = vec![Values::Zero, Values::Integer(keys(4, 1)), v.clone()];
         let positions: Vec<u64> = (0..8 * 3 * 8).collect();
-        for (position, got) in positions.iter().zip(Attention.reference(&shape, &inputs, &positions, false)) {
+        for (position, got) in positions
+            .iter()
+            .zip(Attention.reference(&shape, &inputs, &positions, false))
+        {
             let (row, column) = (position / 8, position % 8);
             let (head, query) = (row / 3, row % 3);
             let kv_head = (head / 4) * 2 + (head % 4) / 2;
             let visible = query + 3;
             let mean = (0..visible)
                 .map(|key| f64::from(v.get((kv_head * 5 + key) * 8 + column)))
-                .sum::<f64>() / f64::from(u32::try_from(visible).unwrap());
+                .sum::<f64>()
+                / f64::from(u32::try_from(visible).unwrap());
             assert!((got.value - mean).abs() < 1e-12);
         }
     }

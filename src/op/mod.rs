@@ -224,15 +224,23 @@ impl Case {
         }
         let mut sizes = BTreeMap::new();
         for dim in dims {
-            let size = shape.0.get(dim.name).copied().or(dim.default).ok_or_else(|| {
-                Error::usage(format!(
-                    "{op} needs the dimension {:?}; its dimensions are {}",
-                    dim.name,
-                    names()
-                ))
-            })?;
+            let size = shape
+                .0
+                .get(dim.name)
+                .copied()
+                .or(dim.default)
+                .ok_or_else(|| {
+                    Error::usage(format!(
+                        "{op} needs the dimension {:?}; its dimensions are {}",
+                        dim.name,
+                        names()
+                    ))
+                })?;
             if dim.flag && size > 1 {
-                return Err(Error::usage(format!("{op} {} must be 0 or 1, not {size}", dim.name)));
+                return Err(Error::usage(format!(
+                    "{op} {} must be 0 or 1, not {size}",
+                    dim.name
+                )));
             }
             if !dim.flag && (size == 0 || size > ELEMENTS_MAX) {
                 return Err(Error::usage(format!(
@@ -250,7 +258,12 @@ impl Case {
                 return Err(Error::usage(format!(
                     "{op} tensor {:?} of {} elements is too large: at most {ELEMENTS_MAX} can be indexed",
                     tensor.name,
-                    tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
+                    tensor
+                        .dims
+                        .iter()
+                        .map(u64::to_string)
+                        .collect::<Vec<_>>()
+                        .join(" x ")
                 )));
             }
         }
@@ -283,7 +296,10 @@ impl Case {
     /// Bytes of all tensors together.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors().iter().map(|t| t.len() * self.dtype.size_bytes()).sum()
+        self.tensors()
+            .iter()
+            .map(|t| t.len() * self.dtype.size_bytes())
+            .sum()
     }
 
     /// The output tensor.
@@ -292,6 +308,14 @@ impl Case {
         self.tensors()
             .pop()
             .unwrap_or_else(|| unreachable!("every op has an output"))
+    }
+
+    /// The regime that the inputs are really in when `data` is asked for.
+    #[must_use]
+    pub fn data_label(&self, data: &Data) -> &'static str {
+        self.tensors()
+            .first()
+            .map_or(data.label(), |tensor| tensor.data(data).label())
     }
 
     /// Floating-point operations of one call.
@@ -409,7 +433,10 @@ pub trait Op: Sync {
 
     /// Each input read once and the output written once.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        self.tensors(shape).iter().map(|t| t.len() * dtype.size_bytes()).sum()
+        self.tensors(shape)
+            .iter()
+            .map(|t| t.len() * dtype.size_bytes())
+            .sum()
     }
 
     /// The output seen as a matrix: rows and columns.
@@ -463,13 +490,21 @@ pub(crate) fn word(size: u64) -> u32 {
     u32::try_from(size).unwrap_or_else(|_| unreachable!("sizes were checked to fit 32 bits"))
 }
 
-/// Rounding errors that add at random grow with the square root of their number; the factor of
-/// four covers every sum of a report with large probability (Higham and Mary 2019), and for short
-/// sums the certain bound `n` is smaller.
+/// Rounding errors that add at random grow with the square root of their number (Higham and Mary
+/// 2019). The factor of four is a choice: tight enough to see an accumulator that is too short, and
+/// several times what right kernels need. For short sums the certain bound `n` is smaller.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn sum_error_factor(count: u64) -> f64 {
     let n = count as f64;
     (4.0 * n.sqrt()).min(n) + 2.0
+}
+
+/// How far a sum of `count` errors with random signs may be from zero, in units of the root of the
+/// sum of their squares. By Hoeffding's inequality six of those are passed once in thirty million;
+/// for a few errors the certain bound, the root of their number, is smaller.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn signed_sum_factor(count: u64) -> f64 {
+    (count as f64).sqrt().min(6.0)
 }
 
 /// Two-vector dot products in f64: the sum and the sum of magnitudes.
@@ -491,10 +526,19 @@ mod tests {
             Dtype::F32,
         );
         assert_eq!(matmul.map(|c| c.id()).as_deref(), Ok("matmul/m1_n2_k3/f32"));
-        let sizes = [("heads", 32), ("kv_heads", 8), ("query_len", 5), ("kv_len", 7), ("head_dim", 128)];
+        let sizes = [
+            ("heads", 32),
+            ("kv_heads", 8),
+            ("query_len", 5),
+            ("kv_len", 7),
+            ("head_dim", 128),
+        ];
         let full = Shape::of(&sizes);
         let id = |shape: &Shape| Case::new(OpName::Attention, shape, Dtype::F32).map(|c| c.id());
-        assert_eq!(id(&full).as_deref(), Ok("attention/b1_h32_kv8_q5_l7_d128/f32"));
+        assert_eq!(
+            id(&full).as_deref(),
+            Ok("attention/b1_h32_kv8_q5_l7_d128/f32")
+        );
         assert_eq!(
             id(&full.with("causal", 1)).as_deref(),
             Ok("attention/b1_h32_kv8_q5_l7_d128_causal/f32")
@@ -503,21 +547,41 @@ mod tests {
 
     #[test]
     fn impossible_shapes_are_refused_by_dimension_and_rule() {
-        let refuse = |op: OpName, sizes: &[(&str, u64)]| match Case::new(op, &Shape::of(sizes), Dtype::F32) {
+        let refuse = |op: OpName, sizes: &[(&str, u64)]| match Case::new(
+            op,
+            &Shape::of(sizes),
+            Dtype::F32,
+        ) {
             Err(error) => error.message,
             Ok(case) => panic!("{} was accepted", case.id()),
         };
-        assert!(refuse(OpName::Matmul, &[("m", 0), ("n", 1), ("k", 1)]).contains("m must be from 1"));
-        assert!(refuse(OpName::Matmul, &[("m", 1), ("n", 1)]).contains("needs the dimension \"k\""));
-        assert!(refuse(OpName::Matmul, &[("m", 1), ("n", 1), ("k", 1), ("z", 1)]).contains("no dimension \"z\""));
         assert!(
-            refuse(OpName::Matmul, &[("m", 4_000_000_000), ("n", 4_000_000_000), ("k", 1)])
-                .contains("too large")
+            refuse(OpName::Matmul, &[("m", 0), ("n", 1), ("k", 1)]).contains("m must be from 1")
+        );
+        assert!(
+            refuse(OpName::Matmul, &[("m", 1), ("n", 1)]).contains("needs the dimension \"k\"")
+        );
+        assert!(
+            refuse(OpName::Matmul, &[("m", 1), ("n", 1), ("k", 1), ("z", 1)])
+                .contains("no dimension \"z\"")
+        );
+        assert!(
+            refuse(
+                OpName::Matmul,
+                &[("m", 4_000_000_000), ("n", 4_000_000_000), ("k", 1)]
+            )
+            .contains("too large")
         );
         assert!(
             refuse(
                 OpName::Attention,
-                &[("heads", 3), ("kv_heads", 2), ("query_len", 1), ("kv_len", 1), ("head_dim", 8)]
+                &[
+                    ("heads", 3),
+                    ("kv_heads", 2),
+                    ("query_len", 1),
+                    ("kv_len", 1),
+                    ("head_dim", 8)
+                ]
             )
             .contains("multiple of kv_heads")
         );

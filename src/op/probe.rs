@@ -21,7 +21,10 @@ pub const FMA_CHAINS: u64 = 24;
 const COPY_COLUMNS: u64 = 4096;
 
 fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
-    Tensor { always: Some(Data::Integer), ..Tensor::input(name, dims) }
+    Tensor {
+        always: Some(Data::Integer),
+        ..Tensor::input(name, dims)
+    }
 }
 
 fn exactly(value: f64) -> Expected {
@@ -40,7 +43,12 @@ fn project_elements(
         .map(|row| {
             let start = row * columns;
             let end = (start + columns).min(shape_len);
-            exactly((start..end).zip(signs).map(|(index, sign)| element(index) * sign).sum())
+            exactly(
+                (start..end)
+                    .zip(signs)
+                    .map(|(index, sign)| element(index) * sign)
+                    .sum(),
+            )
         })
         .collect()
 }
@@ -51,7 +59,10 @@ impl Op for Empty {
     }
 
     fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
-        vec![Tensor::input("x", &[shape.get("n")]), Tensor::output("out", &[shape.get("n")])]
+        vec![
+            Tensor::input("x", &[shape.get("n")]),
+            Tensor::output("out", &[shape.get("n")]),
+        ]
     }
 
     fn params(&self, shape: &Shape) -> Vec<u32> {
@@ -74,11 +85,27 @@ impl Op for Empty {
         true
     }
 
-    fn reference(&self, _shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
-        positions.iter().map(|&index| exactly(f64::from(inputs[0].get(index)))).collect()
+    fn reference(
+        &self,
+        _shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        positions
+            .iter()
+            .map(|&index| exactly(f64::from(inputs[0].get(index))))
+            .collect()
     }
 
-    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
         let n = shape.get("n");
         project_elements(n, n, signs, rows, |index| f64::from(inputs[0].get(index)))
     }
@@ -87,13 +114,21 @@ impl Op for Empty {
 #[allow(clippy::cast_precision_loss)] // small integers
 fn fma_result(shape: &Shape, inputs: &[Values], index: u64) -> f64 {
     let chains = FMA_CHAINS as f64;
-    let (x, y) = (f64::from(inputs[0].get(index)), f64::from(inputs[1].get(index)));
+    let (x, y) = (
+        f64::from(inputs[0].get(index)),
+        f64::from(inputs[1].get(index)),
+    );
     chains * x + chains * (chains - 1.0) / 2.0 + chains * shape.get("steps") as f64 * y
 }
 
 impl Op for Fma {
     fn dims(&self) -> &'static [Dim] {
-        const { &[Dim::size("invocations", "i", None), Dim::size("steps", "s", None)] }
+        const {
+            &[
+                Dim::size("invocations", "i", None),
+                Dim::size("steps", "s", None),
+            ]
+        }
     }
 
     fn check(&self, shape: &Shape) -> crate::error::Result<()> {
@@ -110,11 +145,20 @@ impl Op for Fma {
 
     fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
         let n = shape.get("invocations");
-        vec![integer_input("x", &[n]), integer_input("y", &[n]), Tensor::output("out", &[n])]
+        vec![
+            integer_input("x", &[n]),
+            integer_input("y", &[n]),
+            Tensor::output("out", &[n]),
+        ]
     }
 
     fn params(&self, shape: &Shape) -> Vec<u32> {
-        vec![word(shape.get("invocations")), word(shape.get("steps")), 1.0f32.to_bits(), 0]
+        vec![
+            word(shape.get("invocations")),
+            word(shape.get("steps")),
+            1.0f32.to_bits(),
+            0,
+        ]
     }
 
     fn flop_count(&self, shape: &Shape) -> u64 {
@@ -133,11 +177,27 @@ impl Op for Fma {
         true
     }
 
-    fn reference(&self, shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
-        positions.iter().map(|&index| exactly(fma_result(shape, inputs, index))).collect()
+    fn reference(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        positions
+            .iter()
+            .map(|&index| exactly(fma_result(shape, inputs, index)))
+            .collect()
     }
 
-    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
         let n = shape.get("invocations");
         project_elements(n, n, signs, rows, |index| fma_result(shape, inputs, index))
     }
@@ -149,7 +209,10 @@ impl Op for Copy {
     }
 
     fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
-        vec![Tensor::input("src", &[shape.get("n")]), Tensor::output("dst", &[shape.get("n")])]
+        vec![
+            Tensor::input("src", &[shape.get("n")]),
+            Tensor::output("dst", &[shape.get("n")]),
+        ]
     }
 
     fn params(&self, shape: &Shape) -> Vec<u32> {
@@ -176,11 +239,29 @@ impl Op for Copy {
         true
     }
 
-    fn reference(&self, _shape: &Shape, inputs: &[Values], positions: &[u64], _exact: bool) -> Vec<Expected> {
-        positions.iter().map(|&index| exactly(f64::from(inputs[0].get(index)))).collect()
+    fn reference(
+        &self,
+        _shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        positions
+            .iter()
+            .map(|&index| exactly(f64::from(inputs[0].get(index))))
+            .collect()
     }
 
-    fn project(&self, shape: &Shape, inputs: &[Values], signs: &[f64], rows: &[u64], _exact: bool) -> Vec<Expected> {
-        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| f64::from(inputs[0].get(index)))
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
+            f64::from(inputs[0].get(index))
+        })
     }
 }

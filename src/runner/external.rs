@@ -14,7 +14,7 @@ use crate::runner::{Conversation, Fault};
 /// How much of a runner's last words is kept for the reason of a failure.
 const LAST_LINES: usize = 5;
 
-/// The longest line a runner may send: all elements of a large output as text.
+/// How much of a line that is not the protocol is shown.
 const LINE_CHARACTERS_SHOWN: usize = 80;
 
 /// A child process that speaks the protocol on its standard streams.
@@ -32,16 +32,22 @@ impl Process {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(name: &str, mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // A group of its own: Ctrl-C in the terminal is for the conductor, which ends its runners
         // in good order.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
-            .spawn()
-            .map_err(|error| Error::usage(format!("runner {name}: {program} cannot be started: {error}")))?;
-        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let mut child = command.spawn().map_err(|error| {
+            Error::usage(format!(
+                "runner {name}: {program} cannot be started: {error}"
+            ))
+        })?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(Error::internal("a child process has no streams"));
         };
@@ -56,7 +62,10 @@ impl Process {
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let sink = Arc::clone(&last_words);
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
+            for line in BufReader::new(stderr)
+                .lines()
+                .map_while(std::result::Result::ok)
+            {
                 if let Ok(mut lines) = sink.lock() {
                     if lines.len() == LAST_LINES {
                         lines.pop_front();
@@ -65,7 +74,13 @@ impl Process {
                 }
             }
         });
-        Ok(Self { name: name.to_owned(), child, requests: Some(stdin), responses, last_words })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            requests: Some(stdin),
+            responses,
+            last_words,
+        })
     }
 
     /// The process id, for tests that kill it.
@@ -80,15 +95,31 @@ impl Process {
         let words = self
             .last_words
             .lock()
-            .map(|lines| lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | "))
+            .map(|lines| {
+                lines
+                    .iter()
+                    .map(|line| line.trim())
+                    .filter(|line| !line.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(" | ")
+            })
             .unwrap_or_default();
-        let said = if words.is_empty() { String::new() } else { format!("; its last words: {words}") };
-        Fault { message: format!("runner {} {what}{said}", self.name) }
+        let said = if words.is_empty() {
+            String::new()
+        } else {
+            format!("; its last words: {words}")
+        };
+        Fault {
+            message: format!("runner {} {what}{said}", self.name),
+        }
     }
 
     fn died(&mut self) -> Fault {
         let status = self.wait_briefly();
-        self.fault(&status.map_or_else(|| "closed its output".to_owned(), |status| format!("died ({})", describe(status))))
+        self.fault(&status.map_or_else(
+            || "closed its output".to_owned(),
+            |status| format!("died ({})", describe(status)),
+        ))
     }
 
     fn wait_briefly(&mut self) -> Option<ExitStatus> {
@@ -108,22 +139,36 @@ fn describe(status: ExitStatus) -> String {
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         return format!("signal {signal}");
     }
-    status.code().map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"))
+    status.code().map_or_else(
+        || "no exit code".to_owned(),
+        |code| format!("exit code {code}"),
+    )
 }
 
 impl Conversation for Process {
-    fn ask(&mut self, request: &Request, timeout: Duration) -> std::result::Result<Response, Fault> {
-        let mut line = serde_json::to_string(request)
-            .map_err(|error| Fault { message: format!("a request cannot be written: {error}") })?;
+    fn ask(
+        &mut self,
+        request: &Request,
+        timeout: Duration,
+    ) -> std::result::Result<Response, Fault> {
+        let mut line = serde_json::to_string(request).map_err(|error| Fault {
+            message: format!("a request cannot be written: {error}"),
+        })?;
         line.push('\n');
-        let sent = self.requests.as_mut().map(|stdin| stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()));
+        let sent = self.requests.as_mut().map(|stdin| {
+            stdin
+                .write_all(line.as_bytes())
+                .and_then(|()| stdin.flush())
+        });
         if !matches!(sent, Some(Ok(()))) {
             return Err(self.died());
         }
         match self.responses.recv_timeout(timeout) {
             Ok(Ok(line)) => serde_json::from_str(&line).map_err(|error| {
                 let shown: String = line.chars().take(LINE_CHARACTERS_SHOWN).collect();
-                self.fault(&format!("said something that is not the protocol ({error}): {shown:?}"))
+                self.fault(&format!(
+                    "said something that is not the protocol ({error}): {shown:?}"
+                ))
             }),
             Ok(Err(error)) => Err(self.fault(&format!("said something that is not text: {error}"))),
             Err(RecvTimeoutError::Disconnected) => Err(self.died()),
@@ -136,7 +181,11 @@ impl Conversation for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A closed stdin is the polite way out; a hung process is not waited for.
+        // Bye and a closed stdin are the polite way out; a hung process is not waited for. Bye is
+        // short enough for the pipe to take it whether or not anyone reads.
+        if let Some(stdin) = &mut self.requests {
+            let _ = stdin.write_all(b"{\"type\":\"bye\"}\n");
+        }
         self.requests = None;
         let deadline = Instant::now() + Duration::from_millis(300);
         while Instant::now() < deadline {

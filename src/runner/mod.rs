@@ -40,7 +40,9 @@ impl Conversation for InProcess {
 #[must_use]
 pub fn native(name: &str) -> Option<Box<dyn Runner>> {
     match name {
-        "wgpu" => Some(Box::new(worker::WgpuRunner::new(crate::catalogue::kernels()))),
+        "wgpu" => Some(Box::new(worker::WgpuRunner::new(
+            crate::catalogue::kernels(),
+        ))),
         "host" => Some(Box::new(host::HostRunner::default())),
         _ => None,
     }
@@ -53,7 +55,10 @@ pub const NATIVE: [&str; 2] = ["wgpu", "host"];
 pub const SILENCE_S_MAX: u64 = 120;
 
 pub(crate) fn error(kind: FaultKind, message: impl Into<String>) -> Response {
-    Response::Error { kind, message: message.into() }
+    Response::Error {
+        kind,
+        message: message.into(),
+    }
 }
 
 /// The answer to [`Request::Outputs`] from an output that lies in host memory.
@@ -67,20 +72,31 @@ pub(crate) fn outputs(
 ) -> Response {
     let len = output.len() as u64;
     if let Some(beyond) = positions.iter().find(|position| **position >= len) {
-        return error(FaultKind::Input, format!("position {beyond} is beyond the output of {len} elements"));
+        return error(
+            FaultKind::Input,
+            format!("position {beyond} is beyond the output of {len} elements"),
+        );
     }
     #[allow(clippy::cast_possible_truncation)] // checked just above
     let values = if all {
         output.iter().map(|&value| f64::from(value)).collect()
     } else {
-        positions.iter().map(|&position| f64::from(output[position as usize])).collect()
+        positions
+            .iter()
+            .map(|&position| f64::from(output[position as usize]))
+            .collect()
     };
     let projection = projection_seed.map_or_else(Vec::new, |seed| {
         let (_, columns) = case.op.op().output_rows(&case.shape);
         let signs = signs(seed, columns);
         output
             .chunks(signs.len())
-            .map(|row| row.iter().zip(&signs).map(|(&value, sign)| f64::from(value) * sign).sum())
+            .map(|row| {
+                row.iter()
+                    .zip(&signs)
+                    .map(|(&value, sign)| f64::from(value) * sign)
+                    .sum()
+            })
             .collect()
     });
     Response::Outputs { values, projection }
@@ -90,5 +106,7 @@ pub(crate) fn outputs(
 #[must_use]
 pub fn signs(seed: u32, columns: u64) -> Vec<f64> {
     let keys = input::keys(seed, PROJECTION_TENSOR);
-    (0..u32::try_from(columns).unwrap_or(u32::MAX)).map(|column| input::sign(keys, column)).collect()
+    (0..u32::try_from(columns).unwrap_or(u32::MAX))
+        .map(|column| input::sign(keys, column))
+        .collect()
 }

@@ -1,13 +1,14 @@
 //! The native runner: cases on a wgpu device.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::catalogue::Kernel;
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
 use crate::input::{self, Data};
 use crate::npy;
-use crate::plan;
 use crate::op::{Case, Role, Tensor};
+use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
 };
@@ -19,9 +20,15 @@ use crate::variant::{Legal, combinations, fit};
 /// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
 const POISON: u32 = 0x7fff_ffff;
 
-/// Beyond this many expressions drivers take minutes to compile what gains nothing any more: an
-/// attention kernel of 64 thousand did not compile on lavapipe in two minutes.
-const UNROLL: UnrollOptions = UnrollOptions { max_turns: 64, max_expressions: 16_000, split_arrays: false };
+/// Loops that would grow a kernel beyond this many expressions stay loops.
+const UNROLL: UnrollOptions = UnrollOptions {
+    max_turns: 64,
+    max_expressions: 64_000,
+    split_arrays: false,
+};
+
+/// The most expressions that a driver for a CPU is given: they optimise for minutes beyond it.
+const EXPRESSIONS_MAX_CPU: usize = 30_000;
 
 /// Executes cases through wgpu with a given set of kernels.
 pub struct WgpuRunner {
@@ -37,6 +44,16 @@ struct Open {
     buffers: Vec<Option<Buffer>>,
     case: Option<Case>,
     call: Option<Call>,
+    /// What has been compiled for the current op: a variant is prepared several times, at several
+    /// shapes, and some drivers take seconds for each.
+    built: HashMap<Variant, Built>,
+}
+
+/// A compiled variant. Its source does not depend on the shape.
+struct Built {
+    pipeline: Pipeline,
+    compile_s: f64,
+    passes: Vec<String>,
 }
 
 impl From<GpuError> for Response {
@@ -49,15 +66,30 @@ impl WgpuRunner {
     /// A runner of these kernels; the catalogue's, or a test's.
     #[must_use]
     pub fn new(kernels: Vec<Kernel>) -> Self {
-        Self { kernels, open: None }
+        Self {
+            kernels,
+            open: None,
+        }
     }
 
-    fn hello(&mut self, device: Option<&str>, backend: Option<&str>, checks: bool) -> GpuResult<Response> {
+    fn hello(
+        &mut self,
+        device: Option<&str>,
+        backend: Option<&str>,
+        checks: bool,
+    ) -> GpuResult<Response> {
         let candidate = gpu::select(gpu::enumerate(backend), device)?;
         let gpu = Gpu::open(candidate, checks)?;
-        let module = shader::build("input/fill", include_str!("../../shaders/input/fill.wgsl"), &Variant::default().variant)
-            .map_err(|e| GpuError { kind: FaultKind::Internal, message: e.message })?
-            .module;
+        let module = shader::build(
+            "input/fill",
+            include_str!("../../shaders/input/fill.wgsl"),
+            &Variant::default().variant,
+        )
+        .map_err(|e| GpuError {
+            kind: FaultKind::Internal,
+            message: e.message,
+        })?
+        .module;
         let fill = gpu.compile("input/fill", module, &["main"], &[Access::Write])?;
         let hello = Response::Hello {
             protocol: PROTOCOL_VERSION,
@@ -68,15 +100,29 @@ impl WgpuRunner {
             device: Box::new(gpu.info.clone()),
             timer: gpu.timer(),
         };
-        self.open = Some(Open { gpu, fill, buffers: Vec::new(), case: None, call: None });
+        self.open = Some(Open {
+            gpu,
+            fill,
+            buffers: Vec::new(),
+            case: None,
+            call: None,
+            built: HashMap::new(),
+        });
         Ok(hello)
     }
 
     fn variants(&self, open: &Open, case: &Case) -> Response {
         let (mut variants, mut refused) = (Vec::new(), Vec::new());
-        for kernel in self.kernels.iter().filter(|k| k.op == case.op && k.dtypes.contains(&case.dtype)) {
+        for kernel in self
+            .kernels
+            .iter()
+            .filter(|k| k.op == case.op && k.dtypes.contains(&case.dtype))
+        {
             for tunables in combinations(kernel) {
-                let variant = Variant { kernel: kernel.name.to_string(), variant: tunables };
+                let variant = Variant {
+                    kernel: kernel.name.to_string(),
+                    variant: tunables,
+                };
                 match fit(kernel, &variant.variant, case, &open.gpu.capacity) {
                     Ok(_) => variants.push(variant),
                     Err(reason) => refused.push(Refused { variant, reason }),
@@ -87,32 +133,58 @@ impl WgpuRunner {
     }
 
     fn prepare(&mut self, variant: &Variant) -> GpuResult<Response> {
-        let invalid = |message: String| GpuError { kind: FaultKind::Validation, message };
-        let Some(open) = &mut self.open else { return Ok(not_open()) };
-        let Some(case) = open.case.clone() else { return Ok(no_case()) };
+        let invalid = |message: String| GpuError {
+            kind: FaultKind::Validation,
+            message,
+        };
+        let Some(open) = &mut self.open else {
+            return Ok(not_open());
+        };
+        let Some(case) = open.case.clone() else {
+            return Ok(no_case());
+        };
         let kernel = self
             .kernels
             .iter()
             .find(|kernel| kernel.name == variant.kernel)
             .ok_or_else(|| invalid(format!("there is no kernel {:?}", variant.kernel)))?;
-        let Legal { specialised, grids, scratch_bytes } =
-            fit(kernel, &variant.variant, &case, &open.gpu.capacity).map_err(invalid)?;
+        let Legal {
+            specialised,
+            grids,
+            scratch_bytes,
+        } = fit(kernel, &variant.variant, &case, &open.gpu.capacity).map_err(invalid)?;
 
-        let started = Instant::now();
-        let (module, stats) = unroll(&specialised.module, &UNROLL);
         let tensors = case.tensors();
         let mut accesses: Vec<Access> = tensors
             .iter()
-            .map(|tensor| if tensor.role == Role::Input { Access::Read } else { Access::Write })
+            .map(|tensor| {
+                if tensor.role == Role::Input {
+                    Access::Read
+                } else {
+                    Access::Write
+                }
+            })
             .collect();
-        let mut sizes: Vec<u64> = tensors.iter().map(|t| t.len() * case.dtype.size_bytes()).collect();
+        let mut sizes: Vec<u64> = tensors
+            .iter()
+            .map(|t| t.len() * case.dtype.size_bytes())
+            .collect();
         if scratch_bytes > 0 {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
         }
-        let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
-        let pipeline = open.gpu.compile(&variant.to_string(), module, &entry_points, &accesses)?;
-        let compile_s = started.elapsed().as_secs_f64();
+        let built = match open.built.get(variant) {
+            Some(built) => built,
+            None => {
+                let built = build(&open.gpu, kernel, variant, &specialised.module, &accesses)?;
+                open.built.entry(variant.clone()).or_insert(built)
+            }
+        };
+        let (pipeline, compile_s, passes) = (
+            built.pipeline.clone(),
+            built.compile_s,
+            built.passes.clone(),
+        );
 
         open.call = None;
         if scratch_bytes > 0 {
@@ -122,21 +194,70 @@ impl WgpuRunner {
         for (slot, &size) in sizes.iter().enumerate() {
             bound.push((open.buffer(slot)?, size));
         }
-        let call = open.gpu.bind(&pipeline, &case.op.op().params(&case.shape), &bound, grids)?;
+        let call = open
+            .gpu
+            .bind(&pipeline, &case.op.op().params(&case.shape), &bound, grids)?;
         open.poison()?;
-        open.gpu.run(&call, 1)?;
+        let first = open.gpu.run(&call, 1)?;
         open.call = Some(call);
-        let mut passes = Vec::new();
-        if stats.loops_unrolled > 0 {
-            passes.push(format!("unrolled {} loops", stats.loops_unrolled));
-        }
         Ok(Response::Ready {
             compile_s,
+            first_call_s: first.host_s,
             shader_sha256: Some(shader::sha256(specialised.source.as_bytes())),
             engine: kernel.engine.label().to_owned(),
             passes,
         })
     }
+}
+
+/// Unrolls and compiles one variant.
+fn build(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    variant: &Variant,
+    module: &naga::Module,
+    accesses: &[Access],
+) -> GpuResult<Built> {
+    let started = Instant::now();
+    let (module, stats) = unroll(module, &UNROLL);
+    let expression_count: usize = module
+        .entry_points
+        .iter()
+        .map(|entry| entry.function.expressions.len())
+        .chain(
+            module
+                .functions
+                .iter()
+                .map(|(_, function)| function.expressions.len()),
+        )
+        .sum();
+    let limit = if gpu.info.device_type == "cpu" {
+        EXPRESSIONS_MAX_CPU
+    } else {
+        UNROLL.max_expressions
+    };
+    if expression_count > limit {
+        return Err(GpuError {
+            kind: FaultKind::Validation,
+            message: format!(
+                "unrolled it has {expression_count} expressions; beyond {limit} this driver takes minutes to compile"
+            ),
+        });
+    }
+    let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
+    let pipeline = gpu.compile(&variant.to_string(), module, &entry_points, accesses)?;
+    let mut passes = Vec::new();
+    if stats.loops_unrolled > 0 {
+        passes.push(format!(
+            "unrolled {} loops to {expression_count} expressions",
+            stats.loops_unrolled
+        ));
+    }
+    Ok(Built {
+        pipeline,
+        compile_s: started.elapsed().as_secs_f64(),
+        passes,
+    })
 }
 
 fn not_open() -> Response {
@@ -149,10 +270,13 @@ fn no_case() -> Response {
 
 impl Open {
     fn buffer(&self, slot: usize) -> GpuResult<&Buffer> {
-        self.buffers.get(slot).and_then(Option::as_ref).ok_or_else(|| GpuError {
-            kind: FaultKind::Internal,
-            message: format!("binding {slot} has no buffer"),
-        })
+        self.buffers
+            .get(slot)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| GpuError {
+                kind: FaultKind::Internal,
+                message: format!("binding {slot} has no buffer"),
+            })
     }
 
     /// Makes sure that `slot` holds a buffer of at least `bytes`, and of not many more.
@@ -175,9 +299,19 @@ impl Open {
     fn load(&mut self, case: &Case, seed: u32, data: &Data) -> GpuResult<()> {
         let tensors = case.tensors();
         if let Some(message) = plan::too_large(case, &self.gpu.info) {
-            return Err(GpuError { kind: FaultKind::OutOfMemory, message });
+            return Err(GpuError {
+                kind: FaultKind::OutOfMemory,
+                message,
+            });
         }
         self.call = None;
+        if self
+            .case
+            .as_ref()
+            .is_none_or(|old| old.op != case.op || old.dtype != case.dtype)
+        {
+            self.built.clear();
+        }
         self.case = None;
         // What earlier cases needed beyond this one's tensors is free to go.
         self.buffers.truncate(tensors.len());
@@ -191,19 +325,33 @@ impl Open {
         Ok(())
     }
 
-    fn fill_input(&mut self, slot: usize, tensor: &Tensor, seed: u32, data: &Data) -> GpuResult<()> {
+    fn fill_input(
+        &mut self,
+        slot: usize,
+        tensor: &Tensor,
+        seed: u32,
+        data: &Data,
+    ) -> GpuResult<()> {
         let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
         match tensor.data(data) {
-            Data::Uniform => self.fill(slot, tensor.len(), [0, keys[0], keys[1], tensor.scale.to_bits(), 0]),
+            Data::Uniform => self.fill(
+                slot,
+                tensor.len(),
+                [0, keys[0], keys[1], tensor.scale.to_bits(), 0],
+            ),
             Data::Integer => self.fill(slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
             Data::Zero => self.fill(slot, tensor.len(), [2, 0, 0, 0, 0]),
             Data::Files(files) => {
-                let refuse = |message: String| GpuError { kind: FaultKind::Input, message };
-                let path = files
-                    .get(tensor.name)
-                    .ok_or_else(|| refuse(format!("no file was given for tensor {:?}", tensor.name)))?;
+                let refuse = |message: String| GpuError {
+                    kind: FaultKind::Input,
+                    message,
+                };
+                let path = files.get(tensor.name).ok_or_else(|| {
+                    refuse(format!("no file was given for tensor {:?}", tensor.name))
+                })?;
                 let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
-                self.gpu.write(self.buffer(slot)?, bytemuck::cast_slice(&values))
+                self.gpu
+                    .write(self.buffer(slot)?, bytemuck::cast_slice(&values))
             }
         }
     }
@@ -216,7 +364,16 @@ impl Open {
         let down = groups.div_ceil(across);
         let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let [mode, add, xor, scale, fill] = how;
-        let params = [word(count), mode, add, xor, scale, fill, word(across * THREADS), 0];
+        let params = [
+            word(count),
+            mode,
+            add,
+            xor,
+            scale,
+            fill,
+            word(across * THREADS),
+            0,
+        ];
         let call = self.gpu.bind(
             &self.fill,
             &params,
@@ -228,12 +385,19 @@ impl Open {
 
     /// Overwrites the output, so that an element nobody writes shows.
     fn poison(&mut self) -> GpuResult<()> {
-        let Some(case) = &self.case else { return Ok(()) };
+        let Some(case) = &self.case else {
+            return Ok(());
+        };
         let (slot, len) = (case.tensors().len() - 1, case.output().len());
         self.fill(slot, len, [2, 0, 0, 0, POISON])
     }
 
-    fn measure(&mut self, repeat_count: u32, sample_count: u32, poison: bool) -> GpuResult<Response> {
+    fn measure(
+        &mut self,
+        repeat_count: u32,
+        sample_count: u32,
+        poison: bool,
+    ) -> GpuResult<Response> {
         if poison {
             self.poison()?;
         }
@@ -246,8 +410,15 @@ impl Open {
         Ok(Response::Samples { samples })
     }
 
-    fn outputs(&mut self, positions: &[u64], projection_seed: Option<u32>, all: bool) -> GpuResult<Response> {
-        let Some(case) = self.case.clone() else { return Ok(no_case()) };
+    fn outputs(
+        &mut self,
+        positions: &[u64],
+        projection_seed: Option<u32>,
+        all: bool,
+    ) -> GpuResult<Response> {
+        let Some(case) = self.case.clone() else {
+            return Ok(no_case());
+        };
         let (slot, len) = (case.tensors().len() - 1, case.output().len());
         let Some(buffer) = self.buffers.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
@@ -266,24 +437,44 @@ impl Runner for WgpuRunner {
                 FaultKind::Unsupported,
                 format!("this runner speaks protocol {PROTOCOL_VERSION}, not {protocol}"),
             )),
-            (Request::Hello { device, backend, checks, .. }, _) => {
-                self.hello(device.as_deref(), backend.as_deref(), checks)
-            }
+            (
+                Request::Hello {
+                    device,
+                    backend,
+                    checks,
+                    ..
+                },
+                _,
+            ) => self.hello(device.as_deref(), backend.as_deref(), checks),
             (Request::Bye, _) => Ok(Response::Bye),
             (_, None) => Ok(not_open()),
-            (Request::Case { case, seed, data }, Some(open)) => match Case::new(case.op, &case.shape, case.dtype) {
-                Err(refused) => Ok(error(FaultKind::Input, refused.message)),
-                Ok(case) => open.load(&case, seed, &data).map(|()| {
-                    self.open.as_ref().map_or_else(not_open, |open| self.variants(open, &case))
-                }),
-            },
+            (Request::Case { case, seed, data }, Some(open)) => {
+                match Case::new(case.op, &case.shape, case.dtype) {
+                    Err(refused) => Ok(error(FaultKind::Input, refused.message)),
+                    Ok(case) => open.load(&case, seed, &data).map(|()| {
+                        self.open
+                            .as_ref()
+                            .map_or_else(not_open, |open| self.variants(open, &case))
+                    }),
+                }
+            }
             (Request::Prepare { variant }, Some(_)) => self.prepare(&variant),
-            (Request::Measure { repeat_count, sample_count, poison }, Some(open)) => {
-                open.measure(repeat_count, sample_count, poison)
-            }
-            (Request::Outputs { positions, projection_seed, all }, Some(open)) => {
-                open.outputs(&positions, projection_seed, all)
-            }
+            (
+                Request::Measure {
+                    repeat_count,
+                    sample_count,
+                    poison,
+                },
+                Some(open),
+            ) => open.measure(repeat_count, sample_count, poison),
+            (
+                Request::Outputs {
+                    positions,
+                    projection_seed,
+                    all,
+                },
+                Some(open),
+            ) => open.outputs(&positions, projection_seed, all),
         };
         result.unwrap_or_else(Response::from)
     }
