@@ -196,7 +196,7 @@ pub fn kernels() -> Vec<Kernel> {
         tune("HEAD_DIM", &[64, 128, 256, 32]),
         tune("THREADS", &[32, 64]),
         tune("QUERIES", &[1, 2, 4]),
-        tune("BLOCK", &[4, 8]),
+        tune("BLOCK", &[4, 8, 2]),
     ];
     const FLASH_TILE: &[Tunable] = &[
         tune("HEAD_DIM", &[64, 128, 256, 32]),

@@ -297,7 +297,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
     let plan = plan::plan(&args.suite, args.filter.as_deref())?;
     let to_stdout = args.output == Path::new("-");
     if !to_stdout {
-        report::check_writable(&args.output)?;
+        report::check_writable("--output", &args.output)?;
     }
     run::heed_interrupts();
     let options = Options {
@@ -589,7 +589,7 @@ fn verify(args: &VerifyArgs) -> Result<()> {
         ));
     }
     if let Some(folder) = &args.dump {
-        report::check_writable(folder)?;
+        report::check_writable("--dump", folder)?;
     }
     run::heed_interrupts();
     let request = audit::Audit {
@@ -654,8 +654,7 @@ fn compare_command(paths: &[PathBuf], format: Format) -> Result<()> {
 }
 
 fn validate(path: &Path) -> Result<()> {
-    let report = Report::read(path)?;
-    let expected = report.computed_id()?;
+    let (report, expected) = Report::read_with_id(path)?;
     if report.report_id != expected {
         return Err(Error::usage(format!(
             "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",

@@ -82,7 +82,11 @@ pub fn roofline(
 #[allow(clippy::cast_precision_loss)]
 pub fn set_rates(outcome: &mut Outcome) {
     let Some(times) = &outcome.time_s else { return };
-    let rate = |amount: u64| (amount > 0).then(|| amount as f64 / times.median);
+    let rate = |amount: u64| {
+        (amount > 0)
+            .then(|| amount as f64 / times.median)
+            .filter(|rate| rate.is_finite())
+    };
     outcome.flops_per_second = rate(outcome.flop_count);
     outcome.bytes_per_second = rate(outcome.bytes_min);
 }

@@ -306,19 +306,14 @@ impl Report {
     /// # Errors
     /// When a number in it is not finite, which JSON cannot write.
     pub fn computed_id(&self) -> Result<String> {
-        let mut value = serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))?;
-        if let Some(object) = value.as_object_mut() {
-            object.remove("report_id");
-        }
+        let value = serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))?;
         // A float that is not finite becomes null, and null where a number must be is no report.
         serde_json::from_value::<Self>(with_id(&value)).map_err(|error| {
             Error::internal(format!(
                 "the report holds a number that is not finite: {error}"
             ))
         })?;
-        let canonical =
-            serde_json_canonicalizer::to_vec(&value).map_err(|e| Error::internal(e.to_string()))?;
-        Ok(sha256(&canonical))
+        content_id(value)
     }
 
     /// Sets the id from everything else.
@@ -346,6 +341,15 @@ impl Report {
     /// # Errors
     /// A usage error that names the file, the field and the remedy.
     pub fn read(path: &Path) -> Result<Self> {
+        Ok(Self::read_with_id(path)?.0)
+    }
+
+    /// As [`Report::read`], with the id that the file's content should have. Fields that this
+    /// version does not know are content too: another minor version may have written them.
+    ///
+    /// # Errors
+    /// As [`Report::read`].
+    pub fn read_with_id(path: &Path) -> Result<(Self, String)> {
         let refuse = |what: String| Error::usage(format!("{}: {what}", path.display()));
         let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
         let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
@@ -384,10 +388,10 @@ impl Report {
                 )));
             }
         }
-        let report: Self = serde_json::from_value(value)
+        let report = Self::deserialize(&value)
             .map_err(|error| refuse(format!("it does not follow the schema: {error}")))?;
         report.check_numbers().map_err(refuse)?;
-        Ok(report)
+        Ok((report, content_id(value)?))
     }
 
     /// Numbers that no measurement can yield, whoever wrote them.
@@ -442,6 +446,16 @@ impl Report {
     }
 }
 
+/// SHA-256 of the canonical form of a report without its id.
+fn content_id(mut report: serde_json::Value) -> Result<String> {
+    if let Some(object) = report.as_object_mut() {
+        object.remove("report_id");
+    }
+    let canonical =
+        serde_json_canonicalizer::to_vec(&report).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(sha256(&canonical))
+}
+
 fn with_id(value: &serde_json::Value) -> serde_json::Value {
     let mut value = value.clone();
     if let Some(object) = value.as_object_mut() {
@@ -477,14 +491,15 @@ pub fn slug(name: &str) -> String {
     }
 }
 
-/// Makes sure that reports can be written under `directory`, before anything is measured.
+/// Makes sure that files can be written under `directory`, which the option `flag` named, before
+/// anything is measured.
 ///
 /// # Errors
 /// A usage error that names the folder and the cause.
-pub fn check_writable(directory: &Path) -> Result<()> {
+pub fn check_writable(flag: &str, directory: &Path) -> Result<()> {
     let refuse = |error: std::io::Error| {
         Error::usage(format!(
-            "--output {}: {error}; name a folder that can be written",
+            "{flag} {}: {error}; name a folder that can be written",
             directory.display()
         ))
     };

@@ -210,9 +210,18 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
                 };
                 outcomes.extend(work.run(&mut ceilings, watcher));
             }
-            Err(error) => outcomes.extend(options.plan.cases.iter().map(|case| {
-                report::unmeasured(case, name, OutcomeStatus::Skipped, error.message.clone())
-            })),
+            Err(error) => {
+                // That a runner has no device here is known beforehand; that it died is a failure.
+                let status = if error.kind == ErrorKind::NoDevice {
+                    OutcomeStatus::Skipped
+                } else {
+                    OutcomeStatus::Failed
+                };
+                let cases = options.plan.cases.iter();
+                outcomes.extend(
+                    cases.map(|case| report::unmeasured(case, name, status, error.message.clone())),
+                );
+            }
         }
     }
     normalise::set_fractions(&mut outcomes, &ceilings);
@@ -279,16 +288,23 @@ fn open_all(options: &Options, watcher: &mut dyn Watcher) -> Result<Vec<MaybeOpe
     let mut opened: Vec<MaybeOpened> = Vec::new();
     for name in names {
         let result = open(&name, &options.reach);
-        match &result {
-            Err(error) if error.kind == ErrorKind::Usage => return Err(error.clone()),
-            Err(error) => watcher.say(&format!("runner {name}: {}", error.message)),
-            Ok(_) => {}
+        if let Err(error) = &result
+            && error.kind == ErrorKind::Usage
+        {
+            return Err(error.clone());
         }
         opened.push((name, result));
     }
     let nothing = opened.iter().all(|(_, result)| result.is_err());
     let chosen_device = options.reach.device.is_some() || options.reach.backend.is_some();
-    if nothing && !wished && !chosen_device {
+    // Where the run ends here, the first error is what it ends with.
+    let goes_on = !nothing || !wished && !chosen_device;
+    for (name, result) in opened.iter().skip(usize::from(!goes_on)) {
+        if let Err(error) = result {
+            watcher.say(&format!("runner {name}: {}", error.message));
+        }
+    }
+    if nothing && goes_on {
         watcher.say("no GPU can be measured, so the CPU is: install a Vulkan driver (`./x setup` installs a software one), then `chipmark devices` shows it");
         opened = vec![("host".to_owned(), Ok(open("host", &options.reach)?))];
     } else if nothing {

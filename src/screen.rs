@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::report::{Outcome, OutcomeStatus, Report};
@@ -44,12 +44,15 @@ pub fn seconds(value: f64) -> String {
     format!("{}s", si(value))
 }
 
+/// One line under the headings and none between rows: a table of ten cases stays on one screen.
+const LINES: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
 /// A plain table; the first column is left-aligned, numbers speak for themselves.
 #[must_use]
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(LINES)
         .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.to_vec());
     let numeric = |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) || text == "-";

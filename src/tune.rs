@@ -200,6 +200,7 @@ struct Search<'a, 's, 'r> {
     untried: Vec<Variant>,
     wrong: Option<String>,
     failed: Option<String>,
+    banned: bool,
 }
 
 /// Ranks the variants of a case, best first, and appends every one looked at to `tried`.
@@ -220,9 +221,10 @@ pub fn choose(
         untried: Vec::new(),
         wrong: None,
         failed: None,
+        banned: false,
     };
     let result = search.run();
-    let (wrong, failed) = (search.wrong.take(), search.failed.take());
+    let (wrong, failed, banned) = (search.wrong.take(), search.failed.take(), search.banned);
     let up = "the time for the search was up".to_owned();
     let untried: Vec<Refused> = search
         .untried
@@ -242,6 +244,9 @@ pub fn choose(
     Err(match (wrong, failed, refused.first()) {
         (Some(reason), _, _) => End::Wrong(reason),
         (None, Some(reason), _) => End::Failed(reason),
+        (None, None, _) if banned => End::Skipped(
+            "no variant is left that has not killed the runner in an earlier case".to_owned(),
+        ),
         (None, None, Some(first)) => End::Skipped(format!(
             "no variant can run here; the first, {}: {}",
             first.variant, first.reason
@@ -343,6 +348,7 @@ impl Search<'_, '_, '_> {
                 .fold(f64::INFINITY, f64::min);
             let tried_enough = !pool.is_empty() && self.spent(0.6);
             if self.task.banned.contains(&variant) {
+                self.banned = true;
                 self.record(&variant, "failed", |t| {
                     t.reason = Some("it killed the runner in an earlier case".to_owned())
                 });

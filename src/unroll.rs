@@ -3107,10 +3107,10 @@ mod tests {
         let body = "var n = 1u; if (buf[0] > 2u) { n = 3u; buf[1] = 5u; } else { n = 3u; }
             for (var i = 0u; i < n; i++) { buf[i + 4u] += i; }";
         assert_eq!(loops(body), (1, 0));
-        let body = "var n = 1u; if (buf[0] > 2u) { n = 3u; } 
+        let body = "var n = 1u; if (buf[0] > 2u) { n = 3u; }
             for (var i = 0u; i < n; i++) { buf[i + 4u] += i; }";
         assert_eq!(loops(body), (0, 1));
-        let body = "var n = 1u; if (buf[0] > 9u) { n = 3u; return; } 
+        let body = "var n = 1u; if (buf[0] > 9u) { n = 3u; return; }
             for (var i = 0u; i < n; i++) { buf[i + 4u] += i; }";
         assert_eq!(loops(body), (1, 0));
         let body = "var n = 1u; if (buf[0] > 2u) { n = 3u; } else { return; }
@@ -3351,7 +3351,7 @@ mod tests {
 
     #[test]
     fn a_shift_by_a_known_amount_takes_it_modulo_the_width() {
-        let body = "var n = 33u; var s = -5; let x = buf[1]; 
+        let body = "var n = 33u; var s = -5; let x = buf[1];
             buf[0] = x << n; buf[1] = 3u << n; buf[2] = u32(s >> n); buf[3] = u32(i32(x) >> (n + 1u));
             let v = vec2<u32>(x, 7u) << vec2<u32>(n, 1u); buf[4] = v.x + v.y;
             var w = 32u; buf[5] = x << w; buf[6] = x >> (w - 1u);";

@@ -235,7 +235,7 @@ mod tests {
         let all = combinations(&kernel);
         assert_eq!(
             all.len(),
-            kernel.tunables.iter().map(|t| t.values.len()).product()
+            kernel.tunables.iter().map(|t| t.values.len()).product::<usize>()
         );
         for tunable in kernel.tunables {
             assert_eq!(all[0][tunable.name], tunable.values[0]);

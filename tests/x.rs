@@ -518,7 +518,7 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
         "case $1 in
          devices) echo '{\"runner\":\"wgpu\"}' ;;
          verify) echo wrong; exit 4 ;;
-         run) echo \"$LD_LIBRARY_PATH\"; echo '{}' >\"$9/report.json\" ;;
+         run) echo \"$LD_LIBRARY_PATH\"; mkdir -p \"$9/gpu\"; echo '{}' >\"$9/gpu/report.json\" ;;
          esac",
     );
     let done = machine.x_with(
@@ -535,7 +535,7 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "chipmark devices",
             "chipmark verify",
             "chipmark run --suite standard --runner wgpu --runner host --output out/reports",
-            "chipmark validate out/reports/report.json",
+            "chipmark validate out/reports/gpu/report.json",
         ]
     );
     assert_in_order(

@@ -1,5 +1,7 @@
-// `flash_subgroup` with a causal mask: the walk ends at the last key that the subgroup's last query
-// sees, so about half of the work is saved; within a block, masked weights are zero.
+// `flash_subgroup` with a causal mask.
+//
+// The walk ends at the last key that the subgroup's last query sees, so about half of the work is
+// saved; within a block, masked weights are zero.
 
 const SUBGROUP_SIZE = 32u; // lanes of a subgroup
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
@@ -13,7 +15,7 @@ const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are 
 
 const_assert CHUNKS > 0u && CHUNKS * SUBGROUP_SIZE == HEAD_DIM;
 const_assert QUERIES * HEAD_DIM <= 512u; // more than this is in no registers or first-level cache
-const_assert QUERIES * HEAD_DIM * BLOCK <= 2048u; // the unrolled block fits an instruction cache
+const_assert QUERIES * HEAD_DIM * BLOCK <= 1024u; // unrolled, more takes some drivers minutes to compile
 
 struct Params {
     heads: u32,

@@ -1,5 +1,7 @@
-// `flash_tile` with a causal mask: the walk ends at the last key that the workgroup's last query
-// sees, so about half of the work is saved; within a tile, masked weights are zero.
+// `flash_tile` with a causal mask.
+//
+// The walk ends at the last key that the workgroup's last query sees, so about half of the work is
+// saved; within a tile, masked weights are zero.
 
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
 const ROWS = 4u; // queries per invocation

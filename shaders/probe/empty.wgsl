@@ -1,4 +1,7 @@
 // The least a launch can do and still prove that it ran: one invocation copies one word.
+//
+// Its time is what a launch costs. A kernel without any effect might be left out by a driver, and
+// nothing would tell.
 
 struct Params {
     n: u32,

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const LINE_CHARACTERS_SHOWN: usize = 80;
 pub struct Process {
     name: String,
     child: Child,
-    requests: Option<ChildStdin>,
+    requests: Option<Sender<String>>,
     responses: Receiver<std::io::Result<String>>,
     last_words: Arc<Mutex<VecDeque<String>>>,
 }
@@ -46,11 +46,25 @@ impl Process {
                 "runner {name}: {program} cannot be started: {error}"
             ))
         })?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(Error::internal("a child process has no streams"));
         };
+        // A thread of its own, for a runner that does not read would block whoever writes to it. It
+        // ends, and closes the pipe, with the sender, a broken pipe or the child.
+        let (requests, pending) = channel::<String>();
+        std::thread::spawn(move || {
+            for line in pending {
+                if stdin
+                    .write_all(line.as_bytes())
+                    .and_then(|()| stdin.flush())
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        });
         let (sender, responses) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
@@ -77,7 +91,7 @@ impl Process {
         Ok(Self {
             name: name.to_owned(),
             child,
-            requests: Some(stdin),
+            requests: Some(requests),
             responses,
             last_words,
         })
@@ -155,12 +169,11 @@ impl Conversation for Process {
             message: format!("a request cannot be written: {error}"),
         })?;
         line.push('\n');
-        let sent = self.requests.as_mut().map(|stdin| {
-            stdin
-                .write_all(line.as_bytes())
-                .and_then(|()| stdin.flush())
-        });
-        if !matches!(sent, Some(Ok(()))) {
+        let sent = self
+            .requests
+            .as_ref()
+            .is_some_and(|requests| requests.send(line).is_ok());
+        if !sent {
             return Err(self.died());
         }
         match self.responses.recv_timeout(timeout) {
@@ -183,8 +196,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         // Bye and a closed stdin are the polite way out; a hung process is not waited for. Bye is
         // short enough for the pipe to take it whether or not anyone reads.
-        if let Some(stdin) = &mut self.requests {
-            let _ = stdin.write_all(b"{\"type\":\"bye\"}\n");
+        if let Some(requests) = &self.requests {
+            let _ = requests.send("{\"type\":\"bye\"}\n".to_owned());
         }
         self.requests = None;
         let deadline = Instant::now() + Duration::from_millis(300);
