@@ -249,7 +249,7 @@ impl One<'_> {
             seen.push(&variant.kernel);
             if let Err(fault) = self.variant(&mut session, variant, &inputs)? {
                 let reason = format!("{} (on {variant})", fault.message);
-                return Ok(Err(End::Fault(crate::runner::Fault { message: reason })));
+                return Ok(Err(End::Fault(crate::runner::Fault::new(reason))));
             }
         }
         for refusal in refused
@@ -289,10 +289,10 @@ impl One<'_> {
             }
             Ok(Verdict::Refused(reason)) => self.findings.failed.push(format!("{place}: {reason}")),
         }
-        if let Some(folder) = &self.request.dump {
-            if *self.data != Data::Integer {
-                return self.dump(session, variant, inputs, folder);
-            }
+        if let Some(folder) = &self.request.dump
+            && *self.data != Data::Integer
+        {
+            return self.dump(session, variant, inputs, folder);
         }
         Ok(Ok(()))
     }

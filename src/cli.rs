@@ -152,7 +152,7 @@ struct RunArgs {
     #[arg(long, value_name = "DIR|-", default_value = "reports")]
     output: PathBuf,
     /// Seconds for the whole run; cases that no longer fit are skipped
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     budget: Option<f64>,
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]

@@ -280,7 +280,7 @@ pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<C
                     Ok(index)
                 } else {
                     Err(refuse(format!(
-                        "there is no device {index}; there are {}",
+                        "there is no device {index}; these are there: {}",
                         list()
                     )))
                 }
@@ -295,7 +295,7 @@ pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<C
                 match (hits.next(), hits.next()) {
                     (Some(index), None) => Ok(index),
                     (None, _) => Err(refuse(format!(
-                        "no device fits {text:?}; there are {}",
+                        "no device fits {text:?}; these are there: {}",
                         list()
                     ))),
                     (Some(_), Some(_)) => Err(refuse(format!(

@@ -132,7 +132,7 @@ pub fn measure(
                 Response::Error {
                     kind: FaultKind::DeviceLost,
                     message,
-                } => Err(Trouble::Fault(Fault { message })),
+                } => Err(Trouble::Fault(Fault::new(message))),
                 Response::Error { message, .. } => Err(Trouble::Refused(message)),
                 _ => Err(Trouble::Refused(
                     "the runner answered a measurement with something else".to_owned(),
@@ -145,6 +145,7 @@ pub fn measure(
     let mut repeat_count = 1u32;
     let mut estimated_s = policy.span_s_min;
     for _ in 0..4 {
+        let asked = Instant::now();
         let first = ask(repeat_count, 1, false)?;
         let span_s = length_s(&first[0], timer);
         let call_s = span_s / f64::from(repeat_count);
@@ -152,7 +153,9 @@ pub fn measure(
             return finish(&first, timer, "slower_than_needed");
         }
         estimated_s = span_s;
-        if span_s >= policy.span_s_min {
+        // By the conductor's own clock too: a runner that claims tiny spans must not be asked for
+        // ever more calls.
+        if span_s >= policy.span_s_min || asked.elapsed().as_secs_f64() > 1.0 {
             break;
         }
         let factor = (policy.span_s_min / span_s.max(1e-9) * 1.2).clamp(2.0, 1000.0);
@@ -308,6 +311,7 @@ mod tests {
         noise: f64,
         device: fn(f64) -> Option<f64>,
         asked: Vec<(u32, u32, bool)>,
+        spans: u32,
     }
 
     impl Conversation for Fake {
@@ -318,16 +322,14 @@ mod tests {
                 poison,
             } = *request
             else {
-                return Err(Fault {
-                    message: "not a measurement".to_owned(),
-                });
+                return Err(Fault::new("not a measurement".to_owned()));
             };
             self.asked.push((repeat_count, sample_count, poison));
             let samples = (0..sample_count)
                 .map(|i| {
                     let seconds = self.call_s
                         * f64::from(repeat_count)
-                        * (1.0 + self.noise * f64::from(i % 2));
+                        * (1.0 + self.noise * f64::from((self.spans + i) % 2));
                     Span {
                         device_s: (self.device)(seconds),
                         host_s: seconds,
@@ -335,6 +337,7 @@ mod tests {
                     }
                 })
                 .collect();
+            self.spans += sample_count;
             Ok(Response::Samples { samples })
         }
     }
@@ -353,6 +356,7 @@ mod tests {
             noise,
             device,
             asked: Vec::new(),
+            spans: 0,
         };
         let policy = Policy::thorough(&timer(), 5.0, Duration::from_secs(1));
         (measure(&mut fake, &timer(), &policy).unwrap(), fake)

@@ -100,9 +100,7 @@ impl Conversation for Gone {
         _request: &Request,
         _timeout: Duration,
     ) -> std::result::Result<Response, Fault> {
-        Err(Fault {
-            message: "the runner was given up".to_owned(),
-        })
+        Err(Fault::new("the runner was given up".to_owned()))
     }
 }
 
@@ -202,6 +200,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
             Ok(opened) => {
                 let mut work = Work {
                     name,
+                    label: opened.record.runner.name.clone(),
                     options,
                     opened,
                     banned: Vec::new(),
@@ -218,9 +217,9 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
                     OutcomeStatus::Failed
                 };
                 let cases = options.plan.cases.iter();
-                outcomes.extend(
-                    cases.map(|case| report::unmeasured(case, name, status, error.message.clone())),
-                );
+                outcomes.extend(cases.map(|case| {
+                    report::unmeasured(case, label(name), status, error.message.clone())
+                }));
             }
         }
     }
@@ -274,6 +273,12 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
     Ok(report)
 }
 
+/// What a report calls a runner that never said its name.
+fn label(name: &str) -> &str {
+    let stem = std::path::Path::new(name).file_stem();
+    stem.and_then(std::ffi::OsStr::to_str).unwrap_or(name)
+}
+
 type MaybeOpened = (String, Result<Opened>);
 
 /// Opens the runners asked for. Without a wish that is the GPU, and the CPU where there is none:
@@ -318,7 +323,10 @@ fn open_all(options: &Options, watcher: &mut dyn Watcher) -> Result<Vec<MaybeOpe
 
 /// One runner at work on the plan.
 struct Work<'a> {
+    /// As on the command line, to start it again.
     name: &'a str,
+    /// As it calls itself, for the report: a path would say where it lay and not what it is.
+    label: String,
     options: &'a Options,
     opened: &'a mut Opened,
     banned: Vec<Variant>,
@@ -331,24 +339,27 @@ impl Work<'_> {
         let device = &self.opened.record.device;
         watcher.say(&format!(
             "runner {}: {} ({})",
-            self.name, device.name, device.backend
+            self.label.as_str(),
+            device.name,
+            device.backend
         ));
         let mut outcomes: Vec<Outcome> = Vec::new();
         let count = self.options.plan.cases.len();
         for (index, case) in self.options.plan.cases.iter().enumerate() {
-            watcher.begin(index, count, &case.id(), self.name);
+            watcher.begin(index, count, &case.id(), self.label.as_str());
             let outcome = self.outcome(case, ceilings);
             watcher.end(&outcome);
             outcomes.push(outcome);
             // Each probe may raise a ceiling that later cases are sized by.
-            ceilings.retain(|ceiling| ceiling.runner != self.name);
-            ceilings.extend(normalise::ceilings(&outcomes, self.name));
+            ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
+            ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str()));
         }
         outcomes
     }
 
     fn outcome(&mut self, case: &Case, ceilings: &[Ceiling]) -> Outcome {
-        let end = |status, reason: String| report::unmeasured(case, self.name, status, reason);
+        let end =
+            |status, reason: String| report::unmeasured(case, self.label.as_str(), status, reason);
         let skipped = |reason: &str| end(OutcomeStatus::Skipped, reason.to_owned());
         if interrupted() {
             return skipped("the run was interrupted before this case");
@@ -369,9 +380,12 @@ impl Work<'_> {
                 self.options.plan.case_budget_s.min(left)
             }
         };
-        if let Some(reason) =
-            plan::too_slow(case, ceilings, self.name, self.options.plan.call_s_max)
-        {
+        if let Some(reason) = plan::too_slow(
+            case,
+            ceilings,
+            self.label.as_str(),
+            self.options.plan.call_s_max,
+        ) {
             return end(OutcomeStatus::Skipped, reason);
         }
         let mut tried = Vec::new();
@@ -384,7 +398,7 @@ impl Work<'_> {
         };
         let task = Task {
             case,
-            scout: scout(case, ceilings, self.name),
+            scout: scout(case, ceilings, self.label.as_str()),
             seed: case_seed(self.options.seed, case),
             budget_s: budget_s * 0.65,
             banned: &self.banned,
@@ -397,14 +411,14 @@ impl Work<'_> {
         let mut outcome = match result {
             Ok(mut outcome) => {
                 self.deaths = 0;
-                self.name.clone_into(&mut outcome.runner);
+                self.label.clone_into(&mut outcome.runner);
                 outcome
             }
             Err(End::Skipped(reason)) => end(OutcomeStatus::Skipped, reason),
             Err(End::Interrupted) => skipped("the run was interrupted during this case"),
             Err(End::Failed(reason)) => end(OutcomeStatus::Failed, reason),
             Err(End::Wrong(reason)) => end(OutcomeStatus::Failed, format!("{WRONG}: {reason}")),
-            Err(End::Fault(fault)) => self.bury(case, fault.message, guilty),
+            Err(End::Fault(fault)) => self.bury(case, fault, guilty),
         };
         outcome.tried = tried;
         outcome
@@ -412,13 +426,13 @@ impl Work<'_> {
 
     /// The runner is gone: its case fails, the variant it was on is banned, and a new runner takes
     /// its place.
-    fn bury(&mut self, case: &Case, message: String, guilty: Option<Variant>) -> Outcome {
+    fn bury(&mut self, case: &Case, fault: Fault, guilty: Option<Variant>) -> Outcome {
         self.deaths += 1;
         let reason = match &guilty {
-            Some(variant) => format!("{message} (on {variant})"),
-            None => message,
+            Some(variant) => format!("{} (on {variant})", fault.message),
+            None => fault.message,
         };
-        self.banned.extend(guilty);
+        self.banned.extend(guilty.filter(|_| !fault.from_outside));
         // The old one goes before the new one comes: it may still hold the device.
         self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
@@ -427,13 +441,13 @@ impl Work<'_> {
                 self.deaths = DEATHS_MAX;
                 return report::unmeasured(
                     case,
-                    self.name,
+                    self.label.as_str(),
                     OutcomeStatus::Failed,
                     format!("{reason}; it could not be restarted: {}", error.message),
                 );
             }
         }
-        report::unmeasured(case, self.name, OutcomeStatus::Failed, reason)
+        report::unmeasured(case, self.label.as_str(), OutcomeStatus::Failed, reason)
     }
 }
 

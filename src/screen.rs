@@ -45,7 +45,8 @@ pub fn seconds(value: f64) -> String {
 }
 
 /// One line under the headings and none between rows: a table of ten cases stays on one screen.
-const LINES: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const LINES: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A plain table; the first column is left-aligned, numbers speak for themselves.
 #[must_use]

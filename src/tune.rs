@@ -96,13 +96,13 @@ impl Session<'_> {
                 use crate::protocol::FaultKind::{DeviceLost, Internal, OutOfMemory, Unsupported};
                 Err(match kind {
                     Unsupported | OutOfMemory => End::Skipped(message),
-                    DeviceLost | Internal => End::Fault(Fault { message }),
+                    DeviceLost | Internal => End::Fault(Fault::new(message)),
                     _ => End::Failed(message),
                 })
             }
-            _ => Err(End::Fault(Fault {
-                message: "the runner answered a case with something else".to_owned(),
-            })),
+            _ => Err(End::Fault(Fault::new(
+                "the runner answered a case with something else".to_owned(),
+            ))),
         }
     }
 
@@ -134,7 +134,7 @@ impl Session<'_> {
             Response::Error {
                 kind: crate::protocol::FaultKind::DeviceLost,
                 message,
-            } => Err(Fault { message }),
+            } => Err(Fault::new(message)),
             Response::Error { message, .. } => Ok(Err(message)),
             _ => Ok(Err(
                 "the runner answered a variant with something else".to_owned()
@@ -309,13 +309,9 @@ impl Search<'_, '_, '_> {
             let keep = pool.len().div_ceil(3).clamp(2, 6);
             let reserve = pool.split_off(keep);
             let inputs = self.inputs(task.case)?;
-            for index in 0..pool.len() {
-                let variant = pool[index].variant.clone();
-                if let Some(time_s) = self.time(task.case, &inputs, &variant, sample_count, None)? {
-                    pool[index].time_s = time_s;
-                } else {
-                    pool[index].time_s = f64::INFINITY;
-                }
+            for runner in &mut pool {
+                let time = self.time(task.case, &inputs, &runner.variant, sample_count, None)?;
+                runner.time_s = time.unwrap_or(f64::INFINITY);
             }
             pool.retain(|runner| runner.time_s.is_finite());
             if pool.is_empty() {
@@ -536,10 +532,10 @@ impl Field {
     }
 
     fn note(&mut self, variant: &Variant, time: Option<f64>) {
-        if let Some(time_s) = time {
-            if self.best.as_ref().is_none_or(|(_, best)| time_s < *best) {
-                self.best = Some((variant.clone(), time_s));
-            }
+        if let Some(time_s) = time
+            && self.best.as_ref().is_none_or(|(_, best)| time_s < *best)
+        {
+            self.best = Some((variant.clone(), time_s));
         }
     }
 
@@ -566,7 +562,7 @@ impl Field {
                 .count()
         };
         let index = match &self.best {
-            Some((best, _)) if self.tries % 2 == 0 => (0..self.left.len())
+            Some((best, _)) if self.tries.is_multiple_of(2) => (0..self.left.len())
                 .min_by_key(|&i| distance(&self.left[i], best))
                 .unwrap_or(0),
             Some((best, _)) => (0..self.left.len())

@@ -158,7 +158,7 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
         match *requirement {
             Requirement::Multiple(dim, of) => {
                 let size = case.shape.get(dim);
-                if size % of != 0 {
+                if !size.is_multiple_of(of) {
                     return Err(format!(
                         "it needs {dim} to be a multiple of {of}, not {size}"
                     ));
@@ -235,7 +235,11 @@ mod tests {
         let all = combinations(&kernel);
         assert_eq!(
             all.len(),
-            kernel.tunables.iter().map(|t| t.values.len()).product::<usize>()
+            kernel
+                .tunables
+                .iter()
+                .map(|t| t.values.len())
+                .product::<usize>()
         );
         for tunable in kernel.tunables {
             assert_eq!(all[0][tunable.name], tunable.values[0]);

@@ -101,7 +101,7 @@ pub fn check(
         Response::Error {
             kind: FaultKind::DeviceLost,
             message,
-        } => return Err(Fault { message }),
+        } => return Err(Fault::new(message)),
         Response::Error { message, .. } => return Ok(Verdict::Refused(message)),
         _ => {
             return Ok(Verdict::Refused(

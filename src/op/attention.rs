@@ -162,7 +162,7 @@ impl Op for Attention {
 
     fn check(&self, shape: &Shape) -> Result<()> {
         let s = Sizes::of(shape);
-        if s.heads % s.kv_heads != 0 {
+        if !s.heads.is_multiple_of(s.kv_heads) {
             return Err(Error::usage(format!(
                 "attention heads ({}) must be a multiple of kv_heads ({})",
                 s.heads, s.kv_heads
@@ -326,7 +326,7 @@ impl Op for Attention {
             )
         } else if s.batch > 1 {
             Some(shape.with("batch", s.batch / 2))
-        } else if s.kv_heads % 2 == 0 {
+        } else if s.kv_heads.is_multiple_of(2) {
             Some(
                 shape
                     .with("heads", s.heads / 2)

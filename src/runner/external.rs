@@ -123,17 +123,19 @@ impl Process {
         } else {
             format!("; its last words: {words}")
         };
-        Fault {
-            message: format!("runner {} {what}{said}", self.name),
-        }
+        Fault::new(format!("runner {} {what}{said}", self.name))
     }
 
     fn died(&mut self) -> Fault {
         let status = self.wait_briefly();
-        self.fault(&status.map_or_else(
+        let what = status.map_or_else(
             || "closed its output".to_owned(),
             |status| format!("died ({})", describe(status)),
-        ))
+        );
+        Fault {
+            from_outside: status.is_some_and(was_killed),
+            ..self.fault(&what)
+        }
     }
 
     fn wait_briefly(&mut self) -> Option<ExitStatus> {
@@ -145,6 +147,21 @@ impl Process {
             std::thread::sleep(Duration::from_millis(5));
         }
         None
+    }
+}
+
+/// Whether someone else ended the process: SIGKILL (an administrator, or a system short of memory)
+/// or SIGTERM. A crash of its own makes other signals.
+fn was_killed(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    return matches!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(9 | 15)
+    );
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        false
     }
 }
 
@@ -165,9 +182,8 @@ impl Conversation for Process {
         request: &Request,
         timeout: Duration,
     ) -> std::result::Result<Response, Fault> {
-        let mut line = serde_json::to_string(request).map_err(|error| Fault {
-            message: format!("a request cannot be written: {error}"),
-        })?;
+        let mut line = serde_json::to_string(request)
+            .map_err(|error| Fault::new(format!("a request cannot be written: {error}")))?;
         line.push('\n');
         let sent = self
             .requests

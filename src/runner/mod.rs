@@ -15,6 +15,18 @@ use crate::protocol::{FaultKind, Request, Response, Runner};
 pub struct Fault {
     /// One line for people.
     pub message: String,
+    /// Whether someone else ended the runner, so that nothing it was asked is to blame.
+    pub from_outside: bool,
+}
+
+impl Fault {
+    /// A fault that what was asked may have caused.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            from_outside: false,
+        }
+    }
 }
 
 /// A line to a runner: one request, one response.

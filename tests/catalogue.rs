@@ -1,0 +1,174 @@
+//! Every kernel, every variant, through naga to every shading language, with no GPU at all.
+
+#![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
+
+use chipmark::catalogue::{Kernel, kernels};
+use chipmark::protocol::Tunables;
+use chipmark::shader;
+use chipmark::unroll::{UnrollOptions, unroll};
+use chipmark::variant::combinations;
+use naga::back::{glsl, hlsl, msl, spv};
+use naga::proc::BoundsCheckPolicies;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+fn info(module: &naga::Module) -> ModuleInfo {
+    Validator::new(ValidationFlags::all(), Capabilities::all())
+        .validate(module)
+        .unwrap()
+}
+
+fn to_spirv(module: &naga::Module, info: &ModuleInfo) -> usize {
+    let options = spv::Options {
+        lang_version: (1, 4),
+        ..Default::default()
+    };
+    spv::write_vec(module, info, &options, None).unwrap().len()
+}
+
+fn to_msl(module: &naga::Module, info: &ModuleInfo) -> usize {
+    let options = msl::Options {
+        lang_version: (2, 4),
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
+    msl::write_string(module, info, &options, &msl::PipelineOptions::default())
+        .unwrap()
+        .0
+        .len()
+}
+
+fn to_hlsl(module: &naga::Module, info: &ModuleInfo) -> usize {
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
+    let mut text = String::new();
+    let pipeline = hlsl::PipelineOptions::default();
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(module, info, None)
+        .unwrap();
+    text.len()
+}
+
+fn to_glsl(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> usize {
+    let options = glsl::Options {
+        version: glsl::Version::Desktop(450),
+        ..Default::default()
+    };
+    let pipeline = glsl::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: entry_point.to_owned(),
+        multiview: None,
+    };
+    let mut text = String::new();
+    glsl::Writer::new(
+        &mut text,
+        module,
+        info,
+        &options,
+        &pipeline,
+        BoundsCheckPolicies::default(),
+    )
+    .unwrap()
+    .write()
+    .unwrap();
+    text.len()
+}
+
+/// The variants whose `const_assert`s hold.
+fn buildable(kernel: &Kernel) -> Vec<(Tunables, shader::Specialised)> {
+    combinations(kernel)
+        .into_iter()
+        .filter_map(|tunables| {
+            let built = shader::build(&kernel.name, &kernel.source, &tunables).ok()?;
+            Some((tunables, built))
+        })
+        .collect()
+}
+
+#[test]
+fn every_file_is_a_working_variant_as_it_lies() {
+    for kernel in kernels() {
+        let built = shader::build(&kernel.name, &kernel.source, &Tunables::new());
+        assert!(built.is_ok(), "{}: {:?}", kernel.name, built.err());
+    }
+}
+
+#[test]
+fn every_preferred_variant_builds() {
+    for kernel in kernels() {
+        let first = combinations(&kernel).remove(0);
+        let built = shader::build(&kernel.name, &kernel.source, &first);
+        assert!(
+            built.is_ok(),
+            "{} {first:?}: {:?}",
+            kernel.name,
+            built.err()
+        );
+    }
+}
+
+#[test]
+fn every_variant_passes_every_backend_plain_and_unrolled() {
+    let mut count = 0;
+    for kernel in kernels() {
+        let variants = buildable(&kernel);
+        assert!(
+            !variants.is_empty(),
+            "{} has no variant that builds",
+            kernel.name
+        );
+        for (tunables, built) in variants {
+            // The cost is in the largest ones; a bound keeps the suite short and is the worker's.
+            let options = UnrollOptions {
+                max_expressions: 64_000,
+                ..Default::default()
+            };
+            let (unrolled, _) = unroll(&built.module, &options);
+            for module in [&built.module, &unrolled] {
+                let place = format!("{} {tunables:?}", kernel.name);
+                let info = info(module);
+                assert!(to_spirv(module, &info) > 0, "{place}");
+                assert!(to_msl(module, &info) > 0, "{place}");
+                assert!(to_hlsl(module, &info) > 0, "{place}");
+                for pass in kernel.passes {
+                    assert!(to_glsl(module, &info, pass.entry_point) > 0, "{place}");
+                }
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 100, "only {count} variants");
+}
+
+#[test]
+fn kernel_names_are_unique_and_their_grids_name_constants_of_the_source() {
+    use chipmark::catalogue::Cover;
+    let kernels = kernels();
+    let names: std::collections::BTreeSet<_> =
+        kernels.iter().map(|kernel| kernel.name.clone()).collect();
+    assert_eq!(names.len(), kernels.len());
+    for kernel in &kernels {
+        let built = shader::build(&kernel.name, &kernel.source, &Tunables::new()).unwrap();
+        for pass in kernel.passes {
+            assert!(
+                built
+                    .reflection
+                    .workgroup_sizes
+                    .contains_key(pass.entry_point),
+                "{}",
+                kernel.name
+            );
+            for cover in &pass.grid {
+                if let Cover::Tiles { per, .. } = cover {
+                    assert!(
+                        built.reflection.constants.contains_key(*per),
+                        "{} has no {per}",
+                        kernel.name
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,2105 @@
+//! The program from outside: what it says, what it leaves behind and with which exit code it ends,
+//! on good input, on bad input and with runners that lie, hang and die.
+//!
+//! Snapshots lie in `tests/snapshots`; after a wanted change of what the program says:
+//! `INSTA_UPDATE=always cargo test --release --test cli`, and read the difference.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const NO_FILES: [PathBuf; 0] = [];
+
+const COMMANDS: [&str; 8] = [
+    "run", "devices", "list", "verify", "compare", "validate", "schema", "worker",
+];
+
+/// Far longer than anything here takes, so that a hang is a failure and not a silent machine.
+const HANG_S: u64 = 100;
+
+/// Held while a fake runner is written or a process started: a process forked by another test in
+/// between would hold the file open for writing, and running it would fail ("Text file busy").
+static FORK: Mutex<()> = Mutex::new(());
+
+fn lock() -> MutexGuard<'static, ()> {
+    FORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a run of the program left.
+#[derive(Debug)]
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    /// The one line that says what was wrong, which must be the only one.
+    fn complaint(&self, code: i32) -> &str {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!(self.stdout, "", "data was printed along with an error");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let [line] = lines[..] else {
+            panic!("not exactly one line on stderr: {self:?}")
+        };
+        line.strip_prefix("chipmark: ")
+            .unwrap_or_else(|| panic!("the line does not say who speaks: {line}"))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn text(stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let mut stream = stream;
+        stream.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for a process that must end by itself, and fails the test if it does not.
+fn wait(child: &mut Child) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(HANG_S);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the program hung for {HANG_S} s");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chipmark"));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env("COLUMNS", "100")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(folder: &Path, arguments: &[&str]) -> Child {
+    let mut command = command(folder, arguments);
+    let _lock = lock();
+    command.spawn().unwrap()
+}
+
+/// Runs the program in `folder`. Whatever it is given, it must not panic.
+fn chipmark(folder: &Path, arguments: &[&str]) -> Done {
+    let mut child = start(folder, arguments);
+    let (stdout, stderr) = (
+        text(child.stdout.take().unwrap()),
+        text(child.stderr.take().unwrap()),
+    );
+    let code = wait(&mut child);
+    let done = Done {
+        code,
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    };
+    assert!(!done.stderr.contains("panicked"), "{done:?}");
+    done
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The value that JSON itself has at `path`, which must be there.
+fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    value
+        .pointer(path)
+        .unwrap_or_else(|| panic!("there is no {path} in {value:#}"))
+}
+
+/// A suite of matrix products and attentions. It has no probes, so there are no ceilings, and
+/// however noisy the machine is, nothing can be implausible.
+fn suite(case_budget_s: f64, cases: &[&str]) -> String {
+    let mut text = format!(
+        "name = \"tiny\"\ndescription = \"For a test.\"\ncase_budget_s = {case_budget_s}\ncall_s_max = 5.0\n"
+    );
+    for case in cases {
+        let (op, shape) = case.split_once(' ').unwrap();
+        text += &format!("[[cases]]\nop = \"{op}\"\ndtype = \"f32\"\nshape = {{ {shape} }}\n");
+    }
+    text
+}
+
+const MATMUL: &str = "matmul m = 2, n = 2, k = 2";
+
+const TINY: [&str; 5] = [
+    "matmul m = 16, n = 24, k = 8",
+    "matmul m = 31, n = 33, k = 35",
+    "matmul m = 64, n = 64, k = 64",
+    "matmul m = 1, n = 128, k = 100",
+    "attention heads = 2, kv_heads = 1, query_len = 9, kv_len = 17, head_dim = 16",
+];
+
+/// One report of the host on the tiny suite, measured once for all tests that need any report.
+fn report() -> &'static Value {
+    static REPORT: OnceLock<Value> = OnceLock::new();
+    REPORT.get_or_init(|| {
+        let folder = folder();
+        fs::write(folder.path().join("tiny.toml"), suite(0.15, &TINY)).unwrap();
+        let done = chipmark(
+            folder.path(),
+            &[
+                "run",
+                "--suite",
+                "tiny.toml",
+                "--runner",
+                "host",
+                "--output",
+                "-",
+            ],
+        );
+        assert_eq!(done.code, 0, "{done:?}");
+        done.json()
+    })
+}
+
+/// The reports that lie in a folder and below it.
+fn reports(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(reports(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The only report in a folder: it must be valid and nothing else, such as a leftover temporary
+/// file, may lie beside it.
+fn only_report(folder: &Path) -> Value {
+    let files = reports(folder);
+    let [file] = &files[..] else {
+        panic!("not exactly one file: {files:?}")
+    };
+    let done = chipmark(folder, &["validate", file.to_str().unwrap()]);
+    assert_eq!(done.code, 0, "{done:?}");
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+fn outcomes(report: &Value) -> &Vec<Value> {
+    at(report, "/outcomes").as_array().unwrap()
+}
+
+fn with_status<'a>(report: &'a Value, status: &str) -> Vec<&'a Value> {
+    outcomes(report)
+        .iter()
+        .filter(|o| o["status"] == status)
+        .collect()
+}
+
+fn reasons(report: &Value, status: &str) -> Vec<String> {
+    with_status(report, status)
+        .iter()
+        .map(|o| {
+            let reason = o["reason"].as_str().unwrap().to_owned();
+            assert!(
+                !reason.is_empty() && !reason.contains('\n'),
+                "not one line: {reason:?}"
+            );
+            reason
+        })
+        .collect()
+}
+
+/// Whether a wgpu adapter can be opened here.
+fn has_adapter() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let done = chipmark(&std::env::temp_dir(), &["devices", "--json"]);
+        let devices = at(&done.json(), "/devices").as_array().unwrap().clone();
+        devices.iter().any(|device| device["runner"] == "wgpu")
+    })
+}
+
+/// Says so past the test harness, which keeps what a passing test prints.
+fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+fn schema(which: &str) -> jsonschema::Validator {
+    let printed = chipmark(&std::env::temp_dir(), &["schema", which]).json();
+    jsonschema::validator_for(&printed).unwrap()
+}
+
+fn must_follow(schema: &jsonschema::Validator, value: &Value) {
+    let errors: Vec<String> = schema
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{}\nin {value:#}", errors.join("\n"));
+}
+
+// What the program says about itself.
+
+#[test]
+fn the_help_of_the_program_and_of_every_command_is_as_recorded() {
+    let folder = folder();
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"chipmark\.exe", "chipmark");
+    settings.bind(|| {
+        let help = chipmark(folder.path(), &["--help"]);
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+        insta::assert_snapshot!("help", help.stdout);
+        for name in COMMANDS {
+            let help = chipmark(folder.path(), &[name, "--help"]);
+            assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+            insta::assert_snapshot!(format!("help_{name}"), help.stdout);
+        }
+    });
+}
+
+#[test]
+fn the_help_lists_exactly_the_commands_that_are_tested_here() {
+    let help = chipmark(&std::env::temp_dir(), &["--help"]).stdout;
+    let listed: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, COMMANDS, "add the command to COMMANDS");
+}
+
+#[test]
+fn the_version_is_the_one_of_the_package() {
+    let done = chipmark(&std::env::temp_dir(), &["--version"]);
+    assert_eq!(done.code, 0);
+    assert_eq!(
+        done.stdout,
+        concat!("chipmark ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn wrong_arguments_end_with_code_2_and_one_error_line_that_names_them() {
+    let folder = folder();
+    let table: [(&[&str], &[&str]); 15] = [
+        (&[], &["Usage: chipmark"]),
+        (&["frobnicate"], &["frobnicate"]),
+        (&["run", "--frobnicate"], &["--frobnicate"]),
+        (
+            &["run", "--budget", "0"],
+            &["--budget", "'0'", "above zero"],
+        ),
+        (&["run", "--budget=-1"], &["--budget", "'-1'"]),
+        (&["run", "--budget", "inf"], &["--budget", "'inf'"]),
+        (&["run", "--budget", "NaN"], &["--budget", "'NaN'"]),
+        (&["run", "--seed", "4294967296"], &["--seed", "4294967296"]),
+        (&["run", "--silence", "0"], &["--silence", "'0'"]),
+        (
+            &["run", "--backend", "glide"],
+            &["--backend", "glide", "vulkan"],
+        ),
+        (&["compare", "one.json"], &["<REPORTS>", "2"]),
+        (&["schema", "poem"], &["poem", "report"]),
+        (
+            &["compare", "a.json", "b.json", "--format", "pdf"],
+            &["--format", "pdf", "json"],
+        ),
+        (&["worker", "--runner", "torch"], &["--runner", "host"]),
+        (
+            &["verify", "--op", "conv", "--shape", "m=1"],
+            &["--op", "conv", "matmul"],
+        ),
+    ];
+    for (arguments, needles) in table {
+        let done = chipmark(folder.path(), arguments);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (2, ""),
+            "{arguments:?}: {done:?}"
+        );
+        let errors = done
+            .stderr
+            .lines()
+            .filter(|l| l.starts_with("error:"))
+            .count();
+        assert!(
+            errors == usize::from(!arguments.is_empty()),
+            "{arguments:?}: {done:?}"
+        );
+        for needle in needles {
+            assert!(done.stderr.contains(needle), "{needle} is not in {done:?}");
+        }
+    }
+    assert_eq!(reports(folder.path()), NO_FILES, "something was written");
+}
+
+// Bad input.
+
+#[test]
+fn a_bad_suite_or_filter_is_refused_by_name_before_anything_is_written() {
+    let folder = folder();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("good.toml", &suite(1.0, &[MATMUL]));
+    write("twice.toml", &suite(1.0, &[MATMUL, MATMUL]));
+    write(
+        "negative.toml",
+        &suite(1.0, &["matmul m = -2, n = 2, k = 2"]),
+    );
+    write("zero.toml", &suite(1.0, &["matmul m = 0, n = 2, k = 2"]));
+    write(
+        "wide.toml",
+        &suite(1.0, &["matmul m = 18446744073709551616, n = 2, k = 2"]),
+    );
+    write(
+        "huge.toml",
+        &suite(1.0, &["matmul m = 4000000000, n = 2, k = 1"]),
+    );
+    write("op.toml", &suite(1.0, &["conv m = 2"]));
+    write(
+        "dtype.toml",
+        &suite(1.0, &[MATMUL]).replace("\"f32\"", "\"f31\""),
+    );
+    write(
+        "field.toml",
+        &suite(1.0, &[MATMUL]).replace("call_s_max", "call_s_maximum"),
+    );
+    write("budget.toml", &suite(0.0, &[MATMUL]));
+    write(
+        "endless.toml",
+        &suite(1.0, &[MATMUL]).replace("call_s_max = 5.0", "call_s_max = nan"),
+    );
+    write("cut.toml", &suite(1.0, &[MATMUL])[..60]);
+    write("empty.toml", "");
+    fs::write(folder.path().join("binary.toml"), [0xff, 0xfe, 0, 1]).unwrap();
+    let table: [(&[&str], &[&str]); 18] = [
+        (
+            &["--suite", "nonsense"],
+            &["--suite nonsense", "quick", ".toml"],
+        ),
+        (
+            &["--suite", "nowhere.toml"],
+            &["nowhere.toml", "No such file"],
+        ),
+        (
+            &["--suite", "twice.toml"],
+            &["twice.toml", "matmul/m2_n2_k2/f32", "twice"],
+        ),
+        (&["--suite", "negative.toml"], &["negative.toml", "-2"]),
+        (
+            &["--suite", "zero.toml"],
+            &["zero.toml", "m must be from 1", "not 0"],
+        ),
+        (
+            &["--suite", "wide.toml"],
+            &["wide.toml", "18446744073709551616"],
+        ),
+        (
+            &["--suite", "huge.toml"],
+            &["huge.toml", "4000000000", "too large"],
+        ),
+        (&["--suite", "op.toml"], &["op.toml", "conv", "matmul"]),
+        (&["--suite", "dtype.toml"], &["dtype.toml", "f31", "f32"]),
+        (
+            &["--suite", "field.toml"],
+            &["field.toml", "call_s_maximum"],
+        ),
+        (
+            &["--suite", "budget.toml"],
+            &["budget.toml", "case_budget_s", "above zero"],
+        ),
+        (
+            &["--suite", "endless.toml"],
+            &["endless.toml", "call_s_max", "above zero"],
+        ),
+        (&["--suite", "cut.toml"], &["cut.toml"]),
+        (&["--suite", "empty.toml"], &["empty.toml", "name"]),
+        (&["--suite", "binary.toml"], &["binary.toml", "UTF-8"]),
+        (
+            &["--suite", "good.toml", "--filter", "("],
+            &["--filter (", "unclosed group"],
+        ),
+        (
+            &["--suite", "good.toml", "--filter", "^conv"],
+            &["--filter ^conv", "no case", "chipmark list"],
+        ),
+        (
+            &["--filter", "nothing at all"],
+            &["--filter nothing at all", "suite quick"],
+        ),
+    ];
+    for command in ["run", "list"] {
+        for (arguments, needles) in table {
+            let done = chipmark(folder.path(), &[&[command], arguments].concat());
+            let complaint = done.complaint(2);
+            for needle in needles {
+                assert!(
+                    complaint.contains(needle),
+                    "{needle:?} is not in {complaint:?}"
+                );
+            }
+        }
+    }
+    assert!(!folder.path().join("reports").exists(), "a folder was made");
+}
+
+#[test]
+fn an_impossible_shape_or_dtype_is_refused_by_dimension_and_rule() {
+    let folder = folder();
+    let table: [(&str, &[&str]); 17] = [
+        ("m=0,n=1,k=1", &["m must be from 1 to", "not 0"]),
+        ("m=-1,n=1,k=1", &["m is \"-1\"", "whole number"]),
+        ("m=1.5,n=1,k=1", &["m is \"1.5\""]),
+        (
+            "m=18446744073709551616,n=1,k=1",
+            &["m is \"18446744073709551616\""],
+        ),
+        (
+            "m=18446744073709551615,n=1,k=1",
+            &["m must be from 1 to 4294967295"],
+        ),
+        (
+            "m=4294967295,n=4294967295,k=4294967295",
+            &["more operations than can be counted"],
+        ),
+        (
+            "m=4294967295,n=2,k=1",
+            &["tensor \"c\"", "4294967295 x 2", "too large"],
+        ),
+        ("m=1,n=1,z=1", &["no op has all these", "matmul (m, n, k)"]),
+        ("m=1,n=1", &["needs the dimension \"k\""]),
+        ("m=1,m=2,n=1,k=1", &["m stands there twice"]),
+        ("m", &["\"m\" is not name=number"]),
+        ("", &["is not name=number"]),
+        ("m=,n=1,k=1", &["m is \"\""]),
+        ("m=1,n=1,k=1,", &["\"\" is not name=number"]),
+        ("=1", &["no op has all these"]),
+        (
+            "heads=3,kv_heads=2,query_len=1,kv_len=1,head_dim=8",
+            &["multiple of kv_heads"],
+        ),
+        (
+            "heads=4294967295,kv_heads=1,query_len=4294967295,kv_len=4294967295,head_dim=8",
+            &["attention"],
+        ),
+    ];
+    for (shape, needles) in table {
+        let done = chipmark(
+            folder.path(),
+            &["verify", "--runner", "host", "--shape", shape],
+        );
+        let complaint = done.complaint(2);
+        for needle in needles {
+            assert!(
+                complaint.contains(needle),
+                "{needle:?} is not in {complaint:?}"
+            );
+        }
+    }
+    let done = chipmark(folder.path(), &["verify", "--dtype", "f31"]);
+    let complaint = done.complaint(2);
+    assert!(
+        complaint.contains("f31") && complaint.contains("use f32"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_case_beyond_memory_is_refused_with_both_numbers() {
+    let folder = folder();
+    // 17 GB for each of three tensors; on a machine that has twice as much the test means nothing.
+    let shape = "m=65535,n=65535,k=65535";
+    let devices = chipmark(folder.path(), &["devices", "--json"]).json();
+    let host = at(&devices, "/devices")
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["runner"] == "host");
+    let budget = at(host.unwrap(), "/limits/memory_bytes_budget")
+        .as_u64()
+        .unwrap();
+    if budget > 3 * 65535 * 65535 * 4 {
+        return skipped("this machine holds the largest case");
+    }
+    let done = chipmark(
+        folder.path(),
+        &["verify", "--runner", "host", "--shape", shape],
+    );
+    assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+    let complaint = done.stderr.lines().last().unwrap();
+    let needed = (3u64 * 65535 * 65535 * 4).to_string();
+    assert!(
+        complaint.contains(&needed) && complaint.contains(&budget.to_string()),
+        "{complaint}"
+    );
+
+    fs::write(
+        folder.path().join("large.toml"),
+        suite(0.2, &[MATMUL, "matmul m = 65535, n = 65535, k = 65535"]),
+    )
+    .unwrap();
+    let done = chipmark(
+        folder.path(),
+        &[
+            "run",
+            "--suite",
+            "large.toml",
+            "--runner",
+            "host",
+            "--output",
+            "out",
+        ],
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    let report = only_report(&folder.path().join("out"));
+    assert_eq!(with_status(&report, "measured").len(), 1);
+    assert!(reasons(&report, "skipped")[0].contains(&needed));
+}
+
+#[test]
+fn a_kernel_filter_that_finds_nothing_says_what_it_takes() {
+    let folder = folder();
+    let verify = |filter: &str| {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "verify",
+                "--runner",
+                "host",
+                "--shape",
+                "m=2,n=2,k=2",
+                "--filter",
+                filter,
+            ],
+        );
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+        done.stderr.lines().last().unwrap().to_owned()
+    };
+    let complaint = verify("nothing/at/all");
+    assert!(
+        complaint.contains("no kernel matches") && complaint.contains("--filter"),
+        "{complaint}"
+    );
+    let complaint = verify("[");
+    assert!(
+        complaint.contains("--filter [") && complaint.contains("regular expression"),
+        "{complaint}"
+    );
+}
+
+/// A report with one change, as text.
+fn changed(change: impl Fn(&mut Value)) -> String {
+    let mut report = report().clone();
+    change(&mut report);
+    format!("{report:#}\n")
+}
+
+fn set(report: &mut Value, path: &str, value: Value) {
+    *report
+        .pointer_mut(path)
+        .unwrap_or_else(|| panic!("there is no {path}")) = value;
+}
+
+#[test]
+fn a_bad_report_file_is_refused_by_file_field_and_remedy() {
+    let folder = folder();
+    let good = changed(|_| {});
+    let mut files: Vec<(&str, String, &[&str])> = vec![
+        (
+            "empty.json",
+            String::new(),
+            &["ends in the middle", "copy the whole file"],
+        ),
+        (
+            "cut.json",
+            good[..good.len() / 2].to_owned(),
+            &["ends in the middle", "copy the whole file"],
+        ),
+        (
+            "prose.json",
+            "My report: very fast\n".to_owned(),
+            &["not JSON", "line 1"],
+        ),
+        ("deep.json", "[".repeat(100_000), &["not JSON", "recursion"]),
+        (
+            "array.json",
+            "[]".to_owned(),
+            &["schema_version", "no chipmark report"],
+        ),
+        (
+            "other.json",
+            "{\"name\": \"left-pad\"}".to_owned(),
+            &["schema_version", "no chipmark report"],
+        ),
+        (
+            "newer.json",
+            changed(|r| set(r, "/schema_version", json!("2.0.0"))),
+            &["2.0.0 is newer", "update chipmark"],
+        ),
+        (
+            "older.json",
+            changed(|r| set(r, "/schema_version", json!("0.9.0"))),
+            &["0.9.0 is older", "run the cases again"],
+        ),
+        (
+            "number.json",
+            changed(|r| set(r, "/schema_version", json!(1))),
+            &["schema_version"],
+        ),
+        (
+            "word.json",
+            changed(|r| set(r, "/schema_version", json!("latest"))),
+            &["\"latest\" is not a version"],
+        ),
+        (
+            "negative.json",
+            changed(|r| set(r, "/outcomes/0/time_s/median", json!(-1.0))),
+            &[
+                "outcome matmul/m16_n24_k8/f32",
+                "time_s.median is -1",
+                "above zero",
+            ],
+        ),
+        (
+            "null.json",
+            changed(|r| set(r, "/outcomes/0/time_s/median", Value::Null)),
+            &["does not follow the schema", "null"],
+        ),
+        (
+            "outside.json",
+            changed(|r| set(r, "/outcomes/1/time_s/ci95_high", json!(1e-12))),
+            &["outcome matmul/m31_n33_k35/f32", "outside its own interval"],
+        ),
+        (
+            "unproven.json",
+            changed(|r| set(r, "/outcomes/0/verification", Value::Null)),
+            &["outcome matmul/m16_n24_k8/f32", "no verification"],
+        ),
+        (
+            "silent.json",
+            changed(|r| set(r, "/outcomes/0/status", json!("failed"))),
+            &["outcome matmul/m16_n24_k8/f32", "gives no reason"],
+        ),
+        (
+            "status.json",
+            changed(|r| set(r, "/outcomes/0/status", json!("great"))),
+            &["great", "measured"],
+        ),
+    ];
+    let infinite = good.replacen("\"median\": ", "\"median\": 1e999, \"mean\": ", 1);
+    files.push(("infinite.json", infinite, &["number out of range", "line"]));
+    fs::write(folder.path().join("good.json"), &good).unwrap();
+    for (name, text, needles) in &files {
+        fs::write(folder.path().join(name), text).unwrap();
+        for arguments in [
+            &["validate", *name][..],
+            &["compare", "good.json", *name],
+            &["compare", *name, "good.json"],
+        ] {
+            let done = chipmark(folder.path(), arguments);
+            let complaint = done.complaint(2);
+            assert!(complaint.starts_with(&format!("{name}: ")), "{complaint}");
+            for needle in *needles {
+                assert!(
+                    complaint.contains(needle),
+                    "{needle:?} is not in {complaint:?}"
+                );
+            }
+        }
+        assert_eq!(
+            &fs::read_to_string(folder.path().join(name)).unwrap(),
+            text,
+            "the file was touched"
+        );
+    }
+    fs::create_dir(folder.path().join("folder.json")).unwrap();
+    fs::write(folder.path().join("latin.json"), b"{\"name\": \"caf\xe9\"}").unwrap();
+    for name in ["missing.json", "folder.json", "latin.json"] {
+        let done = chipmark(folder.path(), &["validate", name]);
+        assert!(
+            done.complaint(2).starts_with(&format!("{name}: ")),
+            "{done:?}"
+        );
+    }
+}
+
+#[test]
+fn a_report_that_was_changed_after_it_was_written_is_not_whole() {
+    let folder = folder();
+    let validate = |text: &str| {
+        fs::write(folder.path().join("report.json"), text).unwrap();
+        chipmark(folder.path(), &["validate", "report.json"])
+    };
+    let whole = validate(&changed(|_| {}));
+    assert_eq!((whole.code, whole.stderr.as_str()), (0, ""));
+    assert!(whole.stdout.contains("report.json: a whole"), "{whole:?}");
+    // The layout is no part of the content.
+    assert_eq!(validate(&report().to_string()).code, 0);
+
+    let faster = validate(&changed(|r| {
+        let median = at(r, "/outcomes/0/time_s/median").as_f64().unwrap();
+        let low = at(r, "/outcomes/0/time_s/ci95_low").as_f64().unwrap();
+        set(r, "/outcomes/0/time_s/median", json!((low + median) / 2.0));
+        set(r, "/outcomes/0/time_s/ci95_low", json!(low * 0.5));
+    }));
+    let renamed = validate(&changed(|r| set(r, "/device/name", json!("Better CPU"))));
+    let shorter = validate(&changed(|r| {
+        r["outcomes"].as_array_mut().unwrap().pop();
+    }));
+    for done in [faster, renamed, shorter] {
+        let complaint = done.complaint(2);
+        assert!(
+            complaint.contains("report_id") && complaint.contains("changed after it was written"),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
+fn fields_that_a_later_minor_version_added_are_ignored_but_part_of_the_id() {
+    let folder = folder();
+    let mut later = report().clone();
+    set(&mut later, "/schema_version", json!("1.999.0"));
+    later["mood"] = json!({ "of_the_author": "good" });
+    later["outcomes"][0]["time_s"]["mean"] = json!(0.125);
+    later.as_object_mut().unwrap().remove("report_id");
+    let id = chipmark::shader::sha256(&serde_json_canonicalizer::to_vec(&later).unwrap());
+    later["report_id"] = json!(id);
+    let mut validate = |mood: &str| {
+        set(&mut later, "/mood/of_the_author", json!(mood));
+        fs::write(folder.path().join("later.json"), later.to_string()).unwrap();
+        chipmark(folder.path(), &["validate", "later.json"])
+    };
+    let whole = validate("good");
+    assert_eq!((whole.code, whole.stderr.as_str()), (0, ""), "{whole:?}");
+    assert!(
+        validate("bad")
+            .complaint(2)
+            .contains("changed after it was written")
+    );
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    let folder = folder();
+    // Permission bits do not stop a test that runs as root, but nobody can make a folder in a file.
+    fs::write(folder.path().join("file"), "precious").unwrap();
+    fs::write(folder.path().join("tiny.toml"), suite(30.0, &TINY)).unwrap();
+    for output in ["file", "file/below"] {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "run",
+                "--suite",
+                "tiny.toml",
+                "--runner",
+                "host",
+                "--output",
+                output,
+            ],
+        );
+        // The one line is the proof: a runner that was opened would have been announced.
+        let complaint = done.complaint(2);
+        assert!(
+            complaint.starts_with(&format!("--output {output}: ")),
+            "{complaint}"
+        );
+        assert!(complaint.contains("name a folder"), "{complaint}");
+    }
+    let done = chipmark(
+        folder.path(),
+        &[
+            "verify",
+            "--runner",
+            "host",
+            "--shape",
+            "m=2,n=2,k=2",
+            "--dump",
+            "file/below",
+        ],
+    );
+    assert!(
+        done.complaint(2).starts_with("--dump file/below: "),
+        "{done:?}"
+    );
+    assert_eq!(
+        fs::read_to_string(folder.path().join("file")).unwrap(),
+        "precious"
+    );
+}
+
+#[test]
+fn two_runs_into_one_folder_leave_two_reports() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.1, &[MATMUL])).unwrap();
+    let run = || {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "run",
+                "--suite",
+                "tiny.toml",
+                "--runner",
+                "host",
+                "--output",
+                "out",
+            ],
+        );
+        assert_eq!(done.code, 0, "{done:?}");
+        folder.path().join(done.stdout.lines().last().unwrap())
+    };
+    let first = run();
+    let text = fs::read_to_string(&first).unwrap();
+    let second = run();
+    assert_ne!(first, second);
+    assert_eq!(
+        fs::read_to_string(&first).unwrap(),
+        text,
+        "the first report was overwritten"
+    );
+    let mut both = vec![first, second];
+    both.sort();
+    assert_eq!(reports(&folder.path().join("out")), both);
+    for path in both {
+        assert_eq!(
+            chipmark(folder.path(), &["validate", path.to_str().unwrap()]).code,
+            0
+        );
+    }
+}
+
+/// A version 1.0 `.npy` file.
+fn npy(dtype: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(bytes);
+    file
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn bad_input_tensors_are_refused_by_file_and_cause() {
+    let folder = folder();
+    let tensors = folder.path().join("tensors");
+    let verify = |arguments: &[&str]| {
+        let base = ["verify", "--runner", "host", "--inputs", "tensors"];
+        let done = chipmark(folder.path(), &[&base, arguments].concat());
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+        let complaints: Vec<&str> = done
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("chipmark: "))
+            .collect();
+        assert_eq!(complaints.len(), 1, "{done:?}");
+        complaints[0].to_owned()
+    };
+    let shape = &["--shape", "m=2,n=3,k=1"][..];
+    assert!(verify(&[]).contains("--inputs needs --shape"));
+    assert!(verify(shape).contains("a.npy"));
+    fs::create_dir(&tensors).unwrap();
+    let complaint = verify(shape);
+    assert!(
+        complaint.contains("a.npy") && complaint.contains("tensor \"a\""),
+        "{complaint}"
+    );
+
+    let good = npy("<f4", "(2, 1)", &floats(&[1.0, 2.0]));
+    fs::write(
+        tensors.join("b.npy"),
+        npy("<f4", "(1, 3)", &floats(&[1.0, 2.0, 3.0])),
+    )
+    .unwrap();
+    let bad: [(&str, Vec<u8>, &[&str]); 8] = [
+        (
+            "wrong shape",
+            npy("<f4", "(1, 2)", &floats(&[1.0, 2.0])),
+            &["[1, 2]", "needs [2, 1]"],
+        ),
+        (
+            "wrong rank",
+            npy("<f4", "(2,)", &floats(&[1.0, 2.0])),
+            &["[2]", "needs [2, 1]"],
+        ),
+        (
+            "integers",
+            npy("<i4", "(2, 1)", &floats(&[1.0, 2.0])),
+            &["element type", "float32"],
+        ),
+        (
+            "half precision",
+            npy("<f2", "(2, 1)", &[0; 4]),
+            &["element type", "float32"],
+        ),
+        ("cut off", good[..good.len() - 3].to_vec(), &[]),
+        ("not npy", b"a,b\n1,2\n".to_vec(), &[]),
+        ("empty", Vec::new(), &[]),
+        (
+            "not finite",
+            npy("<f4", "(2, 1)", &floats(&[1.0, f32::NAN])),
+            &["element 1", "finite"],
+        ),
+    ];
+    for (what, bytes, needles) in bad {
+        fs::write(tensors.join("a.npy"), bytes).unwrap();
+        let complaint = verify(shape);
+        assert!(complaint.contains("a.npy"), "{what}: {complaint}");
+        for needle in needles {
+            assert!(
+                complaint.contains(needle),
+                "{what}: {needle:?} is not in {complaint:?}"
+            );
+        }
+    }
+    fs::write(tensors.join("a.npy"), good).unwrap();
+    let done = chipmark(
+        folder.path(),
+        &[
+            "verify",
+            "--runner",
+            "host",
+            "--inputs",
+            "tensors",
+            "--dump",
+            "out",
+            "--shape",
+            "m=2,n=3,k=1",
+        ],
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    let product = fs::read(
+        folder
+            .path()
+            .join("out/matmul_m2_n3_k1_f32/matmul_gemm/c.npy"),
+    )
+    .unwrap();
+    assert_eq!(
+        product[product.len() - 24..],
+        floats(&[1.0, 2.0, 3.0, 2.0, 4.0, 6.0])
+    );
+}
+
+#[test]
+fn a_runner_that_cannot_be_started_is_refused_by_name() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.1, &[MATMUL])).unwrap();
+    fs::write(folder.path().join("plain"), "no program\n").unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    let run = |runner: &str| {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "run",
+                "--suite",
+                "tiny.toml",
+                "--runner",
+                runner,
+                "--output",
+                "out",
+            ],
+        );
+        let complaint = done.complaint(2).to_owned();
+        assert!(complaint.contains(runner), "{complaint}");
+        assert_eq!(reports(&folder.path().join("out")), NO_FILES);
+        complaint
+    };
+    for runner in ["cuda", "./nowhere", "folder"] {
+        let complaint = run(runner);
+        assert!(
+            complaint.contains("wgpu") && complaint.contains("host") && complaint.contains("path"),
+            "{complaint}"
+        );
+    }
+    assert!(run("./plain").contains("cannot be started"));
+}
+
+#[test]
+fn a_device_that_is_not_there_ends_with_code_3() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.1, &[MATMUL])).unwrap();
+    let run = &["run", "--suite", "tiny.toml", "--output", "out"][..];
+    for arguments in [run, &["verify", "--shape", "m=2,n=2,k=2"]] {
+        for selection in ["99", "no such device"] {
+            let done = chipmark(
+                folder.path(),
+                &[arguments, &["--device", selection]].concat(),
+            );
+            let complaint = done.complaint(3);
+            assert!(
+                !has_adapter() || complaint.contains(selection),
+                "{complaint}"
+            );
+        }
+    }
+    assert_eq!(reports(&folder.path().join("out")), NO_FILES);
+}
+
+// Good input.
+
+#[test]
+fn a_report_on_stdout_is_nothing_but_json_that_follows_the_published_schema() {
+    let folder = folder();
+    fs::write(
+        folder.path().join("tiny.toml"),
+        suite(0.1, &[MATMUL, "empty n = 1"]),
+    )
+    .unwrap();
+    let arguments = [
+        "run",
+        "--suite",
+        "tiny.toml",
+        "--runner",
+        "host",
+        "--output",
+        "-",
+        "--seed",
+        "7",
+    ];
+    let done = chipmark(folder.path(), &arguments);
+    assert_eq!(done.code, 0, "{done:?}");
+    let report = done.json();
+    assert!(
+        done.stderr.contains("matmul/m2_n2_k2/f32") && done.stderr.contains("of ceiling"),
+        "{done:?}"
+    );
+    must_follow(&schema("report"), &report);
+    assert_eq!(report["seed"], 7);
+    assert_eq!(at(&report, "/suite/name"), "tiny");
+    assert!(
+        at(&report, "/tool/command")
+            .as_str()
+            .unwrap()
+            .ends_with(&arguments.join(" "))
+    );
+    assert_eq!(
+        (
+            outcomes(&report).len(),
+            with_status(&report, "measured").len()
+        ),
+        (2, 1)
+    );
+    assert_eq!(
+        reports(folder.path()).len(),
+        1,
+        "a file was written besides the suite"
+    );
+    fs::write(folder.path().join("report.json"), &done.stdout).unwrap();
+    assert_eq!(
+        chipmark(folder.path(), &["validate", "report.json"]).code,
+        0
+    );
+
+    let measured = with_status(&report, "measured")[0];
+    assert_eq!(measured["flop_count"], 16);
+    assert_eq!(measured["bytes_min"], 48);
+    let median = at(measured, "/time_s/median").as_f64().unwrap();
+    assert!(
+        (at(measured, "/flops_per_second").as_f64().unwrap() * median / 16.0 - 1.0).abs() < 1e-9
+    );
+    assert_eq!(at(measured, "/verification_exact/exact"), true);
+    assert_eq!(at(measured, "/verification/positions_checked"), 4);
+}
+
+#[test]
+fn a_used_up_budget_skips_cases_and_loses_none() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.3, &TINY)).unwrap();
+    let done = chipmark(
+        folder.path(),
+        &[
+            "run",
+            "--suite",
+            "tiny.toml",
+            "--runner",
+            "host",
+            "--output",
+            "out",
+            "--budget",
+            "0.000001",
+        ],
+    );
+    assert_eq!(done.code, 6, "{done:?}");
+    assert!(done.stderr.contains("nothing was measured"), "{done:?}");
+    let report = only_report(&folder.path().join("out"));
+    let reasons = reasons(&report, "skipped");
+    assert_eq!(reasons.len(), TINY.len());
+    assert!(
+        reasons.iter().all(|reason| reason.contains("budget")),
+        "{reasons:?}"
+    );
+}
+
+#[test]
+fn the_same_seed_makes_the_same_tensors_and_another_makes_others() {
+    let folder = folder();
+    let dump = |seed: &str, to: &str| {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "verify",
+                "--runner",
+                "host",
+                "--shape",
+                "m=5,n=6,k=7",
+                "--seed",
+                seed,
+                "--dump",
+                to,
+            ],
+        );
+        assert_eq!(done.code, 0, "{done:?}");
+        let case = folder
+            .path()
+            .join(to)
+            .join("matmul_m5_n6_k7_f32/matmul_gemm");
+        ["a", "b", "c"].map(|tensor| fs::read(case.join(format!("{tensor}.npy"))).unwrap())
+    };
+    let first = dump("1", "first");
+    assert_eq!(first, dump("1", "again"));
+    let other = dump("2", "other");
+    assert!(
+        first
+            .iter()
+            .zip(&other)
+            .all(|(a, b)| a != b && a.len() == b.len())
+    );
+    assert_ne!(first[0], first[1]);
+}
+
+#[test]
+fn the_devices_are_listed_with_every_documented_field() {
+    let folder = folder();
+    let done = chipmark(folder.path(), &["devices", "--json"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let value = done.json();
+    let devices = at(&value, "/devices").as_array().unwrap();
+    assert!(devices.iter().any(|device| device["runner"] == "host"));
+    for device in devices {
+        for field in ["name", "backend", "driver", "device_type", "runner"] {
+            assert!(device[field].is_string(), "{field}: {device:#}");
+        }
+        for field in ["pci_id", "pci_bus_id", "chip_id"] {
+            assert!(
+                device
+                    .get(field)
+                    .is_some_and(|v| v.is_string() || v.is_null()),
+                "{field}: {device:#}"
+            );
+        }
+        assert!(
+            device["limits"].is_object() && device["features"].is_array(),
+            "{device:#}"
+        );
+        assert!(device["also_reached_by"].is_array(), "{device:#}");
+    }
+    let table = chipmark(folder.path(), &["devices"]);
+    assert_eq!(table.code, 0);
+    for device in devices {
+        assert!(
+            table.stdout.contains(device["name"].as_str().unwrap()),
+            "{table:?}"
+        );
+    }
+}
+
+#[test]
+fn the_cases_of_a_suite_are_listed_with_every_documented_field() {
+    let folder = folder();
+    let value = chipmark(folder.path(), &["list", "--json"]).json();
+    assert_eq!(value["suite"], "quick");
+    assert_eq!(value["suite_sha256"].as_str().unwrap().len(), 64);
+    assert!(value["device"].is_string() || value["device"].is_null());
+    let cases = at(&value, "/cases").as_array().unwrap();
+    assert!(cases.len() > 5);
+    for case in cases {
+        assert!(
+            case["case_id"]
+                .as_str()
+                .unwrap()
+                .starts_with(case["op"].as_str().unwrap()),
+            "{case:#}"
+        );
+        assert!(
+            case["shape"].is_object() && case["dtype"].is_string(),
+            "{case:#}"
+        );
+        assert!(
+            case["flop_count"].is_u64() && case["bytes_min"].is_u64(),
+            "{case:#}"
+        );
+        assert!(
+            case["skip"].is_string() || case["skip"].is_null(),
+            "{case:#}"
+        );
+    }
+    let table = chipmark(folder.path(), &["list"]);
+    assert_eq!(table.code, 0);
+    for case in cases {
+        assert!(
+            table.stdout.contains(case["case_id"].as_str().unwrap()),
+            "{table:?}"
+        );
+    }
+    let few = chipmark(
+        folder.path(),
+        &["list", "--json", "--filter", "^attention/"],
+    )
+    .json();
+    let few = at(&few, "/cases").as_array().unwrap().clone();
+    assert!(few.iter().any(|case| case["op"] == "attention"));
+    assert!(few.iter().all(|case| case["op"] != "matmul"));
+}
+
+/// Writes tensors, reads them back and demands the same output to the last bit.
+fn dumped_tensors_come_back(runner: &str, filter: &str) {
+    for shape in [
+        "m=33,n=20,k=17",
+        "heads=4,kv_heads=2,query_len=5,kv_len=12,head_dim=8,causal=1",
+    ] {
+        let folder = folder();
+        let base = [
+            "verify", "--runner", runner, "--shape", shape, "--filter", filter, "--dump",
+        ];
+        let done = chipmark(folder.path(), &[&base[..], &["first"]].concat());
+        assert_eq!(done.code, 0, "{done:?}");
+        let outputs: Vec<PathBuf> = reports(&folder.path().join("first"))
+            .into_iter()
+            .filter(|path| path.ends_with("c.npy") || path.ends_with("o.npy"))
+            .collect();
+        assert!(!outputs.is_empty());
+        for output in outputs {
+            let tensors = output.parent().unwrap();
+            let done = chipmark(
+                folder.path(),
+                &[
+                    &base[..],
+                    &["second", "--inputs", tensors.to_str().unwrap()],
+                ]
+                .concat(),
+            );
+            assert_eq!(done.code, 0, "{done:?}");
+            let twin = folder
+                .path()
+                .join("second")
+                .join(output.strip_prefix(folder.path().join("first")).unwrap());
+            assert!(
+                fs::read(&output).unwrap() == fs::read(&twin).unwrap(),
+                "{} and {} differ",
+                output.display(),
+                twin.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn tensors_dumped_by_the_host_give_the_same_output_bit_for_bit_when_read_back() {
+    dumped_tensors_come_back("host", ".");
+}
+
+#[test]
+fn tensors_dumped_by_a_gpu_give_the_same_output_bit_for_bit_when_read_back() {
+    if !has_adapter() {
+        return skipped("no wgpu adapter");
+    }
+    dumped_tensors_come_back("wgpu", "/naive$");
+}
+
+// Schemas.
+
+#[test]
+fn the_published_schemas_are_those_that_the_program_prints() {
+    for name in ["report", "request", "response", "comparison"] {
+        let printed = chipmark(&std::env::temp_dir(), &["schema", name]);
+        assert_eq!(printed.code, 0);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
+        let published = fs::read_to_string(&path)
+            .unwrap_or_default()
+            .replace("\r\n", "\n");
+        assert!(
+            published == printed.stdout,
+            "docs/{name}.schema.json is not what `chipmark schema {name}` prints; after a wanted change:\n    \
+             for name in report request response comparison; do target/release/chipmark schema $name >docs/$name.schema.json; done"
+        );
+    }
+}
+
+#[test]
+fn a_conversation_with_the_host_runner_follows_the_schemas() {
+    use chipmark::input::Data;
+    use chipmark::op::{Case, Dtype, OpName, Shape};
+    use chipmark::protocol::{PROTOCOL_VERSION, Request, Response, Variant};
+
+    let case = Case::new(
+        OpName::Matmul,
+        &Shape::of(&[("m", 3), ("n", 5), ("k", 7)]),
+        Dtype::F32,
+    )
+    .unwrap();
+    let everything = |all| Request::Outputs {
+        positions: vec![0, 14],
+        projection_seed: Some(9),
+        all,
+    };
+    let prepare = |kernel: &str| Request::Prepare {
+        variant: Variant {
+            kernel: kernel.to_owned(),
+            ..Variant::default()
+        },
+    };
+    let measure = Request::Measure {
+        repeat_count: 2,
+        sample_count: 3,
+        poison: true,
+    };
+    let hello = |protocol| Request::Hello {
+        protocol,
+        device: None,
+        backend: None,
+        checks: false,
+    };
+    let files = Data::Files([("a".to_owned(), PathBuf::from("/nowhere/a.npy"))].into());
+    // What is asked, and the type of the answer.
+    let script = [
+        (measure.clone(), "error"),
+        (hello(PROTOCOL_VERSION + 1), "error"),
+        (hello(PROTOCOL_VERSION), "hello"),
+        (everything(true), "error"),
+        (
+            Request::Case {
+                case: case.clone(),
+                seed: 1,
+                data: files,
+            },
+            "error",
+        ),
+        (
+            Request::Case {
+                case: case.clone(),
+                seed: 1,
+                data: Data::Uniform,
+            },
+            "variants",
+        ),
+        (everything(true), "outputs"), // still poisoned: words where numbers cannot be
+        (prepare("matmul/magic"), "error"),
+        (prepare("matmul/gemm"), "ready"),
+        (everything(false), "outputs"),
+        (measure, "samples"),
+        (everything(true), "outputs"),
+        (Request::Bye, "bye"),
+    ];
+    let (requests, responses) = (schema("request"), schema("response"));
+    let mut child = {
+        let mut command = command(&std::env::temp_dir(), &["worker", "--runner", "host"]);
+        let _lock = lock();
+        command.stdin(Stdio::piped()).spawn().unwrap()
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut answers = Vec::new();
+    for (request, expected) in &script {
+        let request = serde_json::to_value(request).unwrap();
+        must_follow(&requests, &request);
+        writeln!(stdin, "{request}").unwrap();
+        let answer: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        must_follow(&responses, &answer);
+        assert_eq!(answer["type"], *expected, "{request} -> {answer}");
+        serde_json::from_value::<Response>(answer.clone()).unwrap();
+        answers.push(answer);
+    }
+    assert!(
+        lines.next().is_none(),
+        "the runner said something after bye"
+    );
+    assert_eq!(wait(&mut child), 0);
+    assert_eq!(answers[6]["values"], json!(vec!["NaN"; 15]));
+    assert_eq!(answers[9]["values"].as_array().unwrap().len(), 2);
+    assert_eq!(answers[9]["projection"].as_array().unwrap().len(), 3);
+    assert_eq!(answers[10]["samples"].as_array().unwrap().len(), 3);
+    assert_eq!(answers[11]["values"].as_array().unwrap().len(), 15);
+
+    for broken in [
+        json!({"type": "sing"}),
+        json!({"type": "measure"}),
+        json!({}),
+        json!(null),
+    ] {
+        assert!(!requests.is_valid(&broken), "{broken}");
+    }
+    for broken in [
+        json!({"type": "outputs", "values": ["nan"], "projection": []}),
+        json!({"type": "ready"}),
+    ] {
+        assert!(!responses.is_valid(&broken), "{broken}");
+    }
+}
+
+// Comparison.
+
+/// Writes two reports of five cases, the second with the third case as it was, the first faster,
+/// the second slower, the fourth overlapping and the fifth missing.
+fn write_pair(folder: &Path) {
+    let times = |report: &mut Value, index: usize, median: f64, half: f64| {
+        let time = report
+            .pointer_mut(&format!("/outcomes/{index}/time_s"))
+            .unwrap();
+        time["median"] = json!(median);
+        time["ci95_low"] = json!(median - half);
+        time["ci95_high"] = json!(median + half);
+    };
+    let mut baseline = report().clone();
+    set(&mut baseline, "/device/name", json!("Test CPU"));
+    set(&mut baseline, "/report_id", json!("0".repeat(64)));
+    set(&mut baseline, "/suite/sha256", json!("2".repeat(64)));
+    for index in 0..TINY.len() {
+        times(&mut baseline, index, 1e-3, 1e-5);
+    }
+    let mut candidate = baseline.clone();
+    set(&mut candidate, "/report_id", json!("1".repeat(64)));
+    times(&mut candidate, 0, 0.5e-3, 1e-5);
+    times(&mut candidate, 1, 2e-3, 1e-5);
+    times(&mut candidate, 3, 1.01e-3, 1e-5);
+    candidate["outcomes"].as_array_mut().unwrap().pop();
+    for (name, report) in [("baseline.json", baseline), ("candidate.json", candidate)] {
+        fs::write(folder.join(name), report.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_comparison_reads_as_recorded_in_every_format() {
+    let folder = folder();
+    write_pair(folder.path());
+    for format in ["text", "md", "json"] {
+        let done = chipmark(
+            folder.path(),
+            &[
+                "compare",
+                "baseline.json",
+                "candidate.json",
+                "--format",
+                format,
+            ],
+        );
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+        insta::assert_snapshot!(format!("compare_{format}"), done.stdout);
+    }
+}
+
+#[test]
+fn a_comparison_in_json_follows_its_schema_and_ranks_only_what_does_not_overlap() {
+    let folder = folder();
+    write_pair(folder.path());
+    let done = chipmark(
+        folder.path(),
+        &[
+            "compare",
+            "baseline.json",
+            "candidate.json",
+            "--format",
+            "json",
+        ],
+    );
+    let comparison = done.json();
+    must_follow(&schema("comparison"), &comparison);
+    let verdict = |id: &str| {
+        let cases = at(&comparison, "/cases").as_array().unwrap();
+        cases.iter().find(|case| case["case_id"] == id).unwrap()["verdict"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(verdict("matmul/m16_n24_k8/f32"), "faster");
+    assert_eq!(verdict("matmul/m31_n33_k35/f32"), "slower");
+    assert_eq!(verdict("matmul/m64_n64_k64/f32"), "same");
+    assert_eq!(verdict("matmul/m1_n128_k100/f32"), "same");
+    assert_eq!(
+        verdict("attention/b1_h2_kv1_q9_l17_d16/f32"),
+        "not_comparable"
+    );
+}
+
+#[test]
+fn reports_with_no_case_in_common_are_shown_and_then_refused() {
+    let folder = folder();
+    write_pair(folder.path());
+    let mut other = report().clone();
+    other["outcomes"] = json!([]);
+    fs::write(folder.path().join("other.json"), other.to_string()).unwrap();
+    let done = chipmark(folder.path(), &["compare", "baseline.json", "other.json"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stdout.contains("only in the baseline"), "{done:?}");
+    assert!(
+        done.stderr.contains("no measured case in common"),
+        "{done:?}"
+    );
+}
+
+// Runners that lie, hang and die.
+
+#[cfg(unix)]
+mod fakes {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const HELLO: &str = r#"{"type":"hello","protocol":1,"runner":{"name":"fake","version":"1"},"device":{"name":"Fake chip","backend":"fake","driver":"","device_type":"other","runner":"fake","pci_id":null,"pci_bus_id":null,"chip_id":null,"limits":{},"features":[]},"timer":{"clock":"host","quantum_s":1e-9,"note":null}}"#;
+    const VARIANTS: &str =
+        r#"{"type":"variants","variants":[{"kernel":"fake/product","variant":{}}],"refused":[]}"#;
+    const READY: &str =
+        r#"{"type":"ready","compile_s":0.001,"shader_sha256":null,"engine":"alu","passes":[]}"#;
+    /// Of a product of two by two.
+    const ZEROS: &str = r#"{"type":"outputs","values":[0,0,0,0],"projection":[0,0]}"#;
+
+    /// A folder with a suite of three cases and a runner `fake` in it.
+    struct Stage {
+        folder: tempfile::TempDir,
+    }
+
+    impl Stage {
+        /// `body` is a POSIX shell script.
+        fn new(body: &str) -> Self {
+            let stage = Self { folder: folder() };
+            let cases = [
+                MATMUL,
+                "matmul m = 2, n = 2, k = 3",
+                "matmul m = 2, n = 2, k = 4",
+            ];
+            fs::write(stage.folder.path().join("tiny.toml"), suite(0.2, &cases)).unwrap();
+            let path = stage.folder.path().join("fake");
+            let _lock = lock();
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            stage
+        }
+
+        /// A runner that has an answer, as shell, to each type of request.
+        fn answering(answers: &[(&str, &str)]) -> Self {
+            let arms: String = answers
+                .iter()
+                .map(|(request, answer)| format!("*'\"type\":\"{request}\"'*) {answer} ;;\n"))
+                .collect();
+            Self::new(&format!(
+                "while IFS= read -r line; do\ncase $line in\n{arms}*'\"type\":\"bye\"'*) exit 0 ;;\nesac\ndone"
+            ))
+        }
+
+        /// The real host runner with `filter`, as shell, put over each line of its answers.
+        fn tampering(filter: &str) -> Self {
+            Self::new(&format!(
+                "'{}' worker --runner host | while IFS= read -r line; do\n{filter}\ndone",
+                env!("CARGO_BIN_EXE_chipmark")
+            ))
+        }
+
+        fn run(&self, more: &[&str]) -> Done {
+            let base = [
+                "run",
+                "--suite",
+                "tiny.toml",
+                "--runner",
+                "./fake",
+                "--output",
+                "out",
+            ];
+            chipmark(self.folder.path(), &[&base, more].concat())
+        }
+
+        /// Runs to the end and returns the report, which must be valid and have all three cases.
+        fn report(&self, code: i32, more: &[&str]) -> Value {
+            let done = self.run(more);
+            assert_eq!(done.code, code, "{done:?}");
+            let report = only_report(&self.folder.path().join("out"));
+            must_follow(&schema("report"), &report);
+            assert_eq!(outcomes(&report).len(), 3);
+            report
+        }
+
+        /// Runs, and is refused in one line before there is anything to report.
+        fn refusal(&self, code: i32, more: &[&str]) -> String {
+            let complaint = self.run(more).complaint(code).to_owned();
+            assert_eq!(reports(&self.folder.path().join("out")), NO_FILES);
+            complaint
+        }
+    }
+
+    fn say(line: &str) -> String {
+        format!("printf '%s\\n' '{line}'")
+    }
+
+    fn all_failed(report: &Value, needles: &[&str]) {
+        let reasons = reasons(report, "failed");
+        assert_eq!(reasons.len(), 3, "{report:#}");
+        assert_eq!(report["status"], "partial");
+        for reason in reasons {
+            for needle in needles {
+                assert!(reason.contains(needle), "{needle:?} is not in {reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_runner_that_prints_garbage_is_given_up_with_what_it_said() {
+        let complaint = Stage::new("echo 'Welcome to my runner!'; cat >/dev/null").refusal(75, &[]);
+        assert!(
+            complaint.contains("not the protocol") && complaint.contains("Welcome to my runner!"),
+            "{complaint}"
+        );
+    }
+
+    #[test]
+    fn a_runner_that_prints_bytes_which_are_no_text_is_given_up() {
+        let complaint = Stage::new("printf '\\377\\376\\n'; cat >/dev/null").refusal(75, &[]);
+        assert!(complaint.contains("not text"), "{complaint}");
+    }
+
+    #[test]
+    fn a_runner_that_says_nothing_is_given_up_after_the_silence_it_is_allowed() {
+        let complaint = Stage::new("sleep 60").refusal(75, &["--silence", "1"]);
+        assert!(complaint.contains("said nothing for 1 s"), "{complaint}");
+    }
+
+    #[test]
+    fn a_runner_that_exits_at_once_is_given_up_with_its_exit_code_and_last_words() {
+        let complaint = Stage::new("echo 'no licence found' >&2; exit 7").refusal(75, &[]);
+        assert!(
+            complaint.contains("exit code 7") && complaint.contains("no licence found"),
+            "{complaint}"
+        );
+    }
+
+    #[test]
+    fn a_runner_of_another_protocol_is_refused_with_both_versions() {
+        let newer = HELLO.replace("\"protocol\":1", "\"protocol\":99");
+        let complaint = Stage::answering(&[("hello", &say(&newer))]).refusal(2, &[]);
+        assert!(
+            complaint.contains("protocol 99") && complaint.contains("this is 1"),
+            "{complaint}"
+        );
+    }
+
+    #[test]
+    fn a_runner_without_a_device_ends_the_run_with_code_3_and_its_own_reason() {
+        let answer = r#"{"type":"error","kind":"no_device","message":"the chip is at lunch"}"#;
+        let complaint = Stage::answering(&[("hello", &say(answer))]).refusal(3, &[]);
+        assert!(complaint.contains("the chip is at lunch"), "{complaint}");
+    }
+
+    #[test]
+    fn a_runner_that_dies_on_a_variant_fails_that_case_and_is_not_given_the_variant_again() {
+        let stage = Stage::answering(&[
+            ("hello", &say(HELLO)),
+            ("case", &say(VARIANTS)),
+            (
+                "prepare",
+                "echo 'segmentation fault, probably' >&2; exit 139",
+            ),
+        ]);
+        let report = stage.report(6, &[]);
+        assert_eq!(report["status"], "partial");
+        let failed = reasons(&report, "failed");
+        for needle in [
+            "exit code 139",
+            "segmentation fault, probably",
+            "fake/product",
+        ] {
+            assert!(
+                failed[0].contains(needle),
+                "{needle:?} is not in {:?}",
+                failed[0]
+            );
+        }
+        // It is the only variant, so the other cases have none left; that must be what they say.
+        let skipped = reasons(&report, "skipped");
+        assert_eq!(skipped.len(), 2, "{report:#}");
+        for (outcome, reason) in outcomes(&report)[1..].iter().zip(skipped) {
+            assert!(reason.contains("killed the runner"), "{reason}");
+            assert_eq!(at(outcome, "/tried/0/kernel"), "fake/product");
+            assert!(
+                at(outcome, "/tried/0/reason")
+                    .as_str()
+                    .unwrap()
+                    .contains("killed the runner"),
+                "{outcome:#}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_runner_that_falls_silent_at_every_case_is_given_up_after_three() {
+        let stage = Stage::answering(&[("hello", &say(HELLO)), ("case", "sleep 60")]);
+        let report = stage.report(6, &["--silence", "2"]);
+        all_failed(&report, &["said nothing for 2 s"]);
+    }
+
+    #[test]
+    fn a_runner_whose_outputs_are_zeros_has_wrong_results() {
+        let stage = Stage::answering(&[
+            ("hello", &say(HELLO)),
+            ("case", &say(VARIANTS)),
+            ("prepare", &say(READY)),
+            ("outputs", &say(ZEROS)),
+        ]);
+        let report = stage.report(4, &[]);
+        all_failed(&report, &["wrong results", "fake/product", "expected"]);
+        assert_eq!(at(&report, "/outcomes/0/tried/0/status"), "wrong");
+    }
+
+    #[test]
+    fn a_runner_that_sends_too_few_outputs_or_none_fails_its_cases() {
+        for answer in [
+            r#"{"type":"outputs","values":[0],"projection":[]}"#,
+            r#"{"type":"bye"}"#,
+        ] {
+            let stage = Stage::answering(&[
+                ("hello", &say(HELLO)),
+                ("case", &say(VARIANTS)),
+                ("prepare", &say(READY)),
+                ("outputs", &say(answer)),
+            ]);
+            let done = stage.run(&[]);
+            assert!([4, 6].contains(&done.code), "{done:?}");
+            all_failed(
+                &only_report(&stage.folder.path().join("out")),
+                &["fake/product"],
+            );
+        }
+    }
+
+    #[test]
+    fn a_runner_that_cannot_do_an_op_has_its_cases_skipped_with_its_own_reason() {
+        let answer = r#"{"type":"error","kind":"unsupported","message":"this chip only copies"}"#;
+        let stage = Stage::answering(&[("hello", &say(HELLO)), ("case", &say(answer))]);
+        let report = stage.report(6, &[]);
+        assert_eq!(report["status"], "complete");
+        assert!(
+            reasons(&report, "skipped")
+                .iter()
+                .all(|reason| reason.contains("only copies"))
+        );
+    }
+
+    #[test]
+    fn a_real_runner_behind_a_harmless_filter_is_measured_like_any_other() {
+        let report = Stage::tampering("printf '%s\\n' \"$line\"").report(0, &[]);
+        assert_eq!(report["status"], "complete");
+        assert!(
+            outcomes(&report)
+                .iter()
+                .all(|o| o["status"] == "measured" && o["runner"] == "./fake")
+        );
+    }
+
+    #[test]
+    fn outputs_that_are_not_numbers_are_wrong_results() {
+        let nan = r#"case $line in *'"type":"outputs"'*) line='{"type":"outputs","values":["NaN","NaN","NaN","NaN"],"projection":["NaN","NaN"]}' ;; esac
+            printf '%s\n' "$line""#;
+        all_failed(
+            &Stage::tampering(nan).report(4, &[]),
+            &["wrong results", "never written"],
+        );
+        // A bare NaN is not JSON at all.
+        let bare = r#"case $line in *'"type":"outputs"'*) line='{"type":"outputs","values":[NaN,NaN,NaN,NaN],"projection":[NaN,NaN]}' ;; esac
+            printf '%s\n' "$line""#;
+        let report = Stage::tampering(bare).report(6, &[]);
+        assert!(
+            reasons(&report, "failed")[0].contains("not the protocol"),
+            "{report:#}"
+        );
+        assert_eq!(with_status(&report, "measured").len(), 0);
+    }
+
+    #[test]
+    fn one_wrong_element_is_found() {
+        // The last of four values is negated; the sums of the rows are left as they are.
+        let lie = r#"case $line in *'"type":"outputs"'*) line=$(printf '%s\n' "$line" | sed 's/,-\{0,1\}\([0-9.e-]*\)\],"projection"/,12\1],"projection"/') ;; esac
+            printf '%s\n' "$line""#;
+        all_failed(
+            &Stage::tampering(lie).report(4, &[]),
+            &["wrong results", "element 1 of row 1"],
+        );
+    }
+
+    /// The real runner with the spans it measured rewritten by `sed`.
+    fn with_spans(script: &str) -> Stage {
+        Stage::tampering(&format!(
+            "case $line in *'\"type\":\"samples\"'*) line=$(printf '%s\\n' \"$line\" | sed '{script}') ;; esac\nprintf '%s\\n' \"$line\""
+        ))
+    }
+
+    #[test]
+    fn spans_that_no_clock_can_show_are_refused() {
+        for host_s in ["-1.0", "0.0"] {
+            let stage = with_spans(&format!("s/\"host_s\":[^,}}]*/\"host_s\":{host_s}/g"));
+            all_failed(&stage.report(6, &[]), &["impossible span", "matmul/gemm"]);
+        }
+        let report = with_spans("s/\"host_s\":[^,}]*/\"host_s\":1e999/g").report(6, &[]);
+        assert!(
+            reasons(&report, "failed")[0].contains("not the protocol"),
+            "{report:#}"
+        );
+    }
+
+    #[test]
+    fn spans_so_short_that_rates_overflow_do_not_cost_the_report() {
+        // It calls once whatever is asked, or the lie would make each span take seconds.
+        let stage = Stage::new(&format!(
+            r#"while IFS= read -r line; do
+                case $line in *'"type":"measure"'*)
+                    printf '%s\n' "$line" | sed 's/.*"repeat_count":\([0-9]*\).*/\1/' >asked
+                    line=$(printf '%s\n' "$line" | sed 's/"repeat_count":[0-9]*/"repeat_count":1/') ;;
+                esac
+                printf '%s\n' "$line"
+            done | '{}' worker --runner host | while IFS= read -r line; do
+                case $line in *'"type":"samples"'*)
+                    lie='s/"host_s":[^,}}]*/"host_s":1e-302/g; s/"repeat_count":1/"repeat_count":'$(cat asked)/g
+                    line=$(printf '%s\n' "$line" | sed "$lie") ;;
+                esac
+                printf '%s\n' "$line"
+            done"#,
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let cases = ["copy n = 64", "fma invocations = 64, steps = 8", MATMUL];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(0.2, &cases)).unwrap();
+        let report = {
+            let done = stage.run(&[]);
+            assert!([0, 5, 6].contains(&done.code), "{done:?}");
+            only_report(&stage.folder.path().join("out"))
+        };
+        assert_eq!(outcomes(&report).len(), 3);
+    }
+
+    #[test]
+    fn a_runner_that_sends_fewer_spans_than_asked_is_refused() {
+        let report = with_spans("s/\"samples\":.*/\"samples\":[]}/").report(6, &[]);
+        all_failed(&report, &["0 samples when asked for 1"]);
+    }
+
+    #[test]
+    fn a_runner_that_claims_more_calls_than_it_was_asked_for_is_refused() {
+        let report =
+            with_spans("s/\"repeat_count\":[0-9]*/\"repeat_count\":4000000000/g").report(6, &[]);
+        assert_eq!(with_status(&report, "measured").len(), 0);
+        all_failed(&report, &["4000000000"]);
+    }
+
+    #[test]
+    fn a_runner_that_stops_reading_is_given_up_like_a_silent_one() {
+        // The positions of 65536 elements do not fit a pipe that nobody empties.
+        let prepare = format!("{}; exec sleep 60", say(READY));
+        let stage = Stage::answering(&[
+            ("hello", &say(HELLO)),
+            ("case", &say(VARIANTS)),
+            ("prepare", &prepare),
+        ]);
+        let cases = ["matmul m = 256, n = 256, k = 2"];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(0.2, &cases)).unwrap();
+        let done = stage.run(&["--silence", "2"]);
+        assert_eq!(done.code, 6, "{done:?}");
+        let report = only_report(&stage.folder.path().join("out"));
+        assert!(
+            reasons(&report, "failed")[0].contains("said nothing for 2 s"),
+            "{report:#}"
+        );
+    }
+
+    #[test]
+    fn one_broken_runner_of_two_costs_only_its_own_cases() {
+        let stage = Stage::new("echo 'out of order' >&2; exit 1");
+        let done = stage.run(&["--runner", "host"]);
+        let report = only_report(&stage.folder.path().join("out"));
+        assert_eq!(outcomes(&report).len(), 6);
+        let host: Vec<&Value> = outcomes(&report)
+            .iter()
+            .filter(|o| o["runner"] == "host")
+            .collect();
+        assert!(host.iter().all(|o| o["status"] == "measured"), "{report:#}");
+        for outcome in outcomes(&report).iter().filter(|o| o["runner"] == "./fake") {
+            assert_eq!(outcome["status"], "failed", "{outcome:#}");
+            assert!(
+                outcome["reason"].as_str().unwrap().contains("out of order"),
+                "{outcome:#}"
+            );
+        }
+        assert_eq!((done.code, report["status"].as_str()), (6, Some("partial")));
+    }
+}
+
+// Death and interruption in the middle of a run.
+
+#[cfg(unix)]
+mod signals {
+    use super::*;
+
+    /// Eight cases of which each takes long enough to be hit.
+    const LONG: [&str; 8] = [
+        "matmul m = 200, n = 200, k = 200",
+        "matmul m = 201, n = 200, k = 200",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 65, head_dim = 16",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 66, head_dim = 16",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 67, head_dim = 16",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 68, head_dim = 16",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 69, head_dim = 16",
+        "attention heads = 4, kv_heads = 2, query_len = 64, kv_len = 70, head_dim = 16",
+    ];
+
+    fn send(signal: &str, process: u32) {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("kill -{signal} {process}")]);
+        let mut child = {
+            let _lock = lock();
+            command.spawn().unwrap()
+        };
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Starts a run, does `strike` to it (given the conductor's process id) while its third case is
+    /// at work, and returns the exit code, stderr and the report.
+    fn struck(folder: &Path, strike: impl FnOnce(u32)) -> (i32, String, Value) {
+        fs::write(folder.join("long.toml"), suite(0.5, &LONG)).unwrap();
+        let mut child = start(
+            folder,
+            &[
+                "run",
+                "--suite",
+                "long.toml",
+                "--runner",
+                "host",
+                "--output",
+                "out",
+            ],
+        );
+        let stdout = text(child.stdout.take().unwrap());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            said += &format!("{line}\n");
+            if line.starts_with("[2/8]") {
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        strike(child.id());
+        for line in lines {
+            said += &format!("{}\n", line.unwrap());
+        }
+        let code = wait(&mut child);
+        stdout.join().unwrap();
+        assert!(!said.contains("panicked"), "{said}");
+        (code, said, only_report(&folder.join("out")))
+    }
+
+    /// The worker that a conductor has started.
+    #[cfg(target_os = "linux")]
+    fn worker_of(conductor: u32) -> u32 {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(process) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // The name is in brackets and may hold anything; the parent is the second field after it.
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1));
+            let arguments = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            if parent == Some(&conductor.to_string()) && arguments.contains("worker") {
+                return process;
+            }
+        }
+        panic!("process {conductor} has no worker");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_killed_worker_fails_one_case_and_the_rest_go_on() {
+        let folder = folder();
+        let (code, said, report) = struck(folder.path(), |conductor| {
+            send("KILL", worker_of(conductor))
+        });
+        assert_eq!(
+            (code, report["status"].as_str()),
+            (6, Some("partial")),
+            "{said}"
+        );
+        assert_eq!(outcomes(&report).len(), LONG.len());
+        let failed = reasons(&report, "failed");
+        assert_eq!(failed.len(), 1, "{said}");
+        assert!(failed[0].contains("signal 9"), "{failed:?}");
+        let rest = with_status(&report, "measured").len() + with_status(&report, "skipped").len();
+        assert_eq!(rest, LONG.len() - 1, "{said}");
+        let dead = outcomes(&report)
+            .iter()
+            .position(|o| o["status"] == "failed")
+            .unwrap();
+        assert!(
+            outcomes(&report)[dead + 1..]
+                .iter()
+                .any(|o| o["status"] == "measured"),
+            "{said}"
+        );
+        must_follow(&schema("report"), &report);
+    }
+
+    fn an_interrupted_run_keeps_what_was_measured(signal: &str) {
+        let folder = folder();
+        let (code, said, report) = struck(folder.path(), |conductor| send(signal, conductor));
+        assert_eq!(
+            (code, report["status"].as_str()),
+            (6, Some("interrupted")),
+            "{said}"
+        );
+        assert!(
+            said.lines().last().unwrap().contains("interrupted"),
+            "{said}"
+        );
+        assert_eq!(outcomes(&report).len(), LONG.len(), "a case disappeared");
+        assert!(with_status(&report, "measured").len() >= 2, "{said}");
+        let skipped = reasons(&report, "skipped");
+        assert!(
+            !skipped.is_empty() && skipped.iter().all(|reason| reason.contains("interrupted")),
+            "{skipped:?}"
+        );
+        assert_eq!(with_status(&report, "failed").len(), 0, "{said}");
+        must_follow(&schema("report"), &report);
+    }
+
+    #[test]
+    fn an_interrupt_from_the_keyboard_keeps_what_was_measured() {
+        an_interrupted_run_keeps_what_was_measured("INT");
+    }
+
+    #[test]
+    fn a_request_to_terminate_keeps_what_was_measured() {
+        an_interrupted_run_keeps_what_was_measured("TERM");
+    }
+}

@@ -1,0 +1,90 @@
+//! Every kernel on every adapter at hand, over awkward shapes, by the program itself.
+
+#![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
+
+mod devices;
+
+use std::process::{Command, Output};
+
+use devices::{Adapter, adapters, skipped};
+
+fn verify(adapter: &Adapter, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chipmark"))
+        .args(["verify", "--backend", &adapter.backend])
+        .args(arguments)
+        .envs(
+            adapter
+                .environment
+                .iter()
+                .map(|(name, value)| (*name, value)),
+        )
+        .output()
+        .unwrap()
+}
+
+fn assert_right(adapter: &Adapter, arguments: &[&str]) {
+    let output = verify(adapter, arguments);
+    let text = format!(
+        "{} {arguments:?}\n{}{}",
+        adapter.name,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("right"), "nothing was verified: {text}");
+}
+
+#[test]
+fn every_kernel_is_right_on_every_adapter() {
+    let adapters = adapters();
+    if adapters.is_empty() {
+        return skipped("every_kernel_is_right_on_every_adapter");
+    }
+    for adapter in &adapters {
+        eprintln!("verifying on {}", adapter.name);
+        assert_right(adapter, &[]);
+    }
+}
+
+#[test]
+fn kernels_are_right_with_checks_on_and_in_process() {
+    let Some(adapter) = adapters().into_iter().next() else {
+        return skipped("kernels_are_right_with_checks_on_and_in_process");
+    };
+    assert_right(&adapter, &["--checks", "--filter", "matmul|probe|naive"]);
+    assert_right(
+        &adapter,
+        &["--in-process", "--filter", "matmul/(naive|register_tile)$"],
+    );
+}
+
+#[test]
+fn every_matmul_variant_is_right_at_a_shape_that_nothing_divides() {
+    let Some(adapter) = adapters().into_iter().next() else {
+        return skipped("every_matmul_variant_is_right_at_a_shape_that_nothing_divides");
+    };
+    assert_right(
+        &adapter,
+        &[
+            "--all-variants",
+            "--filter",
+            "matmul",
+            "--shape",
+            "m=67,n=132,k=41",
+        ],
+    );
+}
+
+#[test]
+fn the_host_is_right_without_any_adapter() {
+    let output = Command::new(env!("CARGO_BIN_EXE_chipmark"))
+        .args(["verify", "--runner", "host"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,262 @@
+//! Broken kernels that verification must catch. A check that lets one of these pass checks nothing.
+
+#![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
+
+mod devices;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use chipmark::catalogue::{Kernel, kernels};
+use chipmark::input::Data;
+use chipmark::op::{Case, Dtype, Shape};
+use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
+use chipmark::runner::worker::WgpuRunner;
+use chipmark::runner::{Conversation, InProcess};
+use chipmark::verify::{Verdict, check, entropy, inputs};
+
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// One deliberate mistake: the text that is replaced must stand in the source exactly once.
+struct Mutant {
+    what: &'static str,
+    kernel: &'static str,
+    from: &'static str,
+    to: &'static str,
+    shape: &'static [(&'static str, u64)],
+}
+
+const ODD: &[(&str, u64)] = &[("m", 65), ("n", 67), ("k", 129)];
+const DEEP: &[(&str, u64)] = &[("m", 33), ("n", 36), ("k", 2048)];
+const HEADS: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 33),
+    ("kv_len", 65),
+    ("head_dim", 40),
+];
+const MASKED: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 33),
+    ("kv_len", 65),
+    ("head_dim", 40),
+    ("causal", 1),
+];
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        what: "the loop over k ends one early",
+        kernel: "matmul/naive",
+        from: "i < params.k;",
+        to: "i + 1u < params.k;",
+        shape: ODD,
+    },
+    Mutant {
+        what: "the last row is never written",
+        kernel: "matmul/naive",
+        from: "row >= params.m",
+        to: "row + 1u >= params.m",
+        shape: ODD,
+    },
+    Mutant {
+        what: "the last column is never written",
+        kernel: "matmul/naive",
+        from: "column >= params.n",
+        to: "column + 1u >= params.n",
+        shape: ODD,
+    },
+    Mutant {
+        what: "B is read with the stride of A",
+        kernel: "matmul/naive",
+        from: "b[i * params.n + column]",
+        to: "b[min(i * params.k + column, params.n * params.k - 1u)]",
+        shape: ODD,
+    },
+    Mutant {
+        what: "sums are kept in half precision",
+        kernel: "matmul/naive",
+        from: "sum = fma(a[row * params.k + i], b[i * params.n + column], sum);",
+        to: "sum = quantizeToF16(fma(a[row * params.k + i], b[i * params.n + column], sum));",
+        shape: DEEP,
+    },
+    Mutant {
+        what: "sums lose their last bits",
+        kernel: "matmul/naive",
+        from: "c[row * params.n + column] = sum;",
+        to: "c[row * params.n + column] = bitcast<f32>(bitcast<u32>(sum) & 0xffff0000u);",
+        shape: ODD,
+    },
+    Mutant {
+        what: "one element of the output is off",
+        kernel: "matmul/naive",
+        from: "c[row * params.n + column] = sum;",
+        to: "c[row * params.n + column] = sum + select(0.0, 1.0, row == 11u && column == 13u);",
+        shape: ODD,
+    },
+    Mutant {
+        what: "operands of one position are swapped",
+        kernel: "matmul/naive",
+        from: "c[row * params.n + column] = sum;",
+        to: "c[row * params.n + (column ^ select(0u, 1u, row == 2u && column < 2u))] = sum;",
+        shape: ODD,
+    },
+    Mutant {
+        what: "a barrier is missing",
+        kernel: "matmul/workgroup_tile",
+        from: "        b_tile[local.y * TILE + local.x] = b_value;\n        workgroupBarrier();",
+        to: "        b_tile[local.y * TILE + local.x] = b_value;",
+        shape: ODD,
+    },
+    Mutant {
+        what: "keys beyond the mask are seen",
+        kernel: "attention/naive",
+        from: "select(0u, end - params.query_len, end > params.query_len)",
+        to: "min(select(0u, end - params.query_len, end > params.query_len) + 1u, params.kv_len)",
+        shape: MASKED,
+    },
+    Mutant {
+        what: "scores are scaled twice",
+        kernel: "attention/flash_tile",
+        from: "(params.scale * LOG2_E)",
+        to: "(params.scale * params.scale * LOG2_E)",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "the sum is not corrected to a new maximum",
+        kernel: "attention/flash",
+        from: "sum[j * PIECES + i] *= correction;",
+        to: "sum[j * PIECES + i] *= 1.0;",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "the last block of keys counts its padding",
+        kernel: "attention/flash",
+        from: "score[j * BLOCK + b] = select(0.0, weight, first + b < count);",
+        to: "score[j * BLOCK + b] = weight;",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "query heads read the wrong key head",
+        kernel: "attention/flash",
+        from: "let kv_head = batch_head % params.heads / (params.heads / params.kv_heads);",
+        to: "let kv_head = batch_head % params.kv_heads;",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_f32",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: &[("invocations", 1000), ("steps", 37)],
+    },
+    Mutant {
+        what: "the tail of a copy is left out",
+        kernel: "probe/copy",
+        from: "if (index < count) {",
+        to: "if (index + 1u < count) {",
+        shape: &[("n", 100_004)],
+    },
+];
+
+fn kernel(name: &str) -> Kernel {
+    kernels()
+        .into_iter()
+        .find(|kernel| kernel.name == name)
+        .unwrap()
+}
+
+/// The verdict on the preferred variant of `kernel`, over integers where they are exact and over
+/// uniform data: a mutant may show in either.
+fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
+    let case = Case::new(kernel.op, &Shape::of(shape), Dtype::F32).unwrap();
+    let mut runner = InProcess(Box::new(WgpuRunner::new(vec![kernel.clone()])));
+    let hello = Request::Hello {
+        protocol: PROTOCOL_VERSION,
+        device: None,
+        backend: None,
+        checks: false,
+    };
+    assert!(matches!(
+        runner.ask(&hello, SILENCE),
+        Ok(Response::Hello { .. })
+    ));
+    let mut verdicts = Vec::new();
+    for data in [Data::Integer, Data::Uniform] {
+        if data == Data::Integer && !case.op.op().exact(&case.shape) {
+            continue;
+        }
+        let seed = entropy();
+        let request = Request::Case {
+            case: case.clone(),
+            seed,
+            data: data.clone(),
+        };
+        let Ok(Response::Variants { variants, refused }) = runner.ask(&request, SILENCE) else {
+            panic!("{} cannot run", kernel.name)
+        };
+        assert!(!variants.is_empty(), "{}: {refused:?}", kernel.name);
+        let ready = runner
+            .ask(
+                &Request::Prepare {
+                    variant: variants[0].clone(),
+                },
+                SILENCE,
+            )
+            .unwrap();
+        assert!(
+            matches!(ready, Response::Ready { .. }),
+            "{}: {ready:?}",
+            kernel.name
+        );
+        let inputs = inputs(&case, seed, &data).unwrap();
+        verdicts.push(check(&mut runner, &case, &inputs, &data, entropy(), SILENCE).unwrap());
+    }
+    verdicts
+}
+
+fn caught(verdicts: &[Verdict]) -> bool {
+    verdicts
+        .iter()
+        .any(|verdict| matches!(verdict, Verdict::Wrong(..)))
+}
+
+#[test]
+fn every_mutant_is_caught_and_its_original_is_not() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("every_mutant_is_caught_and_its_original_is_not");
+    }
+    let mut escaped = Vec::new();
+    for mutant in MUTANTS {
+        let original = kernel(mutant.kernel);
+        assert_eq!(
+            original.source.matches(mutant.from).count(),
+            1,
+            "{}: the text to change stands there not exactly once: {:?}",
+            mutant.kernel,
+            mutant.from
+        );
+        let right = verdicts(&original, mutant.shape);
+        assert!(
+            !caught(&right),
+            "{} itself was called wrong: {right:?}",
+            mutant.kernel
+        );
+        let broken = Kernel {
+            source: Cow::Owned(original.source.replace(mutant.from, mutant.to)),
+            ..original
+        };
+        let verdicts = verdicts(&broken, mutant.shape);
+        if caught(&verdicts) {
+            eprintln!("caught: {} ({})", mutant.what, mutant.kernel);
+        } else {
+            escaped.push(format!("{} ({}): {verdicts:?}", mutant.what, mutant.kernel));
+        }
+    }
+    assert!(
+        escaped.is_empty(),
+        "mutants that verification let pass:\n{}",
+        escaped.join("\n")
+    );
+    assert!(MUTANTS.len() >= 8);
+}
