@@ -67,7 +67,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
             Cell::new(text).set_alignment(alignment)
         }));
     }
-    table.to_string()
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n")
 }
 
 fn rate(outcome: &Outcome) -> String {

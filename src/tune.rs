@@ -342,7 +342,7 @@ impl Search<'_, '_, '_> {
                 .iter()
                 .map(|runner| runner.time_s)
                 .fold(f64::INFINITY, f64::min);
-            let tried_enough = !pool.is_empty() && self.spent(0.6);
+            let tried_enough = !pool.is_empty() && self.spent(0.4);
             if self.task.banned.contains(&variant) {
                 self.banned = true;
                 self.record(&variant, "failed", |t| {
@@ -394,9 +394,9 @@ impl Search<'_, '_, '_> {
                 .iter()
                 .map(|r: &Runner| r.time_s)
                 .fold(f64::INFINITY, f64::min);
-            // Preparing calls it once, timing at least once more.
-            let affordable = 3.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
-            if finalists < 6 && !self.spent(0.75)
+            // Preparing calls it once, timing once more if it is slow.
+            let affordable = 2.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
+            if finalists < 8 && !self.spent(0.75)
                 || first_of_kernel && affordable && !self.spent(0.9)
                 || full.is_empty()
             {

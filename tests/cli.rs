@@ -1814,7 +1814,7 @@ mod fakes {
         assert!(
             outcomes(&report)
                 .iter()
-                .all(|o| o["status"] == "measured" && o["runner"] == "./fake")
+                .all(|o| o["status"] == "measured" && o["runner"] == "host")
         );
     }
 
