@@ -7,11 +7,12 @@ use regex::Regex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{Data, Values};
+use crate::interrupt::interrupted;
 use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::protocol::{Request, Response, Variant};
 use crate::report::Verification;
-use crate::run::{Opened, Reach, interrupted, open};
+use crate::run::{Opened, Reach, open};
 use crate::screen;
 use crate::tune::{End, Session};
 use crate::verify::{Verdict, inputs};

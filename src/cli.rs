@@ -10,6 +10,7 @@ use crate::compare::compare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
+use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, serve};
@@ -299,7 +300,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
     if !to_stdout {
         report::check_writable("--output", &args.output)?;
     }
-    run::heed_interrupts();
+    interrupt::heed();
     let options = Options {
         plan,
         runners: args.runner.clone(),
@@ -315,10 +316,27 @@ fn run_command(args: &RunArgs) -> Result<()> {
         eprint!("{}", screen::summary(&report));
         print(&report.to_json()?)?;
     } else {
-        let path = report::write(&report, &args.output)?;
+        let path = report::write(&report, &args.output).map_err(|error| rescue(&report, error))?;
         print(&format!("{}{}\n", screen::summary(&report), path.display()))?;
     }
     judge(&report)
+}
+
+/// A report that cannot be written where it should go must not be lost: it goes to the folder for
+/// temporary files, or else to standard output.
+fn rescue(report: &Report, error: Error) -> Error {
+    eprint!("{}", screen::summary(report));
+    let elsewhere = match report::write(report, &std::env::temp_dir()) {
+        Ok(path) => path.display().to_string(),
+        Err(_) => {
+            let printed = report.to_json().and_then(|text| print(&text));
+            printed.map_or_else(|_| "lost".to_owned(), |()| "standard output".to_owned())
+        }
+    };
+    Error::new(
+        error.kind,
+        format!("{error}; the report went to {elsewhere} instead"),
+    )
 }
 
 /// The exit code that a finished run deserves.
@@ -591,7 +609,7 @@ fn verify(args: &VerifyArgs) -> Result<()> {
     if let Some(folder) = &args.dump {
         report::check_writable("--dump", folder)?;
     }
-    run::heed_interrupts();
+    interrupt::heed();
     let request = audit::Audit {
         cases,
         filter: args.filter.clone(),

@@ -40,6 +40,17 @@ const WANTED: [(Features, &str); 3] = [
     (Features::SHADER_F16, "shader_f16"),
 ];
 
+/// The smallest subgroup of a device, where it is known. Where an API does not tell, wgpu reports the
+/// widest range there is; on Apple's own GPUs it is 32 all the same.
+fn subgroup_size_min(info: &wgpu::AdapterInfo) -> Option<u32> {
+    match (info.backend, info.subgroup_min_size, info.subgroup_max_size) {
+        (Backend::Metal, ..) if info.name.starts_with("Apple") => Some(32),
+        (Backend::Metal, ..)
+        | (_, wgpu::MINIMUM_SUBGROUP_MIN_SIZE, wgpu::MAXIMUM_SUBGROUP_MAX_SIZE) => None,
+        (_, size, _) => Some(size),
+    }
+}
+
 /// The limits that reports and messages speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -139,7 +150,8 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
         subgroup_size_min: adapter
             .features()
             .contains(Features::SUBGROUP)
-            .then_some(info.subgroup_min_size),
+            .then(|| subgroup_size_min(&info))
+            .flatten(),
         // A device that lives in the host's memory must leave half of it to everything else.
         memory_bytes_budget: shares_memory
             .then(machine::memory_bytes)
@@ -385,6 +397,11 @@ impl Gpu {
             .map(|(feature, _)| *feature)
             .filter(|f| offered.contains(*f))
             .collect();
+        let mut attempts: Vec<Vec<Features>> = wanted
+            .iter()
+            .map(|left_out| wanted.iter().copied().filter(|f| f != left_out).collect())
+            .collect();
+        attempts.push(Vec::new());
         let (device, queue) = loop {
             let request = adapter.request_device(&wgpu::DeviceDescriptor {
                 label: Some("chipmark"),
@@ -398,10 +415,9 @@ impl Gpu {
             });
             match pollster::block_on(request) {
                 Ok(opened) => break opened,
-                // A driver may offer a feature and still refuse it: give them up one by one.
-                Err(_) if !wanted.is_empty() => {
-                    wanted.pop();
-                }
+                // A driver may offer a feature and still refuse it: ask again without each one by
+                // itself, then without any.
+                Err(_) if !attempts.is_empty() => wanted = attempts.remove(0),
                 Err(error) => return Err(GpuError::new(FaultKind::NoDevice, error.to_string())),
             }
         };

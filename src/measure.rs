@@ -9,6 +9,12 @@ use crate::stats::Summary;
 /// Below this many samples no order statistics enclose the median with 95 % probability.
 const MEDIAN_SAMPLES_MIN: u32 = 6;
 
+/// Length of one window of the warm-up.
+const WARM_UP_WINDOW_S: f64 = 0.1;
+
+/// Least time that the samples of a number for the report span together.
+const SAMPLED_S_MIN: f64 = 0.2;
+
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -22,6 +28,8 @@ pub struct Policy {
     pub sample_count_max: u32,
     /// Wanted half-width of the median's 95 % interval, relative.
     pub precision: f64,
+    /// Least time that the samples span together, while there is time.
+    pub sampled_s_min: f64,
     /// Longest warm-up.
     pub warm_up_s_max: f64,
     /// Longest time to spend, warm-up included, unless the floor of samples needs more.
@@ -42,6 +50,7 @@ impl Policy {
             sample_count_min: 10,
             sample_count_max: 200,
             precision: 0.005,
+            sampled_s_min: SAMPLED_S_MIN,
             warm_up_s_max: (time_s_max * 0.25).clamp(0.0, 1.0),
             time_s_max,
             silence,
@@ -57,6 +66,7 @@ impl Policy {
             sample_count_min: sample_count,
             sample_count_max: sample_count,
             precision: 0.05,
+            sampled_s_min: 0.0,
             warm_up_s_max: 0.0,
             ..Self::thorough(timer, time_s_max, silence)
         }
@@ -162,11 +172,14 @@ pub fn measure(
         repeat_count = scaled(repeat_count, factor);
     }
 
-    // Warm-up: windows until two in a row agree, since real GPUs take time to raise their clocks.
+    // Warm-up: windows until two in a row agree, since real GPUs take time to raise their clocks. A
+    // window is long against one span, or two neighbours would agree on any slow ramp.
     let mut previous = f64::INFINITY;
     while started.elapsed().as_secs_f64() < policy.warm_up_s_max {
-        let window = ask(repeat_count, 1, false)?;
-        let now = length_s(&window[0], timer);
+        let span_count = whole(WARM_UP_WINDOW_S / estimated_s.max(1e-6)).clamp(1, 200);
+        let window = ask(repeat_count, span_count, false)?;
+        let now =
+            window.iter().map(|span| length_s(span, timer)).sum::<f64>() / f64::from(span_count);
         if (now / previous - 1.0).abs() < 0.01 {
             break;
         }
@@ -183,7 +196,7 @@ pub fn measure(
         let wanted = if spans.is_empty() {
             policy.sample_count_min
         } else {
-            policy.sample_count_min / 2
+            policy.sample_count_max / 8
         };
         let room = policy.sample_count_max - u32::try_from(spans.len()).unwrap_or(u32::MAX);
         let chunk = whole(0.25 / span_s)
@@ -192,7 +205,9 @@ pub fn measure(
         spans.extend(ask(repeat_count, chunk, spans.is_empty())?);
         let (samples, _, _) = readings(&spans, timer);
         let count = u32::try_from(samples.len()).unwrap_or(u32::MAX);
+        let sampled_s: f64 = spans.iter().map(|span| span.host_s).sum();
         if count >= policy.sample_count_min
+            && sampled_s >= policy.sampled_s_min
             && Summary::of(&samples)
                 .is_some_and(|summary| summary.relative_half_width() <= policy.precision)
         {

@@ -518,13 +518,14 @@ pub fn check_writable(flag: &str, directory: &Path) -> Result<()> {
 /// # Errors
 /// When the folder or the file cannot be written.
 pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
-    let folder = directory.join(
+    // Whatever a runner calls its device, it stays inside the folder.
+    let folder = directory.join(slug(
         report
             .device
             .chip_id
-            .clone()
-            .unwrap_or_else(|| slug(&report.device.name)),
-    );
+            .as_deref()
+            .unwrap_or(&report.device.name),
+    ));
     let refuse = |error: std::io::Error| {
         Error::new(ErrorKind::Usage, format!("{}: {error}", folder.display()))
     };
@@ -551,7 +552,10 @@ pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
         } else {
             format!("-{number}")
         };
-        let path = folder.join(format!("{day}-{}{suffix}.json", report.device.backend));
+        let path = folder.join(format!(
+            "{day}-{}{suffix}.json",
+            slug(&report.device.backend)
+        ));
         // The rename fails if the name is taken, so that two runs cannot race for it.
         match file.persist_noclobber(&path) {
             Ok(_) => return Ok(path),

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{self, Data};
+use crate::interrupt::interrupted;
 use crate::machine;
 use crate::measure::{Policy, Trouble};
 use crate::normalise;
@@ -30,24 +30,6 @@ const SCOUT_S_MAX: f64 = 0.15;
 
 /// What a poor kernel may be expected to reach of the roofline.
 const POOR_FRACTION: f64 = 0.004;
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the user or the system asked the program to stop.
-#[must_use]
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// Makes Ctrl-C and SIGTERM end the run in good order; a second one ends it at once.
-pub fn heed_interrupts() {
-    // Fails only if a handler is already there, and then interrupts are heeded as it likes.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(ErrorKind::Partial.exit_code()));
-        }
-    });
-}
 
 /// How to reach runners and which device they should open.
 #[derive(Clone, Debug)]
@@ -300,6 +282,17 @@ fn open_all(options: &Options, watcher: &mut dyn Watcher) -> Result<Vec<MaybeOpe
         }
         opened.push((name, result));
     }
+    let mut labels: Vec<&str> = opened
+        .iter()
+        .filter_map(|(_, opened)| Some(opened.as_ref().ok()?.record.runner.name.as_str()))
+        .collect();
+    labels.sort_unstable();
+    if let Some(twice) = labels.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::usage(format!(
+            "--runner: two runners call themselves {:?}; a report can hold only one of a name",
+            twice[0]
+        )));
+    }
     let nothing = opened.iter().all(|(_, result)| result.is_err());
     let chosen_device = options.reach.device.is_some() || options.reach.backend.is_some();
     // Where the run ends here, the first error is what it ends with.
@@ -418,6 +411,9 @@ impl Work<'_> {
             Err(End::Interrupted) => skipped("the run was interrupted during this case"),
             Err(End::Failed(reason)) => end(OutcomeStatus::Failed, reason),
             Err(End::Wrong(reason)) => end(OutcomeStatus::Failed, format!("{WRONG}: {reason}")),
+            Err(End::Fault(_)) if interrupted() => {
+                skipped("the run was interrupted during this case")
+            }
             Err(End::Fault(fault)) => self.bury(case, fault, guilty),
         };
         outcome.tried = tried;
@@ -436,6 +432,19 @@ impl Work<'_> {
         // The old one goes before the new one comes: it may still hold the device.
         self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
+            // Without the device that was lost, the first one left would be measured under its name.
+            Ok(opened) if !same_device(&opened.record.device, &self.opened.record.device) => {
+                self.deaths = DEATHS_MAX;
+                return report::unmeasured(
+                    case,
+                    self.label.as_str(),
+                    OutcomeStatus::Failed,
+                    format!(
+                        "{reason}; after the restart its device was gone and {} was there instead",
+                        opened.record.device.name
+                    ),
+                );
+            }
             Ok(opened) => *self.opened = opened,
             Err(error) => {
                 self.deaths = DEATHS_MAX;
@@ -449,6 +458,18 @@ impl Work<'_> {
         }
         report::unmeasured(case, self.label.as_str(), OutcomeStatus::Failed, reason)
     }
+}
+
+fn same_device(one: &Device, other: &Device) -> bool {
+    let identity = |device: &Device| {
+        (
+            device.name.clone(),
+            device.backend.clone(),
+            device.pci_bus_id.clone(),
+            device.driver.clone(),
+        )
+    };
+    identity(one) == identity(other)
 }
 
 /// How the reason of a case begins that the user's time limit left out.

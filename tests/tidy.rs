@@ -12,8 +12,9 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "error",
+    "interrupt",
     "input",
     "stats",
     "op",

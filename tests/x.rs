@@ -365,6 +365,11 @@ fn a_faulty_program_is_no_reason_to_install() {
 fn no_cargo() {
     let machine = Machine::with_manager("apt-get");
     machine.remove("cargo");
+    // A bare image has nothing to fetch rustup with either: the line brings it.
+    let bare = machine.x(&["run"]).stderr;
+    let fetch = "apt-get update && apt-get install -y curl ca-certificates && curl --proto";
+    assert!(bare.contains(fetch), "{bare}");
+    machine.stub("curl", "");
     let done = machine.x(&["run"]);
     assert_eq!(done.code, 2);
     let lines = done.stderr.matches("https://sh.rustup.rs").count();

@@ -1,5 +1,7 @@
 //! Probe operations: what the hardware can do at most. Each is exact, so that elided work shows.
 
+use rayon::prelude::*;
+
 use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
 use crate::input::{Data, Values};
 
@@ -20,6 +22,9 @@ pub const FMA_CHAINS: u64 = 24;
 
 const COPY_COLUMNS: u64 = 4096;
 
+/// Rows of a copy whose sum is compared: 64 MiB of it. The others must still be finite.
+const COPY_ROWS_MAX: u64 = 4096;
+
 fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
     Tensor {
         always: Some(Data::Integer),
@@ -37,9 +42,9 @@ fn project_elements(
     columns: u64,
     signs: &[f64],
     rows: &[u64],
-    element: impl Fn(u64) -> f64,
+    element: impl Fn(u64) -> f64 + Sync,
 ) -> Vec<Expected> {
-    rows.iter()
+    rows.par_iter()
         .map(|row| {
             let start = row * columns;
             let end = (start + columns).min(shape_len);
@@ -229,6 +234,10 @@ impl Op for Copy {
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
         (shape.get("n").div_ceil(COPY_COLUMNS), COPY_COLUMNS)
+    }
+
+    fn projected_rows(&self, shape: &Shape) -> u64 {
+        self.output_rows(shape).0.min(COPY_ROWS_MAX)
     }
 
     fn reference_cost(&self, _shape: &Shape) -> u64 {

@@ -1,7 +1,7 @@
 //! A runner behind a pipe: the child process, its deadline and its death.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,41 @@ const LAST_LINES: usize = 5;
 
 /// How much of a line that is not the protocol is shown.
 const LINE_CHARACTERS_SHOWN: usize = 80;
+
+/// The longest line a runner may send; all elements of a large output are well below.
+const LINE_BYTES_MAX: u64 = 1 << 30;
+
+/// The longest piece of a line on stderr that is kept.
+const WORDS_BYTES_MAX: u64 = 4096;
+
+/// Seconds that a request may go on after the user asked to stop.
+const INTERRUPTED_S_MAX: f64 = 3.0;
+
+/// The next line without its end, or as much of it as `bytes_max`; `None` at the end of the stream.
+fn next_piece(stream: &mut impl BufRead, bytes_max: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let mut piece = Vec::new();
+    stream.take(bytes_max).read_until(b'\n', &mut piece)?;
+    let last = piece.last().copied();
+    if last == Some(b'\n') {
+        piece.pop();
+    }
+    Ok(last.map(|_| piece))
+}
+
+/// The next line as text; an error if it is none or has no end in sight.
+fn next_line(stream: &mut impl BufRead, bytes_max: u64) -> std::io::Result<Option<String>> {
+    let Some(piece) = next_piece(stream, bytes_max)? else {
+        return Ok(None);
+    };
+    if piece.len() as u64 == bytes_max {
+        return Err(std::io::Error::other(format!(
+            "a line of more than {bytes_max} bytes"
+        )));
+    }
+    String::from_utf8(piece)
+        .map(Some)
+        .map_err(std::io::Error::other)
+}
 
 /// A child process that speaks the protocol on its standard streams.
 pub struct Process {
@@ -67,8 +102,10 @@ impl Process {
         });
         let (sender, responses) = channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                if sender.send(line).is_err() {
+            let mut stdout = BufReader::new(stdout);
+            while let Some(line) = next_line(&mut stdout, LINE_BYTES_MAX).transpose() {
+                let ended = line.is_err();
+                if sender.send(line).is_err() || ended {
                     break;
                 }
             }
@@ -76,15 +113,14 @@ impl Process {
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let sink = Arc::clone(&last_words);
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr)
-                .lines()
-                .map_while(std::result::Result::ok)
-            {
+            let mut stderr = BufReader::new(stderr);
+            // Read to the end whatever it says: a full pipe would block the runner.
+            while let Ok(Some(line)) = next_piece(&mut stderr, WORDS_BYTES_MAX) {
                 if let Ok(mut lines) = sink.lock() {
                     if lines.len() == LAST_LINES {
                         lines.pop_front();
                     }
-                    lines.push_back(line);
+                    lines.push_back(String::from_utf8_lossy(&line).into_owned());
                 }
             }
         });
@@ -135,6 +171,29 @@ impl Process {
         Fault {
             from_outside: status.is_some_and(was_killed),
             ..self.fault(&what)
+        }
+    }
+
+    /// Waits for a line, in slices: once the user asked to stop, not for much longer.
+    fn receive(
+        &self,
+        timeout: Duration,
+    ) -> std::result::Result<std::io::Result<String>, RecvTimeoutError> {
+        const SLICE: Duration = Duration::from_millis(100);
+        let deadline = Instant::now() + timeout;
+        let mut interrupted_at: Option<Instant> = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.responses.recv_timeout(SLICE.min(left)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
+                result => return result,
+            }
+            if crate::interrupt::interrupted() {
+                let since = interrupted_at.get_or_insert_with(Instant::now);
+                if since.elapsed().as_secs_f64() > INTERRUPTED_S_MAX {
+                    return Err(RecvTimeoutError::Timeout);
+                }
+            }
         }
     }
 
@@ -192,7 +251,7 @@ impl Conversation for Process {
         if !sent {
             return Err(self.died());
         }
-        match self.responses.recv_timeout(timeout) {
+        match self.receive(timeout) {
             Ok(Ok(line)) => serde_json::from_str(&line).map_err(|error| {
                 let shown: String = line.chars().take(LINE_CHARACTERS_SHOWN).collect();
                 self.fault(&format!(
@@ -224,6 +283,7 @@ impl Drop for Process {
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Not for ever: a process that is stuck in a driver does not even heed SIGKILL.
+        let _ = self.wait_briefly();
     }
 }

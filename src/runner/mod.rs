@@ -6,6 +6,8 @@ pub mod worker;
 
 use std::time::Duration;
 
+use rayon::prelude::*;
+
 use crate::input::{self, PROJECTION_TENSOR};
 use crate::op::Case;
 use crate::protocol::{FaultKind, Request, Response, Runner};
@@ -102,7 +104,7 @@ pub(crate) fn outputs(
         let (_, columns) = case.op.op().output_rows(&case.shape);
         let signs = signs(seed, columns);
         output
-            .chunks(signs.len())
+            .par_chunks(signs.len())
             .map(|row| {
                 row.iter()
                     .zip(&signs)
