@@ -2103,3 +2103,23 @@ mod signals {
         an_interrupted_run_keeps_what_was_measured("TERM");
     }
 }
+
+#[test]
+fn every_report_of_this_repository_is_whole() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports");
+    let mut count = 0;
+    for device in fs::read_dir(folder).unwrap() {
+        for report in fs::read_dir(device.unwrap().path()).unwrap() {
+            let path = report.unwrap().path();
+            let done = Command::new(env!("CARGO_BIN_EXE_chipmark"))
+                .arg("validate")
+                .arg(&path)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{}: {said}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there is no report");
+}
