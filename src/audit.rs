@@ -375,7 +375,11 @@ impl Findings {
                 let verdict = match (bad, tally.checks) {
                     (0, 0) => format!(
                         "skipped: {}",
-                        tally.refusals.keys().next().map_or("", String::as_str)
+                        tally
+                            .refusals
+                            .iter()
+                            .max_by_key(|(_, count)| **count)
+                            .map_or("", |(reason, _)| reason.as_str())
                     ),
                     (0, _) => "right".to_owned(),
                     (bad, _) => format!("WRONG or failed {bad} times"),

@@ -51,7 +51,7 @@ pub fn fit(
     case: &Case,
     capacity: &Capacity,
 ) -> Result<Legal, String> {
-    check_shape(kernel, tunables, case)?;
+    // The device first: what it lacks is the reason at every shape.
     if kernel.features.contains(&Feature::Subgroup) {
         let size = capacity
             .subgroup_size_min
@@ -65,6 +65,7 @@ pub fn fit(
             _ => {}
         }
     }
+    check_shape(kernel, tunables, case)?;
     let specialised =
         shader::build(&kernel.name, &kernel.source, tunables).map_err(|error| error.message)?;
     let reflection = &specialised.reflection;
