@@ -691,7 +691,8 @@ impl Gpu {
                 self.device.create_shader_module(descriptor)
             } else {
                 // SAFETY: kernels guard every access themselves and every loop ends; the tests run
-                // all of them with the checks on and off over awkward shapes.
+                // all of them over awkward shapes without the checks, and matmul, probes and plain
+                // attention with them as well.
                 #[allow(unsafe_code)]
                 unsafe {
                     self.device.create_shader_module_trusted(

@@ -23,16 +23,24 @@ pub struct Legal {
 /// Every combination of a kernel's tunables, its preferred one first.
 #[must_use]
 pub fn combinations(kernel: &Kernel) -> Vec<Tunables> {
+    product(
+        kernel
+            .tunables
+            .iter()
+            .map(|tunable| (tunable.name, tunable.values)),
+    )
+}
+
+/// Every combination of named values; the first has the first value of each.
+pub(crate) fn product<'a>(tunables: impl Iterator<Item = (&'a str, &'a [u32])>) -> Vec<Tunables> {
     let mut all = vec![Tunables::new()];
-    for tunable in kernel.tunables {
-        // Later tunables vary slowest among equals, so that the first entry has every first value.
-        all = tunable
-            .values
+    for (name, values) in tunables {
+        all = values
             .iter()
             .flat_map(|&value| {
                 all.iter().map(move |set| {
                     let mut set = set.clone();
-                    set.insert(tunable.name.to_owned(), value);
+                    set.insert(name.to_owned(), value);
                     set
                 })
             })

@@ -20,10 +20,8 @@ use crate::protocol::{
     Device, FaultKind, PROTOCOL_VERSION, Request, Response, Runner, RunnerInfo, Span, Timer,
     Tunables, Variant,
 };
-use crate::runner::{error, outputs};
-
-/// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
-const POISON: u32 = 0x7fff_ffff;
+use crate::runner::{POISON, error, outputs};
+use crate::variant;
 
 /// Executes cases on the CPU.
 #[derive(Default)]
@@ -116,20 +114,8 @@ fn refuse(kind: FaultKind, message: impl Into<String>) -> Refusal {
 impl Kernel {
     /// Every combination of the tunables, the preferred one first.
     fn variants(&self) -> Vec<Variant> {
-        let mut all = vec![Tunables::new()];
-        for &(name, values) in self.tunables {
-            all = values
-                .iter()
-                .flat_map(|&value| {
-                    all.iter().map(move |set| {
-                        let mut set = set.clone();
-                        set.insert(name.to_owned(), value);
-                        set
-                    })
-                })
-                .collect();
-        }
-        all.into_iter()
+        variant::product(self.tunables.iter().copied())
+            .into_iter()
             .map(|tunables| Variant {
                 kernel: self.name.to_owned(),
                 variant: tunables,

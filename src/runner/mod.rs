@@ -62,6 +62,9 @@ pub fn native(name: &str) -> Option<Box<dyn Runner>> {
     }
 }
 
+/// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
+pub(crate) const POISON: u32 = 0x7fff_ffff;
+
 /// The names that [`native`] knows.
 pub const NATIVE: [&str; 2] = ["wgpu", "host"];
 

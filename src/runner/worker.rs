@@ -12,13 +12,10 @@ use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
 };
-use crate::runner::{error, outputs};
+use crate::runner::{POISON, error, outputs};
 use crate::shader;
 use crate::unroll::{UnrollOptions, unroll};
 use crate::variant::{Legal, combinations, fit};
-
-/// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
-const POISON: u32 = 0x7fff_ffff;
 
 /// Loops that would grow a kernel beyond this many expressions stay loops.
 const UNROLL: UnrollOptions = UnrollOptions {
