@@ -55,6 +55,7 @@ fn protocol(c: &mut Criterion) {
         case: matmul(1024),
         seed: 1,
         data: Data::Uniform,
+        set_count: 1,
     };
     let line = serde_json::to_string(&request).unwrap_or_default() + "\n";
     c.bench_function("one request and its response", |b| {
@@ -71,6 +72,7 @@ fn protocol(c: &mut Criterion) {
                     case: matmul(64),
                     seed: 1,
                     data: Data::Uniform,
+                    set_count: 1,
                 })
             })
         });

@@ -108,6 +108,7 @@ fn kernels_on_the_device(c: &mut Criterion<DeviceTime>) {
             case: case.clone(),
             seed: 1,
             data: Data::Uniform,
+            set_count: 1,
         };
         let Response::Variants { variants, .. } = runner.handle(request) else {
             continue;

@@ -332,6 +332,7 @@ impl One<'_> {
             positions: Vec::new(),
             projection_seed: None,
             all: true,
+            set_index: 0,
         };
         let values = match session.runner.ask(&request, session.silence) {
             Ok(Response::Outputs { values, .. }) => values,

@@ -470,7 +470,7 @@ fn list(
         Err(error) => return Err(Error::new(ErrorKind::NoDevice, error.message)),
     };
     let device = device.as_ref();
-    let skip = |case: &Case| device.and_then(|device| plan::too_large(case, device));
+    let skip = |case: &Case| device.and_then(|device| plan::too_large(case, 1, device));
     if json {
         let cases: Vec<serde_json::Value> = plan
             .cases

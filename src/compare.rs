@@ -371,6 +371,7 @@ mod tests {
             repeat_count: 1,
             host_median: median,
             invalid_count: 0,
+            ..Times::default()
         });
         outcome
     }

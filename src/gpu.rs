@@ -1,5 +1,6 @@
 //! The only file that speaks wgpu: devices, buffers, pipelines, launches and timestamps.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -356,7 +357,10 @@ pub struct Pipeline {
 /// A pipeline with its buffers and grids: ready to be called.
 pub struct Call {
     pipeline: Pipeline,
-    bindings: wgpu::BindGroup,
+    /// One for each set of buffers that successive calls take by turns.
+    bindings: Vec<wgpu::BindGroup>,
+    /// The set that the next call takes.
+    turn: Cell<usize>,
     grids: Vec<[u32; 3]>,
 }
 
@@ -364,7 +368,12 @@ struct Clock {
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
     readable: wgpu::Buffer,
+    /// Seconds of one tick, as the API states it.
     period_s: f64,
+    /// Smallest difference seen between timestamps.
+    quantum_s: Cell<f64>,
+    /// The last pair of timestamps, in ticks.
+    last: Cell<(u64, u64)>,
 }
 
 /// An open device.
@@ -458,6 +467,8 @@ impl Gpu {
                 resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
                 readable: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
                 period_s: f64::from(queue.get_timestamp_period()) * 1e-9,
+                quantum_s: Cell::new(f64::from(queue.get_timestamp_period()) * 1e-9),
+                last: Cell::new((0, 0)),
             }
         });
         Ok(Self {
@@ -478,15 +489,49 @@ impl Gpu {
         match &self.clock {
             Some(clock) => Timer {
                 clock: "device".to_owned(),
-                quantum_s: clock.period_s,
+                quantum_s: clock.quantum_s.get(),
+                period_s: Some(clock.period_s),
                 note: None,
             },
             None => Timer {
                 clock: "host".to_owned(),
-                quantum_s: 1e-9,
+                quantum_s: machine::clock_quantum_s(),
+                period_s: None,
                 note: Some("the device offers no timestamps".to_owned()),
             },
         }
+    }
+
+    /// Finds the true quantum of the device's clock by calling `call`, which should be short, often:
+    /// the greatest common divisor of the differences between the timestamps seen. What the API
+    /// calls a period is often a fraction of it.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn measure_quantum(&self, call: &Call) -> GpuResult<()> {
+        /// With this many differences a divisor that is too large by chance is out of the question.
+        const PAIRS: u32 = 24;
+        let Some(clock) = &self.clock else {
+            return Ok(());
+        };
+        let mut divisor = 0u64;
+        let mut previous: Option<u64> = None;
+        for _ in 0..PAIRS {
+            self.run(call, 1)?;
+            let (start, end) = clock.last.get();
+            for tick in [start, end] {
+                if let Some(previous) = previous {
+                    divisor = gcd(divisor, tick.abs_diff(previous));
+                }
+                previous = Some(tick);
+            }
+        }
+        // Nothing but equal timestamps: they cannot be told apart, and every span will be invalid.
+        if divisor > 0 {
+            #[allow(clippy::cast_precision_loss)]
+            clock.quantum_s.set(divisor as f64 * clock.period_s);
+        }
+        Ok(())
     }
 
     /// Runs `work` and returns what it made unless the device objected.
@@ -722,8 +767,8 @@ impl Gpu {
         })
     }
 
-    /// Binds a uniform block and `buffers`, each with the bytes the kernel may see, and sets the
-    /// grid of every entry point.
+    /// Binds a uniform block and, for each of `sets`, its buffers with the bytes the kernel may see,
+    /// and sets the grid of every entry point. Successive calls take the sets by turns.
     ///
     /// # Errors
     /// When the device objects.
@@ -731,7 +776,7 @@ impl Gpu {
         &self,
         pipeline: &Pipeline,
         params: &[u32],
-        buffers: &[(&Buffer, u64)],
+        sets: &[Vec<(&Buffer, u64)>],
         grids: Vec<[u32; 3]>,
     ) -> GpuResult<Call> {
         let bytes: &[u8] = bytemuck::cast_slice(params);
@@ -743,30 +788,35 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             self.queue.write_buffer(&uniform, 0, bytes);
-            let mut entries = vec![wgpu::BindGroupEntry {
-                binding: 0,
-                resource: uniform.as_entire_binding(),
-            }];
-            entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| {
-                wgpu::BindGroupEntry {
-                    binding,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer: &buffer.inner,
-                        offset: 0,
-                        // Whole vectors, as buffers are made; never more than was asked for besides.
-                        size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
-                    }),
-                }
-            }));
-            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &pipeline.layout,
-                entries: &entries,
-            })
+            let group = |buffers: &Vec<(&Buffer, u64)>| {
+                let mut entries = vec![wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: uniform.as_entire_binding(),
+                }];
+                entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| {
+                    wgpu::BindGroupEntry {
+                        binding,
+                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                            buffer: &buffer.inner,
+                            offset: 0,
+                            // Whole vectors, as buffers are made; never more than was asked for
+                            // besides.
+                            size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
+                        }),
+                    }
+                }));
+                self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                })
+            };
+            sets.iter().map(group).collect()
         })?;
         Ok(Call {
             pipeline: pipeline.clone(),
             bindings,
+            turn: Cell::new(0),
             grids,
         })
     }
@@ -794,8 +844,14 @@ impl Gpu {
                         }
                     }),
                 });
-                pass.set_bind_group(0, &call.bindings, &[]);
+                let mut bound = None;
                 for _ in 0..repeat_count {
+                    let turn = call.turn.get();
+                    if bound != Some(turn) {
+                        pass.set_bind_group(0, &call.bindings[turn], &[]);
+                        bound = Some(turn);
+                    }
+                    call.turn.set((turn + 1) % call.bindings.len());
                     for (stage, grid) in call.pipeline.stages.iter().zip(&call.grids) {
                         pass.set_pipeline(stage);
                         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
@@ -806,6 +862,7 @@ impl Gpu {
         })?;
         let started = Instant::now();
         let submission = self.guarded(|| self.queue.submit([commands]))?;
+        let submit_s = started.elapsed().as_secs_f64();
         self.wait(Some(submission))?;
         let host_s = started.elapsed().as_secs_f64();
         let device_s = match &self.clock {
@@ -815,6 +872,7 @@ impl Gpu {
         Ok(Span {
             device_s,
             host_s,
+            submit_s: Some(submit_s),
             repeat_count,
         })
     }
@@ -837,10 +895,15 @@ impl Gpu {
             u64::from_le_bytes(word)
         };
         let (start, end) = (word(0), word(8));
+        clock.last.set((start, end));
         // A slot that was never written reads as zero.
         #[allow(clippy::cast_precision_loss)]
         Ok((start != 0 && end > start).then(|| (end - start) as f64 * clock.period_s))
     }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn one_line(text: &str) -> String {
@@ -858,6 +921,14 @@ mod tests {
             pci_bus_id: pci_bus_id.map(str::to_owned),
             ..Device::default()
         }
+    }
+
+    #[test]
+    fn the_quantum_is_the_largest_step_that_explains_every_difference() {
+        // A clock that ticks by 32 ns and is read in nanoseconds.
+        let differences = [96u64, 4128, 160, 32_000];
+        assert_eq!(differences.into_iter().fold(0, gcd), 32);
+        assert_eq!(gcd(0, 0), 0);
     }
 
     #[test]

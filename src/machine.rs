@@ -1,5 +1,7 @@
 //! Facts of the machine the program runs on.
 
+use std::time::Instant;
+
 use sysinfo::{CpuRefreshKind, System};
 
 use crate::report::Host;
@@ -38,6 +40,21 @@ pub fn cpu_name() -> String {
 #[must_use]
 pub fn cpu_count() -> u64 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
+}
+
+/// The smallest difference seen between two readings of this machine's clock, in seconds.
+#[must_use]
+pub fn clock_quantum_s() -> f64 {
+    let differences = (0..64).map(|_| {
+        let started = Instant::now();
+        loop {
+            let elapsed = started.elapsed();
+            if !elapsed.is_zero() {
+                return elapsed.as_secs_f64();
+            }
+        }
+    });
+    differences.fold(f64::INFINITY, f64::min)
 }
 
 /// What a report says of the machine.

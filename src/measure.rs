@@ -348,6 +348,7 @@ mod tests {
                     Span {
                         device_s: (self.device)(seconds),
                         host_s: seconds,
+                        submit_s: None,
                         repeat_count,
                     }
                 })
@@ -361,6 +362,7 @@ mod tests {
         Timer {
             clock: "device".to_owned(),
             quantum_s: 1e-9,
+            period_s: None,
             note: None,
         }
     }

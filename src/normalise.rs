@@ -188,6 +188,7 @@ mod tests {
             repeat_count: 1,
             host_median: median,
             invalid_count: 0,
+            ..Times::default()
         });
         set_rates(&mut outcome);
         outcome

@@ -159,7 +159,7 @@ pub fn too_slow(
 
 /// Why a case cannot fit a device, by the limits it states; the runner has the last word.
 #[must_use]
-pub fn too_large(case: &Case, device: &Device) -> Option<String> {
+pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String> {
     let limit = |name: &str| device.limits.get(name).copied().unwrap_or(u64::MAX);
     let binding = limit("binding_bytes_max").min(limit("buffer_bytes_max"));
     let budget = limit("memory_bytes_budget");
@@ -171,7 +171,9 @@ pub fn too_large(case: &Case, device: &Device) -> Option<String> {
             bytes(tensor)
         ));
     }
-    let needed = case.tensor_bytes();
+    let needed = case
+        .tensor_bytes()
+        .saturating_mul(u64::from(set_count.max(1)));
     (needed > budget)
         .then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
 }

@@ -66,6 +66,10 @@ pub enum Request {
         seed: u32,
         /// How the inputs are drawn.
         data: Data,
+        /// Sets of buffers, all with the same contents, that successive calls take by turns: one
+        /// for hot caches, more for cold ones. A runner that lacks the memory says so.
+        #[serde(default = "one")]
+        set_count: u32,
     },
     /// Build one variant for the current case, poison its output and call it once.
     Prepare {
@@ -94,6 +98,9 @@ pub enum Request {
         /// Give every element back instead.
         #[serde(default)]
         all: bool,
+        /// From which set of buffers, counted from 0.
+        #[serde(default)]
+        set_index: u32,
     },
     /// The conversation is over.
     Bye,
@@ -135,6 +142,10 @@ pub enum Response {
         /// What was done to the source before the driver got it, such as `unrolled 12 loops`.
         #[serde(default)]
         passes: Vec<String>,
+        /// The clock of this variant's samples where it is not the runner's: `host` for what a
+        /// device cannot time, such as a round trip to it.
+        #[serde(default)]
+        clock: Option<String>,
     },
     /// Timed spans, as measured, none left out.
     Samples {
@@ -205,8 +216,12 @@ pub struct Device {
 pub struct Timer {
     /// `device` where the device takes timestamps, else `host`.
     pub clock: String,
-    /// Smallest difference the clock can show, in seconds.
+    /// Smallest difference the clock can show, in seconds: as measured, where `period_s` stands
+    /// beside it, else as stated.
     pub quantum_s: f64,
+    /// What the API says one tick of the clock is; the true quantum can be a multiple of it.
+    #[serde(default)]
+    pub period_s: Option<f64>,
     /// Why the device's own clock is not used, where it is not.
     pub note: Option<String>,
 }
@@ -228,8 +243,16 @@ pub struct Span {
     pub device_s: Option<f64>,
     /// Seconds on the host clock from before the submission to its completion.
     pub host_s: f64,
+    /// Seconds on the host clock until the submission was handed over; absent where nothing is
+    /// submitted.
+    #[serde(default)]
+    pub submit_s: Option<f64>,
     /// Calls in the span.
     pub repeat_count: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Why a request could not be carried out.

@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,16 @@ pub struct Report {
     pub runners: Vec<RunnerRecord>,
     /// Peaks measured by probe kernels in this run.
     pub ceilings: Vec<Ceiling>,
+    /// The memory hierarchy as each runner sees it.
+    #[serde(default)]
+    pub memory: Vec<MemoryHierarchy>,
+    /// What differences this machine can tell, where the run was asked to find out.
+    #[serde(default)]
+    pub calibration: Option<Calibration>,
+    /// Name of the interleaved pair this report is one side of: the process medians of both sides
+    /// were then taken by turns.
+    #[serde(default)]
+    pub interleave_id: Option<String>,
     /// One per case and runner.
     pub outcomes: Vec<Outcome>,
 }
@@ -95,6 +105,9 @@ pub struct Suite {
     pub name: String,
     /// SHA-256 of its text.
     pub sha256: String,
+    /// Which share of its cases this report holds, as `1/3`; absent if all.
+    #[serde(default)]
+    pub shard: Option<String>,
 }
 
 /// One runner of the run.
@@ -159,6 +172,21 @@ pub struct Outcome {
     pub time_s: Option<Times>,
     /// Which condition ended the measurement.
     pub stop_reason: Option<String>,
+    /// The condition that was wanted and not met, with both numbers.
+    #[serde(default)]
+    pub not_converged: Option<String>,
+    /// Whether the device kept its pace, with the evidence.
+    #[serde(default)]
+    pub throttle: Option<Throttle>,
+    /// The same variant under other conditions: cold caches, zero data.
+    #[serde(default)]
+    pub regimes: Vec<Regime>,
+    /// What the other clock said, where the first was not believed.
+    #[serde(default)]
+    pub second_clock: Option<SecondClock>,
+    /// Clocks, power and temperature through the final measurement.
+    #[serde(default)]
+    pub telemetry: Option<Trace>,
     /// Floating-point operations of one call.
     pub flop_count: u64,
     /// Least bytes that one call must move.
@@ -182,6 +210,9 @@ pub struct Outcome {
     pub verification_exact: Option<Verification>,
     /// Joules, where there is a counter.
     pub energy: Option<Energy>,
+    /// Why there is no energy.
+    #[serde(default)]
+    pub energy_reason: Option<String>,
     /// Every variant that was looked at, chosen one included.
     pub tried: Vec<Tried>,
 }
@@ -215,8 +246,149 @@ pub struct Labels {
     pub checks: String,
 }
 
-/// Seconds of one call.
+/// Whether the device kept its pace around and during a case.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Throttle {
+    /// Whether anything in the evidence says that it did not.
+    pub suspected: bool,
+    /// Seconds of one call of the canary before the case. The canary is arithmetic alone, so its
+    /// time is the inverse of the clock.
+    pub canary_before_s: Option<f64>,
+    /// The same after the case.
+    pub canary_after_s: Option<f64>,
+    /// Relative change of the canary's time over the case; above zero it became slower.
+    pub canary_change: Option<f64>,
+    /// What speaks for throttling, one line each.
+    pub evidence: Vec<String>,
+}
+
+/// The chosen variant timed under other conditions than the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Regime {
+    /// `hot` or `cold`.
+    pub cache: String,
+    /// `uniform` or `zero`.
+    pub data: String,
+    /// Sets of buffers that the calls took by turns.
+    pub set_count: u32,
+    /// Seconds of one call.
+    pub time_s: Times,
+    /// Its median over the headline's.
+    pub time_ratio: f64,
+    /// Whether the two intervals lie apart.
+    pub differs: bool,
+    /// The check of the buffers that were timed.
+    pub verification: Verification,
+}
+
+/// A time by the clock that is not the headline's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SecondClock {
+    /// `host_slope` or `device`.
+    pub clock: String,
+    /// Median seconds of one call by it.
+    pub median_s: f64,
+    /// It over the first clock's median.
+    pub ratio: f64,
+    /// What was concluded.
+    pub conclusion: String,
+}
+
+/// What sensors said while a case was timed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Trace {
+    /// Where the figures come from, such as `nvml` or `hwmon amdgpu`.
+    pub source: String,
+    /// Readings in the order taken.
+    pub points: Vec<TracePoint>,
+}
+
+/// One reading of all sensors; what a device does not tell is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TracePoint {
+    /// Seconds since the measurement began.
+    pub at_s: f64,
+    /// Clock of the compute units.
+    pub sm_clock_hz: Option<f64>,
+    /// Clock of the memory.
+    pub memory_clock_hz: Option<f64>,
+    /// Power of the board or package.
+    pub power_w: Option<f64>,
+    /// Temperature of the chip.
+    pub temperature_c: Option<f64>,
+    /// Reasons the driver gives for not running at full clock, in its words.
+    #[serde(default)]
+    pub throttle_reasons: Vec<String>,
+}
+
+/// Latency and bandwidth by working set, and the caches they show.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MemoryHierarchy {
+    /// The runner it holds for.
+    pub runner: String,
+    /// Seconds of one dependent load, by bytes of the working set, ascending.
+    pub latency: Vec<HierarchyPoint>,
+    /// Bytes read per second, by bytes of the working set, ascending.
+    pub bandwidth: Vec<HierarchyPoint>,
+    /// Sizes of the caches found, ascending.
+    pub caches_bytes: Vec<u64>,
+    /// Size of the last of them; absent where none was found.
+    pub last_level_bytes: Option<u64>,
+    /// How the sizes were found.
+    pub method: String,
+}
+
+/// One point of a curve over the working set.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HierarchyPoint {
+    /// Size of the working set.
+    pub bytes: u64,
+    /// Seconds, or bytes per second.
+    pub value: f64,
+}
+
+/// What differences a machine can tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Calibration {
+    /// When it was made, in UTC.
+    pub made_at: String,
+    /// The runner and device it holds for.
+    pub runner: String,
+    /// Its device.
+    pub device: String,
+    /// The case that was slowed down.
+    pub case_id: String,
+    /// Fresh processes on each side of one comparison.
+    pub process_count: u32,
+    /// Comparisons of the same with the same.
+    pub same_count: u32,
+    /// How many of them were called faster or slower.
+    pub false_alarm_count: u32,
+    /// How often each known slowdown was found.
+    pub slowdowns: Vec<SlowdownFound>,
+    /// Smallest relative change found at least 95 % of the time; absent if none was.
+    pub detectable_change: Option<f64>,
+    /// Relative difference below which two times count as the same.
+    pub tie_width: f64,
+    /// Relative standard deviation of medians between processes.
+    pub process_relative_sd: f64,
+}
+
+/// How often a known slowdown was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SlowdownFound {
+    /// The slowdown, relative.
+    pub injected: f64,
+    /// Comparisons made.
+    pub count: u32,
+    /// How many were called slower.
+    pub found_count: u32,
+    /// Median of the relative slowdown that was measured.
+    pub measured: f64,
+}
+
+/// Seconds of one call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Times {
     /// Median over the samples.
     pub median: f64,
@@ -241,6 +413,15 @@ pub struct Times {
     /// Spans whose device time made no sense: left out where most were good, and counted only where
     /// the host's clock serves instead.
     pub invalid_count: u32,
+    /// Median per call of the host's time to hand a submission over; absent where there is none.
+    #[serde(default)]
+    pub submit_median: Option<f64>,
+    /// Median over the first 0.1 s, where it differs from the settled one by more than 3 %.
+    #[serde(default)]
+    pub burst_median: Option<f64>,
+    /// Medians of the same variant in fresh processes, this one's first; empty where there was one.
+    #[serde(default)]
+    pub process_medians: Vec<f64>,
 }
 
 /// The evidence that an output is right.
@@ -593,6 +774,11 @@ pub fn unmeasured(
         labels: None,
         time_s: None,
         stop_reason: None,
+        not_converged: None,
+        throttle: None,
+        regimes: Vec::new(),
+        second_clock: None,
+        telemetry: None,
         flop_count: case.flop_count(),
         bytes_min: case.bytes_min(),
         flops_per_second: None,
@@ -604,6 +790,7 @@ pub fn unmeasured(
         verification: None,
         verification_exact: None,
         energy: None,
+        energy_reason: None,
         tried: Vec::new(),
     }
 }

@@ -245,10 +245,14 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
         suite: Suite {
             name: options.plan.suite.clone(),
             sha256: options.plan.suite_sha256.clone(),
+            shard: None,
         },
         device,
         runners,
         ceilings,
+        memory: Vec::new(),
+        calibration: None,
+        interleave_id: None,
         outcomes,
     };
     report.seal()?;
@@ -567,6 +571,7 @@ fn measure_case(
         repeat_count: measurement.repeat_count,
         host_median: measurement.host_s_median,
         invalid_count: measurement.invalid_count,
+        ..Times::default()
     });
     outcome.stop_reason = Some(measurement.stop_reason.to_owned());
     outcome.verification = Some(verification);

@@ -62,6 +62,8 @@ pub struct Ready {
     pub engine: String,
     /// What was done to the source.
     pub passes: Vec<String>,
+    /// The clock of its samples, where it is not the runner's.
+    pub clock: Option<String>,
 }
 
 impl Ready {
@@ -89,6 +91,7 @@ impl Session<'_> {
             case: case.clone(),
             seed,
             data: data.clone(),
+            set_count: 1,
         };
         match self.runner.ask(&request, self.silence)? {
             Response::Variants { variants, refused } => Ok((variants, refused)),
@@ -124,12 +127,14 @@ impl Session<'_> {
                 shader_sha256,
                 engine,
                 passes,
+                clock,
             } => Ok(Ok(Ready {
                 compile_s,
                 first_call_s,
                 shader_sha256,
                 engine,
                 passes,
+                clock,
             })),
             Response::Error {
                 kind: crate::protocol::FaultKind::DeviceLost,

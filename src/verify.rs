@@ -95,6 +95,7 @@ pub fn check(
         positions: positions.clone(),
         projection_seed: Some(challenge),
         all: false,
+        set_index: 0,
     };
     let (values, projection) = match runner.ask(&request, silence)? {
         Response::Outputs { values, projection } => (values, projection),

@@ -1369,6 +1369,7 @@ fn a_conversation_with_the_host_runner_follows_the_schemas() {
         positions: vec![0, 14],
         projection_seed: Some(9),
         all,
+        set_index: 0,
     };
     let prepare = |kernel: &str| Request::Prepare {
         variant: Variant {
@@ -1399,6 +1400,7 @@ fn a_conversation_with_the_host_runner_follows_the_schemas() {
                 case: case.clone(),
                 seed: 1,
                 data: files,
+                set_count: 1,
             },
             "error",
         ),
@@ -1407,6 +1409,7 @@ fn a_conversation_with_the_host_runner_follows_the_schemas() {
                 case: case.clone(),
                 seed: 1,
                 data: Data::Uniform,
+                set_count: 1,
             },
             "variants",
         ),

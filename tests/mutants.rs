@@ -191,6 +191,7 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
             case: case.clone(),
             seed,
             data: data.clone(),
+            set_count: 1,
         };
         let Ok(Response::Variants { variants, refused }) = runner.ask(&request, SILENCE) else {
             panic!("{} cannot run", kernel.name)

@@ -20,7 +20,7 @@ use crate::protocol::{
     Device, FaultKind, PROTOCOL_VERSION, Request, Response, Runner, RunnerInfo, Span, Timer,
     Tunables, Variant,
 };
-use crate::runner::{POISON, error, outputs};
+use crate::runner::{POISON, error, no_set, outputs};
 use crate::variant;
 
 /// Executes cases on the CPU.
@@ -38,9 +38,17 @@ struct Open {
 /// What there is after `case`.
 struct Loaded {
     case: Case,
+    /// Inputs and output, as often as successive calls are to take them by turns.
+    sets: Vec<Set>,
+    /// The set that the next call takes.
+    turn: usize,
+    prepared: Option<Prepared>,
+}
+
+/// The tensors of one case.
+struct Set {
     inputs: Vec<Vec<f32>>,
     output: Vec<f32>,
-    prepared: Option<Prepared>,
 }
 
 /// A kernel with its tunables fixed, in the order in which the kernel lists them.
@@ -182,7 +190,13 @@ impl Open {
         )
     }
 
-    fn load(&mut self, case: Case, seed: u32, data: &Data) -> Result<Response, Refusal> {
+    fn load(
+        &mut self,
+        case: Case,
+        seed: u32,
+        data: &Data,
+        set_count: u32,
+    ) -> Result<Response, Refusal> {
         // Both cases together may not fit, and a refused case leaves none behind.
         self.loaded = None;
         if case.op == OpName::Empty {
@@ -191,20 +205,27 @@ impl Open {
                 "the host has no launch to measure",
             ));
         }
-        let (needed, budget) = (case.tensor_bytes(), self.memory_bytes_budget);
+        let needed = case
+            .tensor_bytes()
+            .saturating_mul(u64::from(set_count.max(1)));
+        let budget = self.memory_bytes_budget;
         if needed > budget {
             return Err(refuse(
                 FaultKind::OutOfMemory,
                 format!("the tensors need {needed} bytes; the memory budget is {budget}"),
             ));
         }
-        let mut inputs = Vec::new();
-        for (number, tensor) in (0u32..).zip(&case.tensors()) {
-            if tensor.role == Role::Input {
-                inputs.push(input(tensor, number, seed, data)?);
+        let mut sets = Vec::new();
+        for _ in 0..set_count.max(1) {
+            let mut inputs = Vec::new();
+            for (number, tensor) in (0u32..).zip(&case.tensors()) {
+                if tensor.role == Role::Input {
+                    inputs.push(input(tensor, number, seed, data)?);
+                }
             }
+            let output = filled(&case.output(), |_| f32::from_bits(POISON))?;
+            sets.push(Set { inputs, output });
         }
-        let output = filled(&case.output(), |_| f32::from_bits(POISON))?;
         let variants = KERNELS
             .iter()
             .filter(|k| k.op == case.op)
@@ -212,8 +233,8 @@ impl Open {
             .collect();
         self.loaded = Some(Loaded {
             case,
-            inputs,
-            output,
+            sets,
+            turn: 0,
             prepared: None,
         });
         Ok(Response::Variants {
@@ -251,6 +272,7 @@ impl Loaded {
             shader_sha256: None,
             engine: "alu".to_owned(),
             passes: Vec::new(),
+            clock: None,
         })
     }
 
@@ -275,6 +297,7 @@ impl Loaded {
                 Span {
                     device_s: None,
                     host_s: started.elapsed().as_secs_f64(),
+                    submit_s: None,
                     repeat_count,
                 }
             })
@@ -284,22 +307,27 @@ impl Loaded {
     }
 
     fn call(&mut self, prepared: &Prepared) {
+        let turn = self.turn;
+        self.turn = (turn + 1) % self.sets.len();
+        let set = &mut self.sets[turn];
         (prepared.run)(
             &self.case.shape,
             &prepared.values,
-            &self.inputs,
-            &mut self.output,
+            &set.inputs,
+            &mut set.output,
         );
         // Without this, a call whose output is overwritten by the next could be left out.
-        black_box(&mut self.output);
+        black_box(&mut set.output);
     }
 
     /// Overwrites the output, so that an element nobody writes shows.
     fn poison(&mut self) {
-        let piece = share(self.output.len(), 1);
-        self.output
-            .par_chunks_mut(piece)
-            .for_each(|piece| piece.fill(f32::from_bits(POISON)));
+        for set in &mut self.sets {
+            let piece = share(set.output.len(), 1);
+            set.output
+                .par_chunks_mut(piece)
+                .for_each(|piece| piece.fill(f32::from_bits(POISON)));
+        }
     }
 }
 
@@ -318,12 +346,18 @@ impl Runner for HostRunner {
             }
             (Request::Bye, _) => Ok(Response::Bye),
             (_, None) => Err(refuse(FaultKind::Input, "say hello first")),
-            (Request::Case { case, seed, data }, Some(open)) => {
-                match Case::new(case.op, &case.shape, case.dtype) {
-                    Err(refused) => Err(refuse(FaultKind::Input, refused.message)),
-                    Ok(case) => open.load(case, seed, &data),
-                }
-            }
+            (
+                Request::Case {
+                    case,
+                    seed,
+                    data,
+                    set_count,
+                },
+                Some(open),
+            ) => match Case::new(case.op, &case.shape, case.dtype) {
+                Err(refused) => Err(refuse(FaultKind::Input, refused.message)),
+                Ok(case) => open.load(case, seed, &data, set_count),
+            },
             (Request::Prepare { variant }, Some(open)) => {
                 open.loaded().and_then(|loaded| loaded.prepare(&variant))
             }
@@ -342,17 +376,17 @@ impl Runner for HostRunner {
                     positions,
                     projection_seed,
                     all,
+                    set_index,
                 },
                 Some(open),
-            ) => open.loaded().map(|loaded| {
-                outputs(
-                    &loaded.case,
-                    &loaded.output,
-                    &positions,
-                    projection_seed,
-                    all,
-                )
-            }),
+            ) => open
+                .loaded()
+                .map(|loaded| match loaded.sets.get(set_index as usize) {
+                    Some(set) => {
+                        outputs(&loaded.case, &set.output, &positions, projection_seed, all)
+                    }
+                    None => no_set(set_index, loaded.sets.len()),
+                }),
         };
         result.unwrap_or_else(Response::from)
     }
@@ -368,24 +402,11 @@ fn hello(device: Device) -> Response {
         device: Box::new(device),
         timer: Timer {
             clock: "host".to_owned(),
-            quantum_s: quantum_s(),
+            quantum_s: machine::clock_quantum_s(),
+            period_s: None,
             note: Some("the host is the device".to_owned()),
         },
     }
-}
-
-/// The smallest difference seen between two readings of the clock.
-fn quantum_s() -> f64 {
-    let differences = (0..64).map(|_| {
-        let started = Instant::now();
-        loop {
-            let elapsed = started.elapsed();
-            if !elapsed.is_zero() {
-                return elapsed.as_secs_f64();
-            }
-        }
-    });
-    differences.fold(f64::INFINITY, f64::min)
 }
 
 fn thread_count() -> usize {
@@ -1019,6 +1040,7 @@ mod tests {
             case: case.clone(),
             seed: SEED,
             data: data.clone(),
+            set_count: 1,
         };
         match runner.handle(request) {
             Response::Variants { variants, .. } => variants,
@@ -1031,6 +1053,7 @@ mod tests {
             positions: vec![],
             projection_seed: None,
             all: true,
+            set_index: 0,
         }
     }
 
@@ -1214,7 +1237,10 @@ mod tests {
         let variant = load(&mut runner, &matmul_case(20, 30, 5), &Data::Uniform).remove(0);
         let all_poison = |runner: &HostRunner| {
             let loaded = runner.open.as_ref().unwrap().loaded.as_ref().unwrap();
-            loaded.output.iter().all(|value| value.to_bits() == POISON)
+            loaded.sets[0]
+                .output
+                .iter()
+                .all(|value| value.to_bits() == POISON)
         };
         assert!(all_poison(&runner));
         assert!(read(&mut runner).iter().all(|value| value.is_nan()));
@@ -1256,6 +1282,7 @@ mod tests {
             case: matmul_case(2, 2, 2),
             seed: 1,
             data: Data::Zero,
+            set_count: 1,
         };
         let mut runner = HostRunner::default();
         for early in [matmul(), prepare(), measure(1, 1, true), all_outputs()] {
@@ -1370,6 +1397,7 @@ mod tests {
             case,
             seed: 1,
             data: Data::Uniform,
+            set_count: 1,
         };
         let (kind, message) = fault(runner.handle(request));
         assert_eq!(kind, FaultKind::OutOfMemory);
@@ -1391,6 +1419,7 @@ mod tests {
             case: empty,
             seed: 1,
             data: Data::Uniform,
+            set_count: 1,
         };
         assert_eq!(fault(runner.handle(request)).0, FaultKind::Unsupported);
         let mut impossible = matmul_case(1, 1, 1);
@@ -1399,6 +1428,7 @@ mod tests {
             case: impossible,
             seed: 1,
             data: Data::Uniform,
+            set_count: 1,
         };
         assert_eq!(fault(runner.handle(request)).0, FaultKind::Input);
     }
@@ -1425,6 +1455,7 @@ mod tests {
             case,
             seed: 1,
             data: files(&["a"]),
+            set_count: 1,
         };
         let (kind, message) = fault(runner.handle(request));
         assert_eq!(kind, FaultKind::Input);

@@ -78,6 +78,13 @@ pub(crate) fn error(kind: FaultKind, message: impl Into<String>) -> Response {
     }
 }
 
+pub(crate) fn no_set(set_index: u32, set_count: usize) -> Response {
+    error(
+        FaultKind::Input,
+        format!("there is no set of buffers {set_index}; the case has {set_count}"),
+    )
+}
+
 /// The answer to [`Request::Outputs`] from an output that lies in host memory.
 #[must_use]
 pub(crate) fn outputs(

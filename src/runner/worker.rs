@@ -12,7 +12,7 @@ use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
 };
-use crate::runner::{POISON, error, outputs};
+use crate::runner::{POISON, error, no_set, outputs};
 use crate::shader;
 use crate::unroll::{UnrollOptions, unroll};
 use crate::variant::{Legal, combinations, fit};
@@ -37,8 +37,9 @@ pub struct WgpuRunner {
 struct Open {
     gpu: Gpu,
     fill: Pipeline,
-    /// Buffers by binding, kept between cases because allocating is slow.
-    buffers: Vec<Option<Buffer>>,
+    /// Buffers by set and binding, kept between cases because allocating is slow. There is always
+    /// one set; scratch belongs to the first.
+    sets: Vec<Vec<Option<Buffer>>>,
     case: Option<Case>,
     call: Option<Call>,
     /// What has been compiled for the current op: a variant is prepared several times, at several
@@ -88,6 +89,15 @@ impl WgpuRunner {
         })?
         .module;
         let fill = gpu.compile("input/fill", module, &["main"], &[Access::Write])?;
+        // The shortest launch there is: its own buffer of one word.
+        let word = gpu.create_buffer("word", 4)?;
+        let shortest = gpu.bind(
+            &fill,
+            &[1, 2, 0, 0, 0, 0, 1, 0],
+            &[vec![(&word, 4)]],
+            vec![[1, 1, 1]],
+        )?;
+        gpu.measure_quantum(&shortest)?;
         let hello = Response::Hello {
             protocol: PROTOCOL_VERSION,
             runner: RunnerInfo {
@@ -100,7 +110,7 @@ impl WgpuRunner {
         self.open = Some(Open {
             gpu,
             fill,
-            buffers: Vec::new(),
+            sets: vec![Vec::new()],
             case: None,
             call: None,
             built: HashMap::new(),
@@ -185,15 +195,21 @@ impl WgpuRunner {
 
         open.call = None;
         if scratch_bytes > 0 {
-            open.reserve(tensors.len(), scratch_bytes)?;
+            open.reserve(0, tensors.len(), scratch_bytes)?;
         }
-        let mut bound = Vec::new();
-        for (slot, &size) in sizes.iter().enumerate() {
-            bound.push((open.buffer(slot)?, size));
+        let mut sets = Vec::new();
+        for set in 0..open.sets.len() {
+            let mut bound = Vec::new();
+            for (slot, &size) in sizes.iter().enumerate() {
+                // Scratch is an intermediate result that any application would use again.
+                let from = if slot < tensors.len() { set } else { 0 };
+                bound.push((open.buffer(from, slot)?, size));
+            }
+            sets.push(bound);
         }
         let call = open
             .gpu
-            .bind(&pipeline, &case.op.op().params(&case.shape), &bound, grids)?;
+            .bind(&pipeline, &case.op.op().params(&case.shape), &sets, grids)?;
         open.poison()?;
         let first = open.gpu.run(&call, 1)?;
         open.call = Some(call);
@@ -203,6 +219,7 @@ impl WgpuRunner {
             shader_sha256: Some(shader::sha256(specialised.source.as_bytes())),
             engine: kernel.engine.label().to_owned(),
             passes,
+            clock: None,
         })
     }
 }
@@ -266,36 +283,37 @@ fn no_case() -> Response {
 }
 
 impl Open {
-    fn buffer(&self, slot: usize) -> GpuResult<&Buffer> {
-        self.buffers
-            .get(slot)
-            .and_then(Option::as_ref)
+    fn buffer(&self, set: usize, slot: usize) -> GpuResult<&Buffer> {
+        self.sets
+            .get(set)
+            .and_then(|buffers| buffers.get(slot)?.as_ref())
             .ok_or_else(|| GpuError {
                 kind: FaultKind::Internal,
                 message: format!("binding {slot} has no buffer"),
             })
     }
 
-    /// Makes sure that `slot` holds a buffer of at least `bytes`, and of not many more.
-    fn reserve(&mut self, slot: usize, bytes: u64) -> GpuResult<()> {
-        if self.buffers.len() <= slot {
-            self.buffers.resize_with(slot + 1, || None);
+    /// Makes sure that `slot` of a set holds a buffer of at least `bytes`, and of not many more.
+    fn reserve(&mut self, set: usize, slot: usize, bytes: u64) -> GpuResult<()> {
+        let buffers = &mut self.sets[set];
+        if buffers.len() <= slot {
+            buffers.resize_with(slot + 1, || None);
         }
         let fits = |buffer: &Buffer| {
             buffer.size_bytes() >= bytes && buffer.size_bytes() / 4 <= bytes.max(1 << 20)
         };
-        if self.buffers[slot].as_ref().is_some_and(fits) {
+        if buffers[slot].as_ref().is_some_and(fits) {
             return Ok(());
         }
         // The old one goes first: both together may not fit.
-        self.buffers[slot] = None;
-        self.buffers[slot] = Some(self.gpu.create_buffer("tensor", bytes)?);
+        buffers[slot] = None;
+        buffers[slot] = Some(self.gpu.create_buffer("tensor", bytes)?);
         Ok(())
     }
 
-    fn load(&mut self, case: &Case, seed: u32, data: &Data) -> GpuResult<()> {
+    fn load(&mut self, case: &Case, seed: u32, data: &Data, set_count: u32) -> GpuResult<()> {
         let tensors = case.tensors();
-        if let Some(message) = plan::too_large(case, &self.gpu.info) {
+        if let Some(message) = plan::too_large(case, set_count, &self.gpu.info) {
             return Err(GpuError {
                 kind: FaultKind::OutOfMemory,
                 message,
@@ -311,11 +329,14 @@ impl Open {
         }
         self.case = None;
         // What earlier cases needed beyond this one's tensors is free to go.
-        self.buffers.truncate(tensors.len());
-        for (slot, tensor) in tensors.iter().enumerate() {
-            self.reserve(slot, tensor.len() * case.dtype.size_bytes())?;
-            if tensor.role == Role::Input {
-                self.fill_input(slot, tensor, seed, data)?;
+        self.sets.resize_with(set_count.max(1) as usize, Vec::new);
+        for set in 0..self.sets.len() {
+            self.sets[set].truncate(tensors.len());
+            for (slot, tensor) in tensors.iter().enumerate() {
+                self.reserve(set, slot, tensor.len() * case.dtype.size_bytes())?;
+                if tensor.role == Role::Input {
+                    self.fill_input(set, slot, tensor, seed, data)?;
+                }
             }
         }
         self.case = Some(case.clone());
@@ -324,6 +345,7 @@ impl Open {
 
     fn fill_input(
         &mut self,
+        set: usize,
         slot: usize,
         tensor: &Tensor,
         seed: u32,
@@ -332,12 +354,13 @@ impl Open {
         let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
         match tensor.data(data) {
             Data::Uniform => self.fill(
+                set,
                 slot,
                 tensor.len(),
                 [0, keys[0], keys[1], tensor.scale.to_bits(), 0],
             ),
-            Data::Integer => self.fill(slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
-            Data::Zero => self.fill(slot, tensor.len(), [2, 0, 0, 0, 0]),
+            Data::Integer => self.fill(set, slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
+            Data::Zero => self.fill(set, slot, tensor.len(), [2, 0, 0, 0, 0]),
             Data::Files(files) => {
                 let refuse = |message: String| GpuError {
                     kind: FaultKind::Input,
@@ -348,13 +371,13 @@ impl Open {
                 })?;
                 let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
                 self.gpu
-                    .write(self.buffer(slot)?, bytemuck::cast_slice(&values))
+                    .write(self.buffer(set, slot)?, bytemuck::cast_slice(&values))
             }
         }
     }
 
     /// Runs the fill shader over `count` words; `how` is mode, two keys, scale and word.
-    fn fill(&mut self, slot: usize, count: u64, how: [u32; 5]) -> GpuResult<()> {
+    fn fill(&mut self, set: usize, slot: usize, count: u64, how: [u32; 5]) -> GpuResult<()> {
         const THREADS: u64 = 64;
         let groups = count.div_ceil(THREADS);
         let across = groups.min(u64::from(self.gpu.capacity.workgroup_count_max));
@@ -374,7 +397,7 @@ impl Open {
         let call = self.gpu.bind(
             &self.fill,
             &params,
-            &[(self.buffer(slot)?, count * 4)],
+            &[vec![(self.buffer(set, slot)?, count * 4)]],
             vec![[word(across), word(down), 1]],
         )?;
         self.gpu.run(&call, 1).map(|_| ())
@@ -386,7 +409,10 @@ impl Open {
             return Ok(());
         };
         let (slot, len) = (case.tensors().len() - 1, case.output().len());
-        self.fill(slot, len, [2, 0, 0, 0, POISON])
+        for set in 0..self.sets.len() {
+            self.fill(set, slot, len, [2, 0, 0, 0, POISON])?;
+        }
+        Ok(())
     }
 
     fn measure(
@@ -412,12 +438,16 @@ impl Open {
         positions: &[u64],
         projection_seed: Option<u32>,
         all: bool,
+        set_index: u32,
     ) -> GpuResult<Response> {
         let Some(case) = self.case.clone() else {
             return Ok(no_case());
         };
         let (slot, len) = (case.tensors().len() - 1, case.output().len());
-        let Some(buffer) = self.buffers.get(slot).and_then(Option::as_ref) else {
+        let Some(set) = self.sets.get(set_index as usize) else {
+            return Ok(no_set(set_index, self.sets.len()));
+        };
+        let Some(buffer) = set.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
         };
         let bytes = self.gpu.read(buffer, len * case.dtype.size_bytes())?;
@@ -445,16 +475,22 @@ impl Runner for WgpuRunner {
             ) => self.hello(device.as_deref(), backend.as_deref(), checks),
             (Request::Bye, _) => Ok(Response::Bye),
             (_, None) => Ok(not_open()),
-            (Request::Case { case, seed, data }, Some(open)) => {
-                match Case::new(case.op, &case.shape, case.dtype) {
-                    Err(refused) => Ok(error(FaultKind::Input, refused.message)),
-                    Ok(case) => open.load(&case, seed, &data).map(|()| {
-                        self.open
-                            .as_ref()
-                            .map_or_else(not_open, |open| self.variants(open, &case))
-                    }),
-                }
-            }
+            (
+                Request::Case {
+                    case,
+                    seed,
+                    data,
+                    set_count,
+                },
+                Some(open),
+            ) => match Case::new(case.op, &case.shape, case.dtype) {
+                Err(refused) => Ok(error(FaultKind::Input, refused.message)),
+                Ok(case) => open.load(&case, seed, &data, set_count).map(|()| {
+                    self.open
+                        .as_ref()
+                        .map_or_else(not_open, |open| self.variants(open, &case))
+                }),
+            },
             (Request::Prepare { variant }, Some(_)) => self.prepare(&variant),
             (
                 Request::Measure {
@@ -469,9 +505,10 @@ impl Runner for WgpuRunner {
                     positions,
                     projection_seed,
                     all,
+                    set_index,
                 },
                 Some(open),
-            ) => open.outputs(&positions, projection_seed, all),
+            ) => open.outputs(&positions, projection_seed, all, set_index),
         };
         result.unwrap_or_else(Response::from)
     }
