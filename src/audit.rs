@@ -216,13 +216,14 @@ impl One<'_> {
             silence: self.request.reach.silence,
             interrupted: &interrupted,
             last: None,
+            clock: None,
         };
         let filter = self.filter;
         let wanted = |kernel: &str| filter.is_none_or(|filter| filter.is_match(kernel));
         let (variants, refused) = match session.case(self.case, self.request.seed, self.data) {
             Ok(found) => found,
             Err(End::Fault(fault)) => return Ok(Err(End::Fault(fault))),
-            Err(End::Failed(reason) | End::Wrong(reason)) => {
+            Err(End::Failed(reason) | End::Wrong(reason) | End::Implausible(reason)) => {
                 self.findings
                     .failed
                     .push(format!("{}: {reason}", self.case.id()));

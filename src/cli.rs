@@ -158,6 +158,12 @@ struct RunArgs {
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
+    /// Only this share of the cases, such as 1/3, and the probes; `merge` joins the reports
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(u32, u32)>,
+    /// Go on with the unfinished run of the same command in the output folder
+    #[arg(long)]
+    resume: bool,
 }
 
 #[derive(Args)]
@@ -198,6 +204,16 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("it must be a number of seconds above zero".to_owned()),
     }
+}
+
+fn shard(text: &str) -> std::result::Result<(u32, u32), String> {
+    let number = |part: &str| part.trim().parse::<u32>().ok().filter(|&number| number > 0);
+    text.split_once('/')
+        .and_then(|(number_text, count)| Some((number(number_text)?, number(count)?)))
+        .filter(|(number, count)| number <= count)
+        .ok_or_else(|| {
+            "it must be two whole numbers, such as 1/3 for the first of three shares".to_owned()
+        })
 }
 
 fn parse_op(text: &str) -> std::result::Result<OpName, String> {
@@ -295,7 +311,10 @@ fn pretty(value: &serde_json::Value) -> String {
 }
 
 fn run_command(args: &RunArgs) -> Result<()> {
-    let plan = plan::plan(&args.suite, args.filter.as_deref())?;
+    let mut plan = plan::plan(&args.suite, args.filter.as_deref())?;
+    if let Some((number, count)) = args.shard {
+        plan.narrow(number, count)?;
+    }
     let to_stdout = args.output == Path::new("-");
     if !to_stdout {
         report::check_writable("--output", &args.output)?;
@@ -307,10 +326,12 @@ fn run_command(args: &RunArgs) -> Result<()> {
         reach: args.reach.reach(),
         seed: args.seed.unwrap_or_else(entropy),
         budget_s: args.budget,
+        journal: (!to_stdout).then(|| args.output.clone()),
+        resume: args.resume,
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let mut progress = Progress::new();
-    let report = run::run(&options, &mut progress)?;
+    let (report, journal) = run::run(&options, &mut progress)?;
     drop(progress);
     if to_stdout {
         eprint!("{}", screen::summary(&report));
@@ -318,6 +339,14 @@ fn run_command(args: &RunArgs) -> Result<()> {
     } else {
         let path = report::write(&report, &args.output).map_err(|error| rescue(&report, error))?;
         print(&format!("{}{}\n", screen::summary(&report), path.display()))?;
+        match journal {
+            Some(journal) if report.status == Status::Interrupted => eprintln!(
+                "what was measured is kept: the same command with --resume goes on from here ({})",
+                journal.path().display()
+            ),
+            Some(journal) => journal.finish(),
+            None => {}
+        }
     }
     judge(&report)
 }

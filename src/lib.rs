@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` has the map.
 
 pub mod audit;
+pub mod case;
 pub mod catalogue;
 pub mod cli;
 pub mod compare;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod gpu;
 pub mod input;
 pub mod interrupt;
+pub mod journal;
 pub mod machine;
 pub mod measure;
 pub mod normalise;
@@ -25,6 +27,7 @@ pub mod run;
 pub mod runner;
 pub mod schemas;
 pub mod screen;
+pub mod settle;
 pub mod shader;
 pub mod stats;
 pub mod tune;

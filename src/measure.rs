@@ -1,19 +1,42 @@
-//! How one prepared variant is timed: warm-up, batching to the clock, and when to stop.
+//! How one prepared variant is timed: warm-up, batching to the clock, when to stop, which clock to
+//! believe, and whether the runner's own clock can be believed at all.
 
 use std::time::{Duration, Instant};
 
 use crate::protocol::{FaultKind, Request, Response, Span, Timer};
 use crate::runner::{Conversation, Fault};
+use crate::settle::Settling;
 use crate::stats::Summary;
 
 /// Below this many samples no order statistics enclose the median with 95 % probability.
 const MEDIAN_SAMPLES_MIN: u32 = 6;
 
-/// Length of one window of the warm-up.
+/// Length of one window of the warm-up; the first is the burst.
 const WARM_UP_WINDOW_S: f64 = 0.1;
+
+/// Relative change of successive windows below which the device counts as settled.
+const WARM_UP_CHANGE_MAX: f64 = 0.01;
 
 /// Least time that the samples of a number for the report span together.
 const SAMPLED_S_MIN: f64 = 0.2;
+
+/// Spans that a timestamp pair must be long, in quanta of its clock.
+const QUANTA_MIN: f64 = 100.0;
+
+/// A device clock coarser than this is `quantised`: a browser's, for instance.
+const QUANTISED_S: f64 = 1e-6;
+
+/// Burst and settled rate are told apart from this relative difference on.
+const BURST_DIFFERENCE_MIN: f64 = 0.03;
+
+/// A hundred thousand launches in one submission is where drivers begin to choke.
+const REPEAT_COUNT_MAX: u32 = 100_000;
+
+/// What recording one launch may cost a runner on the host, beside the span it reports.
+const RECORDING_S_MAX: f64 = 20e-6;
+
+/// What one request may cost beside its spans: pipes, wake-ups, reading timestamps back.
+const REQUEST_S_MAX: f64 = 0.05;
 
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
@@ -38,23 +61,31 @@ pub struct Policy {
     pub silence: Duration,
     /// Stop after the first span if a call takes longer than this: it cannot win any more.
     pub give_up_above_s: Option<f64>,
+    /// Use the slope of the host's clock even where the device has one: the second opinion.
+    pub host_slope: bool,
+    /// Length of one more span that is timed by the conductor's own clock as well, to see that
+    /// time grows with the calls and that the runner's clock runs as ours does; zero for none.
+    pub audit_s: f64,
 }
 
 impl Policy {
     /// For the number that goes into the report.
     #[must_use]
     pub fn thorough(timer: &Timer, time_s_max: f64, silence: Duration) -> Self {
+        let span_s_min = span_s_min(timer);
         Self {
-            span_s_min: span_s_min(timer),
+            span_s_min,
             sample_count_floor: MEDIAN_SAMPLES_MIN,
             sample_count_min: 10,
-            sample_count_max: 200,
+            sample_count_max: 400,
             precision: 0.005,
             sampled_s_min: SAMPLED_S_MIN,
-            warm_up_s_max: (time_s_max * 0.25).clamp(0.0, 1.0),
+            warm_up_s_max: (time_s_max * 0.25).clamp(0.0, 3.0),
             time_s_max,
             silence,
             give_up_above_s: None,
+            host_slope: false,
+            audit_s: 4.0 * span_s_min,
         }
     }
 
@@ -68,6 +99,7 @@ impl Policy {
             precision: 0.05,
             sampled_s_min: 0.0,
             warm_up_s_max: 0.0,
+            audit_s: 0.0,
             ..Self::thorough(timer, time_s_max, silence)
         }
     }
@@ -76,26 +108,35 @@ impl Policy {
 /// A span must be long against the clock's quantum, and long enough that the cost of a submission
 /// and the jitter of the clock itself are small against it.
 fn span_s_min(timer: &Timer) -> f64 {
-    (100.0 * timer.quantum_s).max(if timer.clock == "device" { 1e-3 } else { 5e-3 })
+    (QUANTA_MIN * timer.quantum_s).max(if timer.clock == "device" { 1e-3 } else { 5e-3 })
 }
 
 /// A measured variant.
 #[derive(Clone, Debug)]
 pub struct Measurement {
-    /// Seconds of one call, one value per span, in the order taken.
+    /// Seconds of one call, one value per sample, in the order taken.
     pub samples: Vec<f64>,
     /// Their order statistics.
     pub summary: Summary,
-    /// The clock they come from: `device` or `host`.
+    /// The clock they come from: `device`, `quantised` (the device's, but coarse), `host_slope`
+    /// (the host's, with what a submission costs taken out) or `host`.
     pub clock: &'static str,
+    /// Why it is not the clock that the runner offered, where it is not.
+    pub clock_note: Option<String>,
     /// Calls per span.
     pub repeat_count: u32,
-    /// Spans whose device time was zero, backwards or longer than the host saw; left out.
+    /// Spans or pairs of spans whose times make no sense; left out.
     pub invalid_count: u32,
     /// Median over the spans of host time per call, beside the device's.
     pub host_s_median: f64,
+    /// Median over the spans of the time to hand a submission over, per call.
+    pub submit_s_median: Option<f64>,
+    /// Median over the first 0.1 s, where it differs from the settled one.
+    pub burst_s_median: Option<f64>,
     /// Which condition ended it.
     pub stop_reason: &'static str,
+    /// The condition that was wanted and not met, with both numbers.
+    pub not_converged: Option<String>,
 }
 
 /// What can come of a request to time.
@@ -105,6 +146,8 @@ pub enum Trouble {
     Fault(Fault),
     /// The runner refused or the numbers make no sense; it can go on with something else.
     Refused(String),
+    /// The times contradict the conductor's own clock or do not grow with the work.
+    Untrue(String),
 }
 
 impl From<Fault> for Trouble {
@@ -113,197 +156,513 @@ impl From<Fault> for Trouble {
     }
 }
 
+/// How a sample is made of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The device's timestamps around one span.
+    Device,
+    /// The host's clock around one span: nothing is submitted, so nothing need be taken out.
+    Host,
+    /// The difference of two spans of different length on the host's clock, over the difference of
+    /// their calls: what every submission costs besides falls out.
+    HostSlope,
+}
+
+impl Mode {
+    fn label(self, timer: &Timer) -> &'static str {
+        match self {
+            Self::Device if timer.quantum_s >= QUANTISED_S => "quantised",
+            Self::Device => "device",
+            Self::Host => "host",
+            Self::HostSlope => "host_slope",
+        }
+    }
+}
+
+/// Calls of the longer span of a slope, in units of the shorter.
+const SLOPE_FACTOR: u32 = 3;
+
+/// A span with the conductor's verdict on its host time.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    span: Span,
+    /// Above zero, and not longer than the conductor itself waited.
+    host_is_valid: bool,
+}
+
+impl Seen {
+    /// Whether the device's clock can be believed for this span: it ran forward, and not for longer
+    /// than the host waited (with a little grace for two clocks that tick differently).
+    fn device_s(&self) -> Option<f64> {
+        self.span.device_s.filter(|&device_s| {
+            self.host_is_valid && device_s > 0.0 && device_s <= self.span.host_s * 1.02 + 1e-4
+        })
+    }
+
+    fn host_s(&self) -> Option<f64> {
+        self.host_is_valid.then_some(self.span.host_s)
+    }
+
+    /// Seconds of the whole span by the clock of `mode`.
+    fn length_s(&self, mode: Mode) -> Option<f64> {
+        match mode {
+            Mode::Device => self.device_s(),
+            Mode::Host | Mode::HostSlope => self.host_s(),
+        }
+    }
+}
+
 /// Times the prepared variant.
 ///
 /// # Errors
-/// When the runner dies or refuses.
+/// When the runner dies, refuses or cannot be believed.
 pub fn measure(
     runner: &mut dyn Conversation,
     timer: &Timer,
     policy: &Policy,
 ) -> Result<Measurement, Trouble> {
     let started = Instant::now();
-    let left = || policy.time_s_max - started.elapsed().as_secs_f64();
-    let mut ask =
-        |repeat_count: u32, sample_count: u32, poison: bool| -> Result<Vec<Span>, Trouble> {
-            let request = Request::Measure {
-                repeat_count,
-                sample_count,
-                poison,
-            };
-            match runner.ask(&request, policy.silence)? {
-                Response::Samples { samples } if samples.len() == sample_count as usize => {
-                    sane(samples, repeat_count)
-                }
-                Response::Samples { samples } => Err(Trouble::Refused(format!(
-                    "the runner sent {} samples when asked for {sample_count}",
-                    samples.len()
-                ))),
-                Response::Error {
-                    kind: FaultKind::DeviceLost,
-                    message,
-                } => Err(Trouble::Fault(Fault::new(message))),
-                Response::Error { message, .. } => Err(Trouble::Refused(message)),
-                _ => Err(Trouble::Refused(
-                    "the runner answered a measurement with something else".to_owned(),
-                )),
-            }
+    measure_by(runner, timer, policy, &|| started.elapsed().as_secs_f64())
+}
+
+/// As [`measure`], with the conductor's clock given: seconds since any moment.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_by(
+    runner: &mut dyn Conversation,
+    timer: &Timer,
+    policy: &Policy,
+    now: &dyn Fn() -> f64,
+) -> Result<Measurement, Trouble> {
+    let mut stopwatch = Stopwatch {
+        runner,
+        timer,
+        policy,
+        now,
+        started: now(),
+        mode: if timer.clock == "device" && !policy.host_slope {
+            Mode::Device
+        } else {
+            Mode::Host
+        },
+        repeat_count: 1,
+        span_s: policy.span_s_min,
+        note: None,
+    };
+    stopwatch.run()
+}
+
+/// One measurement under way.
+struct Stopwatch<'a> {
+    runner: &'a mut dyn Conversation,
+    timer: &'a Timer,
+    policy: &'a Policy,
+    now: &'a dyn Fn() -> f64,
+    started: f64,
+    mode: Mode,
+    repeat_count: u32,
+    /// Seconds that one span takes on the host, as last seen.
+    span_s: f64,
+    note: Option<String>,
+}
+
+impl Stopwatch<'_> {
+    fn elapsed(&self) -> f64 {
+        (self.now)() - self.started
+    }
+
+    fn ask(
+        &mut self,
+        repeat_count: u32,
+        sample_count: u32,
+        poison: bool,
+    ) -> Result<Vec<Seen>, Trouble> {
+        let request = Request::Measure {
+            repeat_count,
+            sample_count,
+            poison,
         };
-
-    // How many calls fill a span. Estimated twice, because the first call of all is often slow and
-    // a single short one is mostly launch.
-    let mut repeat_count = 1u32;
-    let mut estimated_s = policy.span_s_min;
-    for _ in 0..4 {
-        let asked = Instant::now();
-        let first = ask(repeat_count, 1, false)?;
-        let span_s = length_s(&first[0], timer);
-        let call_s = span_s / f64::from(repeat_count);
-        if policy.give_up_above_s.is_some_and(|limit| call_s > limit) {
-            return finish(&first, timer, "slower_than_needed");
+        let asked = (self.now)();
+        match self.runner.ask(&request, self.policy.silence)? {
+            Response::Samples { samples } if samples.len() == sample_count as usize => {
+                let waited_s = (self.now)() - asked;
+                if let Some(span) = samples.iter().find(|span| {
+                    span.repeat_count != repeat_count
+                        || !span.host_s.is_finite()
+                        || span.device_s.is_some_and(|s| !s.is_finite())
+                }) {
+                    return Err(Trouble::Refused(format!(
+                        "the runner sent an impossible span: {span:?}"
+                    )));
+                }
+                Ok(samples
+                    .into_iter()
+                    .map(|span| Seen {
+                        span,
+                        host_is_valid: span.host_s > 0.0 && span.host_s <= waited_s * 1.02 + 1e-3,
+                    })
+                    .collect())
+            }
+            Response::Samples { samples } => Err(Trouble::Refused(format!(
+                "the runner sent {} samples when asked for {sample_count}",
+                samples.len()
+            ))),
+            Response::Error {
+                kind: FaultKind::DeviceLost,
+                message,
+            } => Err(Trouble::Fault(Fault::new(message))),
+            Response::Error { message, .. } => Err(Trouble::Refused(message)),
+            _ => Err(Trouble::Refused(
+                "the runner answered a measurement with something else".to_owned(),
+            )),
         }
-        estimated_s = span_s;
-        // By the conductor's own clock too: a runner that claims tiny spans must not be asked for
-        // ever more calls.
-        if span_s >= policy.span_s_min || asked.elapsed().as_secs_f64() > 1.0 {
-            break;
-        }
-        let factor = (policy.span_s_min / span_s.max(1e-9) * 1.2).clamp(2.0, 1000.0);
-        repeat_count = scaled(repeat_count, factor);
     }
 
-    // Warm-up: windows until two in a row agree, since real GPUs take time to raise their clocks. A
-    // window is long against one span, or two neighbours would agree on any slow ramp.
-    let mut previous = f64::INFINITY;
-    while started.elapsed().as_secs_f64() < policy.warm_up_s_max {
-        let span_count = whole(WARM_UP_WINDOW_S / estimated_s.max(1e-6)).clamp(1, 200);
-        let window = ask(repeat_count, span_count, false)?;
-        let now =
-            window.iter().map(|span| length_s(span, timer)).sum::<f64>() / f64::from(span_count);
-        if (now / previous - 1.0).abs() < 0.01 {
-            break;
+    fn run(&mut self) -> Result<Measurement, Trouble> {
+        if let Some(slow) = self.fill_a_span()? {
+            let mut samples = Samples::default();
+            samples.take(&slow, self.mode, self.repeat_count);
+            return self.finish(samples, None, "slower_than_needed", None);
         }
-        previous = now;
+        let (burst, ramp) = self.warm_up()?;
+        let (samples, stop_reason, unmet) = self.sample()?;
+        let unmet: Vec<String> = [ramp, unmet].into_iter().flatten().collect();
+        let measurement = self.finish(
+            samples,
+            burst,
+            stop_reason,
+            (!unmet.is_empty()).then(|| unmet.join("; ")),
+        )?;
+        if self.policy.audit_s > 0.0 {
+            self.audit(measurement.summary.median)?;
+        }
+        Ok(measurement)
     }
 
-    let mut spans: Vec<Span> = Vec::new();
-    let stop_reason = loop {
-        // One request stays near a quarter of a second, so that an interrupt is heeded soon.
-        let span_s = spans
-            .last()
-            .map_or(estimated_s, |span| span.host_s)
-            .max(1e-6);
-        let wanted = if spans.is_empty() {
+    /// Finds how many calls fill a span. Estimated more than once, because the first call of all is
+    /// often slow and a single short one is mostly launch. A span is returned if it is so slow that
+    /// the search has no use for more.
+    fn fill_a_span(&mut self) -> Result<Option<Vec<Seen>>, Trouble> {
+        for turn in 0..5 {
+            let asked = (self.now)();
+            let first = self.ask(self.repeat_count, 1, false)?;
+            if turn == 0 && self.mode == Mode::Host {
+                // A submission costs something that belongs to no call.
+                let submits = first[0].span.submit_s.is_some();
+                if submits {
+                    self.mode = Mode::HostSlope;
+                }
+            }
+            let span_s = first[0]
+                .length_s(self.mode)
+                .or(first[0].host_s())
+                .unwrap_or(self.policy.span_s_min);
+            self.span_s = first[0].host_s().unwrap_or(span_s);
+            let call_s = span_s / f64::from(self.repeat_count);
+            if self
+                .policy
+                .give_up_above_s
+                .is_some_and(|limit| call_s > limit)
+            {
+                return Ok(Some(first));
+            }
+            // By the conductor's own clock too: a runner that claims tiny spans must not be asked
+            // for ever more calls.
+            if span_s >= self.policy.span_s_min || (self.now)() - asked > 1.0 {
+                break;
+            }
+            let factor = (self.policy.span_s_min / span_s.max(1e-9) * 1.2).clamp(2.0, 1000.0);
+            let most = match self.mode {
+                Mode::HostSlope => REPEAT_COUNT_MAX / SLOPE_FACTOR,
+                Mode::Device | Mode::Host => REPEAT_COUNT_MAX,
+            };
+            self.repeat_count = scaled(self.repeat_count, factor).min(most);
+        }
+        Ok(None)
+    }
+
+    /// Windows until the device has settled: real GPUs take from half a second to several to raise
+    /// their clocks and to heat up. A window is long against one span, and three must agree, or
+    /// neighbours would agree on any slow ramp. Returns the first window's median, which is the
+    /// burst, and what was still moving when the time was up.
+    fn warm_up(&mut self) -> Result<(Option<f64>, Option<String>), Trouble> {
+        let (mut burst, mut previous, mut agreeing) = (None, f64::INFINITY, 0);
+        let mut change = 0.0f64;
+        let begun = (self.now)();
+        while (self.now)() - begun < self.policy.warm_up_s_max {
+            let span_count = whole(WARM_UP_WINDOW_S / self.span_s.max(1e-6)).clamp(1, 200);
+            let window = self.ask(self.repeat_count, span_count, false)?;
+            let mut samples = Samples::default();
+            samples.take(&window, self.mode, self.repeat_count);
+            let Some(summary) = Summary::of(&samples.seconds) else {
+                // Nothing valid: which clock to use is for the sampling to decide.
+                break;
+            };
+            burst.get_or_insert(summary.median);
+            change = summary.median / previous - 1.0;
+            agreeing = if change.abs() < WARM_UP_CHANGE_MAX {
+                agreeing + 1
+            } else {
+                0
+            };
+            if agreeing >= 2 {
+                return Ok((burst, None));
+            }
+            previous = summary.median;
+        }
+        let ramp = (burst.is_some() && agreeing == 0 && change.is_finite()).then(|| {
+            format!(
+                "the last windows of the warm-up still differed by {:.1} %; wanted {:.0} %",
+                100.0 * change.abs(),
+                100.0 * WARM_UP_CHANGE_MAX
+            )
+        });
+        Ok((burst, ramp))
+    }
+
+    fn sample(&mut self) -> Result<(Samples, &'static str, Option<String>), Trouble> {
+        let policy = self.policy;
+        let mut samples = Samples::default();
+        let mut settling: Option<Settling> = None;
+        let mut poison = true;
+        loop {
+            let chunk = self.chunk(samples.asked_count);
+            let short = self.ask(self.repeat_count, chunk, poison)?;
+            poison = false;
+            let before = samples.seconds.len();
+            if self.mode == Mode::HostSlope {
+                let long =
+                    self.ask(self.repeat_count.saturating_mul(SLOPE_FACTOR), chunk, false)?;
+                samples.take_pairs(&short, &long, self.repeat_count);
+            } else {
+                samples.take(&short, self.mode, self.repeat_count);
+            }
+            if let Some(seen) = short.last() {
+                self.span_s = seen.span.host_s.max(1e-6);
+            }
+            if self.mode == Mode::Device
+                && samples.mostly_invalid(policy.sample_count_min.min(MEDIAN_SAMPLES_MIN))
+            {
+                // The two clocks are never mixed: everything is taken again by the other one.
+                self.note = Some(format!(
+                    "{} of {} spans by the device's clock were zero, backwards or longer than the host waited",
+                    samples.invalid_count, samples.asked_count
+                ));
+                self.mode = if short.iter().any(|seen| seen.span.submit_s.is_some()) {
+                    Mode::HostSlope
+                } else {
+                    Mode::Host
+                };
+                samples = Samples {
+                    invalid_count: samples.invalid_count,
+                    ..Samples::default()
+                };
+                settling = None;
+                poison = true;
+                continue;
+            }
+            let count = u32::try_from(samples.seconds.len()).unwrap_or(u32::MAX);
+            if samples.asked_count >= 2 * policy.sample_count_max.max(MEDIAN_SAMPLES_MIN)
+                && count < policy.sample_count_floor
+            {
+                return Err(Trouble::Refused(format!(
+                    "{} of {} timed spans are zero, backwards or longer than the conductor waited",
+                    samples.invalid_count, samples.asked_count
+                )));
+            }
+            let Some(summary) = Summary::of(&samples.seconds) else {
+                continue;
+            };
+            let settling = settling.get_or_insert_with(|| {
+                Settling::new(
+                    (policy.precision * summary.median)
+                        .max(self.timer.quantum_s / f64::from(self.repeat_count)),
+                )
+            });
+            for &sample in &samples.seconds[before..] {
+                settling.push(sample);
+            }
+            let reached = summary.relative_half_width() <= policy.precision;
+            let unmet = (!reached).then(|| {
+                format!(
+                    "half the interval's width is {:.2} % of the median; wanted {:.2} %",
+                    100.0 * summary.relative_half_width(),
+                    100.0 * policy.precision
+                )
+            });
+            let enough =
+                count >= policy.sample_count_min && samples.host_s_total >= policy.sampled_s_min;
+            if enough && reached {
+                return Ok((samples, "precision_reached", None));
+            }
+            if enough && settling.noise_settled() {
+                return Ok((samples, "noise_settled", unmet));
+            }
+            if enough && settling.entropy_settled() {
+                return Ok((samples, "entropy_settled", unmet));
+            }
+            if samples.asked_count >= policy.sample_count_max && count >= policy.sample_count_floor
+            {
+                return Ok((samples, "sample_limit", unmet));
+            }
+            if self.elapsed() >= policy.time_s_max && count >= policy.sample_count_floor {
+                return Ok((samples, "time_limit", unmet));
+            }
+        }
+    }
+
+    /// Spans to ask for at once: near a quarter of a second, so that an interrupt is heeded soon,
+    /// and no more than there is time for.
+    fn chunk(&self, asked_count: u32) -> u32 {
+        let policy = self.policy;
+        let span_s = match self.mode {
+            Mode::HostSlope => self.span_s * f64::from(1 + SLOPE_FACTOR),
+            Mode::Device | Mode::Host => self.span_s,
+        }
+        .max(1e-6);
+        let wanted = if asked_count == 0 {
             policy.sample_count_min
         } else {
-            policy.sample_count_max / 8
+            policy.sample_count_max / 16
         };
-        let room = policy.sample_count_max - u32::try_from(spans.len()).unwrap_or(u32::MAX);
-        let chunk = whole(0.25 / span_s)
+        let room = policy.sample_count_max.saturating_sub(asked_count);
+        let left_s = (policy.time_s_max - self.elapsed()).max(0.0);
+        let missing = policy.sample_count_floor.saturating_sub(asked_count);
+        whole(left_s.min(0.25) / span_s)
+            .max(missing.min(whole(0.25 / span_s)))
             .clamp(1, wanted.max(1))
-            .min(room.max(1));
-        spans.extend(ask(repeat_count, chunk, spans.is_empty())?);
-        let (samples, _, _) = readings(&spans, timer);
-        let count = u32::try_from(samples.len()).unwrap_or(u32::MAX);
-        let sampled_s: f64 = spans.iter().map(|span| span.host_s).sum();
-        if count >= policy.sample_count_min
-            && sampled_s >= policy.sampled_s_min
-            && Summary::of(&samples)
-                .is_some_and(|summary| summary.relative_half_width() <= policy.precision)
-        {
-            break "precision_reached";
-        }
-        if u32::try_from(spans.len()).unwrap_or(u32::MAX) >= policy.sample_count_max {
-            break "sample_limit_before_precision";
-        }
-        if left() <= 0.0 && count >= policy.sample_count_floor {
-            break "time_limit_before_precision";
-        }
-    };
+            .min(room.max(1))
+    }
 
-    finish(&spans, timer, stop_reason)
-}
-
-fn finish(
-    spans: &[Span],
-    timer: &Timer,
-    stop_reason: &'static str,
-) -> Result<Measurement, Trouble> {
-    let (samples, clock, invalid_count) = readings(spans, timer);
-    let host: Vec<f64> = spans
-        .iter()
-        .map(|span| span.host_s / f64::from(span.repeat_count))
-        .collect();
-    match (Summary::of(&samples), Summary::of(&host)) {
-        (Some(summary), Some(host)) if summary.median > 0.0 => Ok(Measurement {
-            samples,
-            summary,
-            clock,
-            repeat_count: spans[0].repeat_count,
-            invalid_count,
+    fn finish(
+        &self,
+        samples: Samples,
+        burst: Option<f64>,
+        stop_reason: &'static str,
+        not_converged: Option<String>,
+    ) -> Result<Measurement, Trouble> {
+        let (Some(summary), Some(host)) =
+            (Summary::of(&samples.seconds), Summary::of(&samples.host))
+        else {
+            return Err(Trouble::Refused("no timed span is valid".to_owned()));
+        };
+        if summary.median <= 0.0 {
+            return Err(Trouble::Refused("no timed span is valid".to_owned()));
+        }
+        let differs = |burst: &f64| (burst / summary.median - 1.0).abs() > BURST_DIFFERENCE_MIN;
+        Ok(Measurement {
+            clock: self.mode.label(self.timer),
+            clock_note: self.note.clone(),
+            repeat_count: self.repeat_count,
+            invalid_count: samples.invalid_count,
             host_s_median: host.median,
+            submit_s_median: Summary::of(&samples.submit).map(|summary| summary.median),
+            // The slope takes the submission out, the first window does not.
+            burst_s_median: burst
+                .filter(differs)
+                .filter(|_| self.mode != Mode::HostSlope),
             stop_reason,
-        }),
-        _ => Err(Trouble::Refused("no timed span is valid".to_owned())),
+            not_converged,
+            samples: samples.seconds,
+            summary,
+        })
+    }
+
+    /// One more span, longer than the others, seen by the conductor's clock as well. Work that is
+    /// left out does not grow with the calls; a clock that is too slow does not agree with ours.
+    /// Only what three tries in a row confirm is held against a runner, for a machine may be busy.
+    fn audit(&mut self, median_s: f64) -> Result<(), Trouble> {
+        let calls = (self.policy.audit_s / median_s).max(2.0 * f64::from(self.repeat_count));
+        let repeat_count = whole(calls).clamp(1, REPEAT_COUNT_MAX);
+        let mut complaint = None;
+        for _ in 0..3 {
+            let asked = (self.now)();
+            let seen = self.ask(repeat_count, 1, false)?;
+            let waited_s = (self.now)() - asked;
+            let calls = f64::from(repeat_count);
+            let Some(claimed_s) = seen[0].length_s(self.mode) else {
+                continue;
+            };
+            let call_s = claimed_s / calls;
+            let believable_s =
+                1.5 * claimed_s.max(median_s * calls) + RECORDING_S_MAX * calls + REQUEST_S_MAX;
+            complaint = if repeat_count >= 2 * self.repeat_count && call_s < median_s / 1.5 {
+                Some(format!(
+                    "time does not grow with the work: {} calls take {:.3e} s each, {repeat_count} take {call_s:.3e} s each",
+                    self.repeat_count, median_s
+                ))
+            } else if waited_s > believable_s {
+                Some(format!(
+                    "the runner says that {repeat_count} calls took {claimed_s:.3e} s, but the conductor waited {waited_s:.3e} s for them"
+                ))
+            } else {
+                None
+            };
+            if complaint.is_none() {
+                return Ok(());
+            }
+        }
+        complaint.map_or(Ok(()), |reason| Err(Trouble::Untrue(reason)))
     }
 }
 
-/// Refuses spans that no clock can have shown.
-fn sane(spans: Vec<Span>, repeat_count: u32) -> Result<Vec<Span>, Trouble> {
-    let broken = |span: &Span| {
-        !span.host_s.is_finite()
-            || span.host_s <= 0.0
-            || span.repeat_count != repeat_count
-            || span.device_s.is_some_and(|s| !s.is_finite())
-    };
-    match spans.iter().find(|span| broken(span)) {
-        Some(span) => Err(Trouble::Refused(format!(
-            "the runner sent an impossible span: {span:?}"
-        ))),
-        None => Ok(spans),
-    }
+/// What has been sampled.
+#[derive(Debug, Default)]
+struct Samples {
+    /// Seconds of one call, by the clock of the mode.
+    seconds: Vec<f64>,
+    /// The same by the host's clock, submission and wake-up included.
+    host: Vec<f64>,
+    /// Seconds to hand a submission over, per call.
+    submit: Vec<f64>,
+    invalid_count: u32,
+    asked_count: u32,
+    host_s_total: f64,
 }
 
-/// Whether the device's clock can be believed for this span: it ran forward, and not for longer
-/// than the host waited (with a little grace for two clocks that tick differently).
-fn device_time_is_valid(span: &Span) -> bool {
-    span.device_s
-        .is_some_and(|device_s| device_s > 0.0 && device_s <= span.host_s * 1.02 + 1e-4)
-}
-
-fn length_s(span: &Span, timer: &Timer) -> f64 {
-    match span.device_s {
-        Some(device_s) if timer.clock == "device" && device_time_is_valid(span) => device_s,
-        _ => span.host_s,
+impl Samples {
+    fn take(&mut self, spans: &[Seen], mode: Mode, repeat_count: u32) {
+        for seen in spans {
+            self.note(seen);
+            match seen.length_s(mode) {
+                Some(length_s) => self.seconds.push(length_s / f64::from(repeat_count)),
+                None => self.invalid_count += 1,
+            }
+        }
     }
-}
 
-/// Per-call seconds of the valid spans, their clock and how many were invalid. Where most device
-/// readings are invalid the host's clock serves for all: the two are never mixed.
-fn readings(spans: &[Span], timer: &Timer) -> (Vec<f64>, &'static str, u32) {
-    let per_call = |seconds: f64, span: &Span| seconds / f64::from(span.repeat_count);
-    let device: Vec<f64> = spans
-        .iter()
-        .filter(|span| device_time_is_valid(span))
-        .filter_map(|span| Some(per_call(span.device_s?, span)))
-        .collect();
-    if timer.clock == "device" && device.len() * 2 > spans.len() {
-        let invalid = u32::try_from(spans.len() - device.len()).unwrap_or(u32::MAX);
-        return (device, "device", invalid);
+    /// One sample per pair of a shorter and a longer span.
+    fn take_pairs(&mut self, short: &[Seen], long: &[Seen], repeat_count: u32) {
+        let calls = f64::from(repeat_count * (SLOPE_FACTOR - 1));
+        for (one, other) in short.iter().zip(long) {
+            self.note(one);
+            self.host_s_total += other.span.host_s;
+            match (one.host_s(), other.host_s()) {
+                (Some(one), Some(other)) if other > one => {
+                    self.seconds.push((other - one) / calls);
+                }
+                _ => self.invalid_count += 1,
+            }
+        }
     }
-    let invalid = if timer.clock == "device" {
-        u32::try_from(spans.len()).unwrap_or(u32::MAX)
-    } else {
-        0
-    };
-    (
-        spans
-            .iter()
-            .map(|span| per_call(span.host_s, span))
-            .collect(),
-        "host",
-        invalid,
-    )
+
+    fn note(&mut self, seen: &Seen) {
+        let calls = f64::from(seen.span.repeat_count);
+        self.asked_count += 1;
+        if let Some(host_s) = seen.host_s() {
+            self.host.push(host_s / calls);
+            self.host_s_total += host_s;
+        }
+        if let Some(submit_s) = seen.span.submit_s.filter(|s| s.is_finite() && *s >= 0.0) {
+            self.submit.push(submit_s / calls);
+        }
+    }
+
+    /// Whether a clock cannot be believed: at least half of enough spans make no sense by it.
+    fn mostly_invalid(&self, enough: u32) -> bool {
+        self.asked_count >= enough && self.seconds.len() * 2 <= self.asked_count as usize
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped first
@@ -312,21 +671,57 @@ fn whole(value: f64) -> u32 {
 }
 
 fn scaled(count: u32, factor: f64) -> u32 {
-    // A hundred thousand launches in one submission is where drivers begin to choke.
-    whole((f64::from(count) * factor).ceil()).clamp(1, 100_000)
+    whole((f64::from(count) * factor).ceil()).clamp(1, REPEAT_COUNT_MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
-    /// A runner whose calls take `call_s` on both clocks, with `noise` added to every other span.
+    /// A runner in a world of its own time: calls take `call_s`, every request costs `submit_s`
+    /// besides, and what it says of both clocks is up to the test.
     struct Fake {
+        clock: Rc<Cell<f64>>,
         call_s: f64,
-        noise: f64,
-        device: fn(f64) -> Option<f64>,
+        submit_s: f64,
+        /// Relative to the number of spans so far.
+        noise: fn(u32) -> f64,
+        /// What the runner says of a span that took so many seconds and calls.
+        device: fn(f64, u32) -> Option<f64>,
+        host: fn(f64, u32) -> f64,
+        /// Calls that are left out beyond this many.
+        calls_max: u32,
         asked: Vec<(u32, u32, bool)>,
         spans: u32,
+    }
+
+    impl Fake {
+        fn new(call_s: f64) -> Self {
+            Self {
+                clock: Rc::default(),
+                call_s,
+                submit_s: 0.0,
+                noise: |_| 0.0,
+                device: |s, _| Some(s),
+                host: |s, _| s,
+                calls_max: u32::MAX,
+                asked: Vec::new(),
+                spans: 0,
+            }
+        }
+
+        fn measured(&mut self, policy: &Policy) -> Result<Measurement, Trouble> {
+            let clock = Rc::clone(&self.clock);
+            measure_by(self, &timer(), policy, &|| clock.get())
+        }
+
+        fn thorough(&mut self) -> Measurement {
+            let policy = Policy::thorough(&timer(), 5.0, Duration::from_secs(1));
+            self.measured(&policy).unwrap()
+        }
     }
 
     impl Conversation for Fake {
@@ -342,13 +737,14 @@ mod tests {
             self.asked.push((repeat_count, sample_count, poison));
             let samples = (0..sample_count)
                 .map(|i| {
-                    let seconds = self.call_s
-                        * f64::from(repeat_count)
-                        * (1.0 + self.noise * f64::from((self.spans + i) % 2));
+                    let calls = f64::from(repeat_count.min(self.calls_max));
+                    let work_s = self.call_s * calls * (1.0 + (self.noise)(self.spans + i));
+                    let host_s = work_s + self.submit_s;
+                    self.clock.set(self.clock.get() + host_s);
                     Span {
-                        device_s: (self.device)(seconds),
-                        host_s: seconds,
-                        submit_s: None,
+                        device_s: (self.device)(work_s, self.spans + i),
+                        host_s: (self.host)(host_s, self.spans + i),
+                        submit_s: Some(self.submit_s),
                         repeat_count,
                     }
                 })
@@ -367,70 +763,178 @@ mod tests {
         }
     }
 
-    fn run(call_s: f64, noise: f64, device: fn(f64) -> Option<f64>) -> (Measurement, Fake) {
-        let mut fake = Fake {
-            call_s,
-            noise,
-            device,
-            asked: Vec::new(),
-            spans: 0,
-        };
-        let policy = Policy::thorough(&timer(), 5.0, Duration::from_secs(1));
-        (measure(&mut fake, &timer(), &policy).unwrap(), fake)
+    fn close(a: f64, b: f64) -> bool {
+        (a / b - 1.0).abs() < 1e-6
     }
 
     #[test]
     fn short_calls_are_batched_until_the_span_is_long_against_the_clock() {
-        let (measurement, _) = run(1e-6, 0.0, Some);
+        let measurement = Fake::new(1e-6).thorough();
         assert!(measurement.repeat_count >= 1000);
-        assert!((measurement.summary.median - 1e-6).abs() < 1e-12);
+        assert!(close(measurement.summary.median, 1e-6));
         assert_eq!(
             (measurement.clock, measurement.stop_reason),
             ("device", "precision_reached")
         );
+        assert_eq!(measurement.not_converged, None);
     }
 
     #[test]
-    fn noise_that_does_not_settle_says_which_condition_was_not_met() {
-        let (measurement, _) = run(1e-3, 0.5, Some);
-        assert_eq!(measurement.stop_reason, "sample_limit_before_precision");
-        assert_eq!(measurement.samples.len(), 200);
+    fn spans_are_a_hundred_quanta_of_a_coarse_clock_and_say_so() {
+        let coarse = Timer {
+            quantum_s: 65_536e-9,
+            ..timer()
+        };
+        let mut fake = Fake::new(1e-4);
+        let clock = Rc::clone(&fake.clock);
+        let policy = Policy::thorough(&coarse, 5.0, Duration::from_secs(1));
+        let measurement = measure_by(&mut fake, &coarse, &policy, &|| clock.get()).unwrap();
+        assert!(f64::from(measurement.repeat_count) * 1e-4 >= 100.0 * 65_536e-9);
+        assert_eq!(measurement.clock, "quantised");
     }
 
     #[test]
-    fn a_device_clock_that_runs_backwards_or_too_long_gives_way_to_the_host() {
-        for device in [
-            (|_| Some(0.0)) as fn(f64) -> Option<f64>,
-            |s| Some(-s),
-            |s| Some(s * 2.0),
-            |_| None,
-        ] {
-            let (measurement, _) = run(2e-3, 0.0, device);
-            assert_eq!(measurement.clock, "host");
-            assert_eq!(
-                measurement.invalid_count as usize,
-                measurement.samples.len()
-            );
+    fn noise_that_does_not_narrow_ends_when_it_has_settled_and_says_what_was_not_reached() {
+        let mut fake = Fake::new(1e-3);
+        fake.noise = |span| f64::from(span % 2) * 0.5;
+        let measurement = fake.thorough();
+        assert_eq!(measurement.stop_reason, "noise_settled");
+        let unmet = measurement.not_converged.unwrap();
+        assert!(unmet.contains("wanted 0.50 %"), "{unmet}");
+    }
+
+    #[test]
+    fn a_drift_ends_at_the_time_limit() {
+        let mut fake = Fake::new(2e-3);
+        fake.noise = |span| f64::from(span) * 0.01;
+        let measurement = fake.thorough();
+        assert!(
+            ["time_limit", "sample_limit"].contains(&measurement.stop_reason),
+            "{}",
+            measurement.stop_reason
+        );
+        assert!(fake.clock.get() < 5.0 * 1.1, "{} s", fake.clock.get());
+    }
+
+    #[test]
+    fn warm_up_goes_on_while_a_device_gets_slower_and_the_burst_is_told_apart() {
+        let mut fake = Fake::new(1e-3);
+        // It slows down by 10 % over the first 600 spans of a millisecond.
+        fake.noise = |span| 0.1 * (f64::from(span) / 600.0).min(1.0);
+        let measurement = fake.thorough();
+        assert!(close(measurement.summary.median, 1.1e-3), "{measurement:?}");
+        assert!(measurement.burst_s_median.unwrap() < 1.02e-3);
+        let steady = Fake::new(1e-3).thorough();
+        assert_eq!(steady.burst_s_median, None);
+    }
+
+    #[test]
+    fn a_device_clock_that_cannot_be_gives_way_to_the_slope_of_the_hosts() {
+        let absurd: [fn(f64, u32) -> Option<f64>; 5] = [
+            |_, _| Some(0.0),
+            |s, _| Some(-s),
+            |s, _| Some(s * 2.0),
+            |_, _| None,
+            // It jumps back every other time.
+            |s, span| Some(if span % 2 == 0 { s } else { s - 1e3 }),
+        ];
+        for device in absurd {
+            let mut fake = Fake::new(2e-3);
+            fake.device = device;
+            // A submission costs a tenth of a call, and none of it may remain.
+            fake.submit_s = 2e-4;
+            let measurement = fake.thorough();
+            assert_eq!(measurement.clock, "host_slope");
+            assert!(close(measurement.summary.median, 2e-3), "{measurement:?}");
+            assert!(measurement.invalid_count > 0);
+            assert!(measurement.clock_note.is_some());
+            assert!(measurement.host_s_median > 2.0e-3);
+        }
+    }
+
+    #[test]
+    fn a_few_invalid_pairs_are_left_out_and_counted() {
+        let mut fake = Fake::new(2e-3);
+        fake.device = |s, span| (span % 5 != 0).then_some(s);
+        let measurement = fake.thorough();
+        assert_eq!(measurement.clock, "device");
+        assert!(measurement.invalid_count > 0);
+        assert!(close(measurement.summary.median, 2e-3));
+    }
+
+    #[test]
+    fn a_host_clock_that_jumps_ahead_is_not_believed() {
+        let mut fake = Fake::new(2e-3);
+        fake.device = |_, _| None;
+        fake.host = |s, span| if span % 7 == 3 { s + 3600.0 } else { s };
+        let measurement = fake.thorough();
+        assert!(measurement.invalid_count > 0);
+        assert!(close(measurement.summary.median, 2e-3));
+        // And one that always does leaves nothing to report.
+        let mut fake = Fake::new(2e-3);
+        fake.device = |_, _| None;
+        fake.host = |s, _| s + 3600.0;
+        let policy = Policy::thorough(&timer(), 5.0, Duration::from_secs(1));
+        assert!(matches!(fake.measured(&policy), Err(Trouble::Refused(_))));
+    }
+
+    #[test]
+    fn the_second_clock_agrees_with_the_first() {
+        let mut fake = Fake::new(2e-3);
+        fake.submit_s = 5e-4;
+        let policy = Policy {
+            host_slope: true,
+            ..Policy::thorough(&timer(), 5.0, Duration::from_secs(1))
+        };
+        let measurement = fake.measured(&policy).unwrap();
+        assert_eq!(measurement.clock, "host_slope");
+        assert!(close(measurement.summary.median, 2e-3));
+        assert_eq!(measurement.submit_s_median.map(|s| s > 0.0), Some(true));
+    }
+
+    fn external() -> Policy {
+        Policy {
+            audit_s: 0.25,
+            ..Policy::thorough(&timer(), 5.0, Duration::from_secs(1))
+        }
+    }
+
+    #[test]
+    fn a_runner_whose_clock_runs_slow_is_caught_by_ours() {
+        let mut liar = Fake::new(2e-3);
+        liar.device = |s, _| Some(s / 2.5);
+        liar.host = |s, _| s / 2.5;
+        match liar.measured(&external()) {
+            Err(Trouble::Untrue(reason)) => assert!(reason.contains("the conductor waited")),
+            other => panic!("believed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn work_that_does_not_grow_with_the_calls_is_caught() {
+        let mut lazy = Fake::new(2e-3);
+        lazy.calls_max = 1;
+        match lazy.measured(&external()) {
+            Err(Trouble::Untrue(reason)) => assert!(reason.contains("does not grow"), "{reason}"),
+            other => panic!("believed: {other:?}"),
         }
     }
 
     #[test]
     fn the_output_is_poisoned_once_before_the_first_timed_span() {
-        let (_, fake) = run(1e-3, 0.0, Some);
+        let mut fake = Fake::new(1e-3);
+        fake.thorough();
         assert_eq!(
             fake.asked.iter().filter(|(_, _, poison)| *poison).count(),
             1
         );
-        let first = fake
-            .asked
-            .iter()
-            .position(|(_, _, poison)| *poison)
-            .unwrap();
-        // Everything before it was warm-up; everything after it is in the samples.
-        assert!(
-            fake.asked[first..]
-                .iter()
-                .all(|(repeat, _, _)| *repeat == fake.asked[first].0)
-        );
+    }
+
+    #[test]
+    fn slow_calls_get_the_floor_of_samples_and_no_more() {
+        let mut fake = Fake::new(2.0);
+        let measurement = fake.thorough();
+        assert_eq!(measurement.samples.len(), 6);
+        assert!(measurement.summary.median > 1.99);
     }
 }

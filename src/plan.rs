@@ -30,7 +30,24 @@ struct SuiteFile {
     description: String,
     case_budget_s: f64,
     call_s_max: f64,
+    #[serde(default)]
+    budget_s: Option<f64>,
+    #[serde(default)]
+    regimes: Vec<RegimeName>,
+    #[serde(default)]
+    energy_window_s: f64,
     cases: Vec<CaseSpec>,
+}
+
+/// Conditions that the chosen variant is timed under beside the headline's, which are hot caches and
+/// uniform data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegimeName {
+    /// Buffers taken by turns, so that each call finds its own evicted from the caches.
+    Cold,
+    /// Inputs of zeros, which need less power: what is faster on them is limited by power.
+    Zero,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +71,45 @@ pub struct Plan {
     pub case_budget_s: f64,
     /// Longest single call that is worth waiting for.
     pub call_s_max: f64,
+    /// Seconds for the whole run on a device that is not a CPU, where the suite sets a limit.
+    pub budget_s: Option<f64>,
+    /// Regimes beside the headline's.
+    pub regimes: Vec<RegimeName>,
+    /// Length of the window that energy is counted over; zero for none.
+    pub energy_window_s: f64,
+    /// Which share of the suite's cases this is, as number and count; all of them if absent.
+    pub shard: Option<(u32, u32)>,
+}
+
+impl Plan {
+    /// Narrows the plan to share `number` of `count`, counted from 1. Probes are in every share, for
+    /// each needs its ceilings.
+    ///
+    /// # Errors
+    /// A usage error where there is no such share, or nothing but probes would be left in it.
+    pub fn narrow(&mut self, number: u32, count: u32) -> Result<()> {
+        if number == 0 || number > count {
+            return Err(Error::usage(format!(
+                "--shard {number}/{count}: the first number must be from 1 to the second"
+            )));
+        }
+        let mut place = 0;
+        let all = self.cases.len();
+        self.cases.retain(|case| {
+            if case.op.is_probe() {
+                return true;
+            }
+            place += 1;
+            (place - 1) % count == number - 1
+        });
+        if count > 1 && self.cases.iter().all(|case| case.op.is_probe()) {
+            return Err(Error::usage(format!(
+                "--shard {number}/{count}: of the {all} cases none but probes would be left; use fewer shares"
+            )));
+        }
+        self.shard = (count > 1).then_some((number, count));
+        Ok(())
+    }
 }
 
 /// The names of the suites.
@@ -118,7 +174,6 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             })
         })
         .transpose()?;
-    let probe = |case: &Case| matches!(case.op, OpName::Empty | OpName::Fma | OpName::Copy);
     if let Some(filter) = &filter {
         if !cases.iter().any(|case| filter.is_match(&case.id())) {
             return Err(Error::usage(format!(
@@ -126,15 +181,26 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             )));
         }
         // Without its ceilings a case has no fraction, and without an estimate no guard.
-        cases.retain(|case| probe(case) || filter.is_match(&case.id()));
+        cases.retain(|case| case.op.is_probe() || filter.is_match(&case.id()));
     }
-    cases.sort_by_key(|case| !probe(case));
+    cases.sort_by_key(|case| !case.op.is_probe());
     Ok(Plan {
         suite: file.name,
         suite_sha256: sha256(text.as_bytes()),
         cases,
         case_budget_s: positive("case_budget_s", file.case_budget_s)?,
         call_s_max: positive("call_s_max", file.call_s_max)?,
+        budget_s: file
+            .budget_s
+            .map(|value| positive("budget_s", value))
+            .transpose()?,
+        regimes: file.regimes,
+        energy_window_s: if file.energy_window_s == 0.0 {
+            0.0
+        } else {
+            positive("energy_window_s", file.energy_window_s)?
+        },
+        shard: None,
     })
 }
 
@@ -148,9 +214,10 @@ pub fn too_slow(
 ) -> Option<String> {
     let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
     // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
-    let expected_s = match case.op {
-        OpName::Empty | OpName::Fma | OpName::Copy => best_s,
-        _ => best_s / EXPECTED_FRACTION_MIN,
+    let expected_s = if case.op.is_probe() {
+        best_s
+    } else {
+        best_s / EXPECTED_FRACTION_MIN
     };
     (expected_s > call_s_max).then(|| {
         format!("one call may take {expected_s:.1} s by the measured {bound}; the suite allows {call_s_max} s")

@@ -175,6 +175,9 @@ pub struct Outcome {
     /// The condition that was wanted and not met, with both numbers.
     #[serde(default)]
     pub not_converged: Option<String>,
+    /// Why the clock is not the one that the runner offered.
+    #[serde(default)]
+    pub clock_note: Option<String>,
     /// Whether the device kept its pace, with the evidence.
     #[serde(default)]
     pub throttle: Option<Throttle>,
@@ -775,6 +778,7 @@ pub fn unmeasured(
         time_s: None,
         stop_reason: None,
         not_converged: None,
+        clock_note: None,
         throttle: None,
         regimes: Vec::new(),
         second_clock: None,

@@ -4,29 +4,42 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::case::{Conditions, Moment, measure_case};
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{self, Data};
 use crate::interrupt::interrupted;
+use crate::journal::{self, Identity, Journal};
 use crate::machine;
-use crate::measure::{Policy, Trouble};
+use crate::measure::Policy;
 use crate::normalise;
-use crate::op::Case;
+use crate::op::{Case, Dtype, OpName};
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Ceiling, Labels, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status,
-    Suite, Times, Tool, Tried,
+    self, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status, Suite,
+    Throttle, Tool,
 };
 use crate::runner::external::Process;
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
-use crate::tune::{self, End, Session, Task, choose};
-use crate::verify::{self, Verdict};
+use crate::shader::sha256;
+use crate::tune::{self, End, Session, Task};
 
 /// A runner that dies this often in a row is given up.
 const DEATHS_MAX: u32 = 3;
 
 /// A variant is looked at in small first if even a poor one might take longer than this.
 const SCOUT_S_MAX: f64 = 0.15;
+
+/// How much more time a run takes at most than its budget says, relative: what is not done by then
+/// is cut off.
+const BUDGET_GRACE: f64 = 0.05;
+
+/// A case that is no probe gets this many times the time of one that is: it has a search to make.
+const CASE_WEIGHT: f64 = 4.0;
+
+/// A canary that moved by more than this between two cases says that the device did not keep its
+/// pace.
+const CANARY_MOVE_MAX: f64 = 0.05;
 
 /// What a poor kernel may be expected to reach of the roofline.
 const POOR_FRACTION: f64 = 0.004;
@@ -59,6 +72,10 @@ pub struct Options {
     pub seed: u32,
     /// Seconds for the whole run, where the user set a limit.
     pub budget_s: Option<f64>,
+    /// Folder that keeps what is learnt while the run is under way; none is kept if absent.
+    pub journal: Option<PathBuf>,
+    /// Go on with the unfinished run in that folder.
+    pub resume: bool,
     /// The command line, for the report.
     pub command: String,
 }
@@ -164,19 +181,56 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
     }
 }
 
-/// Runs the plan on every runner and makes the report.
+/// Runs the plan on every runner and makes the report. The journal that comes with it may go once the
+/// report is written and the run was not interrupted.
 ///
 /// # Errors
 /// When no runner can be opened, or an id cannot be made. A case that fails is in the report.
-pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
+pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Option<Journal>)> {
     let started = Instant::now();
     let started_at = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
+    let unfinished = match (&options.journal, options.resume) {
+        (Some(folder), true) => Some(journal::find(folder, &identity(options)?)?),
+        (None, true) => {
+            return Err(Error::usage(
+                "--resume needs the folder of the unfinished run; name it with --output",
+            ));
+        }
+        _ => None,
+    };
+    let (seed, started_at) = match &unfinished {
+        Some(unfinished) => (unfinished.seed, unfinished.started_at.clone()),
+        None => (options.seed, started_at),
+    };
     let mut opened = open_all(options, watcher)?;
+    let mut journal = start_journal(
+        options,
+        seed,
+        &started_at,
+        &opened,
+        unfinished.as_ref(),
+        watcher,
+    )?;
+    let kept = unfinished.map_or_else(Vec::new, |unfinished| unfinished.outcomes);
 
     let mut outcomes = Vec::new();
     let mut ceilings = Vec::new();
+    let budget_s = options.budget_s.or_else(|| {
+        let on_cpu = |record: &RunnerRecord| record.device.device_type == "cpu";
+        let cpu = opened
+            .iter()
+            .filter_map(|(_, opened)| Some(&opened.as_ref().ok()?.record))
+            .all(on_cpu);
+        options.plan.budget_s.filter(|_| !cpu)
+    });
+    let mut clock = Budget {
+        started,
+        seconds: budget_s,
+        weight_left: opened.iter().filter(|(_, opened)| opened.is_ok()).count() as f64
+            * options.plan.cases.iter().map(weight).sum::<f64>(),
+    };
     for (name, opened) in &mut opened {
         match opened {
             Ok(opened) => {
@@ -184,10 +238,14 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
                     name,
                     label: opened.record.runner.name.clone(),
                     options,
+                    seed,
                     opened,
                     banned: Vec::new(),
                     deaths: 0,
-                    started,
+                    canary: None,
+                    clock: &mut clock,
+                    journal: &mut journal,
+                    kept: &kept,
                 };
                 outcomes.extend(work.run(&mut ceilings, watcher));
             }
@@ -235,7 +293,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
         },
         started_at,
         duration_s: started.elapsed().as_secs_f64(),
-        seed: options.seed,
+        seed,
         tool: Tool {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("CHIPMARK_COMMIT").map(str::to_owned),
@@ -245,7 +303,10 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
         suite: Suite {
             name: options.plan.suite.clone(),
             sha256: options.plan.suite_sha256.clone(),
-            shard: None,
+            shard: options
+                .plan
+                .shard
+                .map(|(number, count)| format!("{number}/{count}")),
         },
         device,
         runners,
@@ -256,7 +317,129 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
         outcomes,
     };
     report.seal()?;
-    Ok(report)
+    Ok((report, journal))
+}
+
+/// What must be equal for `--resume` to go on with a run.
+fn identity(options: &Options) -> Result<Identity> {
+    let ids: Vec<String> = options.plan.cases.iter().map(Case::id).collect();
+    Ok(Identity {
+        tool: format!(
+            "{} {}",
+            env!("CARGO_PKG_VERSION"),
+            option_env!("CHIPMARK_COMMIT").unwrap_or_default()
+        ),
+        suite_sha256: options.plan.suite_sha256.clone(),
+        cases_sha256: sha256(ids.join("\n").as_bytes()),
+        runners: options.runners.clone(),
+        device: options.reach.device.clone(),
+        backend: options.reach.backend.clone(),
+        checks: options.reach.checks,
+    })
+}
+
+/// Starts the file that keeps what is learnt, with what an unfinished run had learnt already.
+fn start_journal(
+    options: &Options,
+    seed: u32,
+    started_at: &str,
+    opened: &[MaybeOpened],
+    unfinished: Option<&journal::Unfinished>,
+    watcher: &mut dyn Watcher,
+) -> Result<Option<Journal>> {
+    let Some(folder) = &options.journal else {
+        return Ok(None);
+    };
+    let devices: Vec<String> = opened
+        .iter()
+        .filter_map(|(_, opened)| Some(&opened.as_ref().ok()?.record.device))
+        .map(|device| {
+            let address = device.pci_bus_id.as_deref().unwrap_or("-");
+            format!(
+                "{} ({}, {address}, {})",
+                device.name, device.backend, device.driver
+            )
+        })
+        .collect();
+    let mut outcomes = &[][..];
+    if let Some(unfinished) = unfinished {
+        if unfinished.devices != devices {
+            return Err(Error::usage(format!(
+                "--resume: {} was run on {}; here is {}",
+                unfinished.path.display(),
+                unfinished.devices.join(", "),
+                devices.join(", ")
+            )));
+        }
+        outcomes = &unfinished.outcomes;
+        watcher.say(&format!(
+            "going on with the run of {}: {} cases are done",
+            unfinished.started_at,
+            outcomes.len()
+        ));
+    }
+    let identity = identity(options)?;
+    let journal = Journal::start(folder, &identity, seed, started_at, &devices, outcomes)?;
+    if let Some(unfinished) = unfinished {
+        let _ = std::fs::remove_file(&unfinished.path);
+    }
+    Ok(Some(journal))
+}
+
+/// The time of the whole run and how it is shared out.
+struct Budget {
+    started: Instant,
+    /// Absent where nobody set a limit.
+    seconds: Option<f64>,
+    /// Weights of the cases that are still to come.
+    weight_left: f64,
+}
+
+fn weight(case: &Case) -> f64 {
+    if case.op.is_probe() { 1.0 } else { CASE_WEIGHT }
+}
+
+impl Budget {
+    fn left_s(&self) -> Option<f64> {
+        Some(self.seconds? - self.started.elapsed().as_secs_f64())
+    }
+
+    /// When a runner is cut off.
+    fn deadline(&self) -> Option<Instant> {
+        let seconds = self.seconds? * (1.0 + BUDGET_GRACE);
+        Some(self.started + Duration::from_secs_f64(seconds))
+    }
+
+    /// Takes a case out of what is still to come and returns its share of what is left; what one
+    /// case does not use goes to those after it.
+    fn share(&mut self, case: &Case) -> Option<f64> {
+        let weight = weight(case);
+        let part = weight / self.weight_left.max(weight);
+        self.weight_left -= weight;
+        Some(self.left_s()? * part)
+    }
+}
+
+/// A runner that may only be waited for until a deadline.
+struct Deadlined<'a> {
+    inner: &'a mut dyn Conversation,
+    deadline: Option<Instant>,
+}
+
+impl Conversation for Deadlined<'_> {
+    fn ask(
+        &mut self,
+        request: &Request,
+        timeout: Duration,
+    ) -> std::result::Result<Response, Fault> {
+        let patience = self.deadline.map_or(timeout, |deadline| {
+            timeout.min(deadline.saturating_duration_since(Instant::now()))
+        });
+        self.inner.ask(request, patience).map_err(|fault| Fault {
+            from_outside: fault.from_outside || patience < timeout,
+            ..fault
+        })
+    }
 }
 
 /// What a report calls a runner that never said its name.
@@ -325,10 +508,24 @@ struct Work<'a> {
     /// As it calls itself, for the report: a path would say where it lay and not what it is.
     label: String,
     options: &'a Options,
+    seed: u32,
     opened: &'a mut Opened,
     banned: Vec<Variant>,
     deaths: u32,
-    started: Instant,
+    /// The arithmetic that shows the device's pace, once it is known how to run it.
+    canary: Option<Canary>,
+    clock: &'a mut Budget,
+    journal: &'a mut Option<Journal>,
+    /// Outcomes of the unfinished run that this one goes on with.
+    kept: &'a [Outcome],
+}
+
+/// A case of arithmetic alone, whose time is the inverse of the device's clock.
+struct Canary {
+    case: Case,
+    variant: Variant,
+    /// Seconds of one call when it was last run.
+    last_s: Option<f64>,
 }
 
 impl Work<'_> {
@@ -343,10 +540,28 @@ impl Work<'_> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let count = self.options.plan.cases.len();
         for (index, case) in self.options.plan.cases.iter().enumerate() {
-            watcher.begin(index, count, &case.id(), self.label.as_str());
-            let outcome = self.outcome(case, ceilings);
-            watcher.end(&outcome);
-            outcomes.push(outcome);
+            let id = case.id();
+            let share_s = self.clock.share(case);
+            let kept = self
+                .kept
+                .iter()
+                .find(|kept| kept.case_id == id && kept.runner == self.label);
+            if let Some(kept) = kept {
+                outcomes.push(kept.clone());
+            } else {
+                watcher.begin(index, count, &id, self.label.as_str());
+                let before = (outcomes.len(), ceilings.clone());
+                let mut outcome = self.outcome(case, share_s, &outcomes, &before.1);
+                if outcome.status == OutcomeStatus::Measured && self.canary.is_some() {
+                    self.watch_pace(&mut outcome);
+                }
+                watcher.end(&outcome);
+                self.note(&outcome, watcher);
+                outcomes.push(outcome);
+            }
+            if let Some(outcome) = outcomes.last() {
+                self.find_canary(case, outcome);
+            }
             // Each probe may raise a ceiling that later cases are sized by.
             ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
             ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str()));
@@ -354,12 +569,98 @@ impl Work<'_> {
         outcomes
     }
 
-    fn outcome(&mut self, case: &Case, ceilings: &[Ceiling]) -> Outcome {
+    /// Keeps an outcome on disk, unless its case is to run again on `--resume`.
+    fn note(&mut self, outcome: &Outcome, watcher: &mut dyn Watcher) {
+        let again = outcome.reason.as_deref().is_some_and(|reason| {
+            reason.starts_with(BUDGET_USED) || reason.starts_with(INTERRUPTED)
+        });
+        if let (Some(journal), false) = (self.journal.as_mut(), again)
+            && let Err(error) = journal.add(outcome)
+        {
+            watcher.say(&format!(
+                "{error}; the run goes on, but could not be resumed from here"
+            ));
+            *self.journal = None;
+        }
+    }
+
+    /// The smallest case of arithmetic in f32 becomes the canary, in the variant that won it.
+    fn find_canary(&mut self, case: &Case, outcome: &Outcome) {
+        let smaller = self
+            .canary
+            .as_ref()
+            .is_none_or(|canary| case.flop_count() < canary.case.flop_count());
+        if let (OpName::Fma, Dtype::F32, true, OutcomeStatus::Measured, Some(kernel)) = (
+            case.op,
+            case.dtype,
+            smaller,
+            outcome.status,
+            &outcome.kernel,
+        ) {
+            self.canary = Some(Canary {
+                case: case.clone(),
+                variant: Variant {
+                    kernel: kernel.clone(),
+                    variant: outcome.variant.clone(),
+                },
+                last_s: None,
+            });
+            let now_s = self.run_canary();
+            if let Some(canary) = &mut self.canary {
+                canary.last_s = now_s;
+            }
+        }
+    }
+
+    /// Seconds of one call of the canary now; absent where the runner would rather not.
+    fn run_canary(&mut self) -> Option<f64> {
+        let canary = self.canary.as_ref()?;
+        let mut session = Session {
+            runner: &mut *self.opened.conversation,
+            timer: self.opened.record.timer.clone(),
+            silence: self.options.reach.silence,
+            interrupted: &interrupted,
+            last: None,
+            clock: None,
+        };
+        session.case(&canary.case, self.seed, &Data::Uniform).ok()?;
+        session.prepare(&canary.variant).ok()?.ok()?;
+        let policy = Policy {
+            sampled_s_min: 0.02,
+            warm_up_s_max: 0.0,
+            audit_s: 0.0,
+            ..Policy::glance(&session.timer, 7, 0.2, session.silence)
+        };
+        Some(session.measure(&policy).ok()?.summary.median)
+    }
+
+    /// Runs the canary after a case and says what its move means. A runner that dies of it is found
+    /// dead by the next case.
+    fn watch_pace(&mut self, outcome: &mut Outcome) {
+        let before = self.canary.as_ref().and_then(|canary| canary.last_s);
+        let after = self.run_canary();
+        let mut throttle = outcome.throttle.take().unwrap_or_default();
+        throttle.canary_before_s = before;
+        throttle.canary_after_s = after;
+        judge_canary(&mut throttle);
+        if let Some(canary) = &mut self.canary {
+            canary.last_s = after;
+        }
+        outcome.throttle = Some(throttle);
+    }
+
+    fn outcome(
+        &mut self,
+        case: &Case,
+        share_s: Option<f64>,
+        before: &[Outcome],
+        ceilings: &[Ceiling],
+    ) -> Outcome {
         let end =
             |status, reason: String| report::unmeasured(case, self.label.as_str(), status, reason);
         let skipped = |reason: &str| end(OutcomeStatus::Skipped, reason.to_owned());
         if interrupted() {
-            return skipped("the run was interrupted before this case");
+            return skipped(&format!("{INTERRUPTED} before this case"));
         }
         if self.deaths >= DEATHS_MAX {
             return end(
@@ -367,40 +668,69 @@ impl Work<'_> {
                 format!("the runner died {DEATHS_MAX} times in a row and was given up"),
             );
         }
-        let budget_s = match self.options.budget_s {
-            None => self.options.plan.case_budget_s,
-            Some(total) => {
-                let left = total - self.started.elapsed().as_secs_f64();
-                if left <= 0.0 {
-                    return skipped(&format!("{BUDGET_USED}, {total} s"));
+        let used_up = format!("{BUDGET_USED}, {} s", self.clock.seconds.unwrap_or(0.0));
+        let budget_s = match (self.clock.left_s(), share_s) {
+            (Some(left_s), Some(share_s)) => {
+                if left_s <= 0.0 {
+                    return skipped(&used_up);
                 }
-                self.options.plan.case_budget_s.min(left)
+                self.options.plan.case_budget_s.min(share_s)
             }
+            _ => self.options.plan.case_budget_s,
         };
+        let deadline = self.clock.deadline();
         if let Some(reason) = plan::too_slow(
             case,
             ceilings,
             self.label.as_str(),
-            self.options.plan.call_s_max,
+            self.options.plan.call_s_max.min(budget_s),
         ) {
             return end(OutcomeStatus::Skipped, reason);
         }
         let mut tried = Vec::new();
+        let native = NATIVE.contains(&self.name);
+        let mut runner = Deadlined {
+            inner: &mut *self.opened.conversation,
+            deadline,
+        };
         let mut session = Session {
-            runner: &mut *self.opened.conversation,
+            runner: &mut runner,
             timer: self.opened.record.timer.clone(),
             silence: self.options.reach.silence,
             interrupted: &interrupted,
             last: None,
+            clock: None,
         };
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),
-            seed: case_seed(self.options.seed, case),
+            seed: case_seed(self.seed, case),
             budget_s: budget_s * 0.65,
+            case_budget_s: budget_s,
             banned: &self.banned,
         };
-        let result = measure_case(&task, &mut session, budget_s, self.options, &mut tried);
+        let implausible = |outcome: &Outcome| {
+            let mut all = before.to_vec();
+            let mut outcome = outcome.clone();
+            self.label.clone_into(&mut outcome.runner);
+            all.push(outcome);
+            normalise::set_fractions(&mut all, ceilings);
+            let judged = all.pop()?;
+            (judged.status == OutcomeStatus::Implausible)
+                .then_some(judged.reason)
+                .flatten()
+        };
+        let mut watch = |_: Moment<'_>| {};
+        let mut conditions = Conditions {
+            budget_s,
+            checks: self.options.reach.checks,
+            native,
+            regimes: &self.options.plan.regimes,
+            cold_bytes: None,
+            implausible: &implausible,
+            watch: &mut watch,
+        };
+        let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
         let guilty = session.last.take();
         if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
             tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));
@@ -412,11 +742,18 @@ impl Work<'_> {
                 outcome
             }
             Err(End::Skipped(reason)) => end(OutcomeStatus::Skipped, reason),
-            Err(End::Interrupted) => skipped("the run was interrupted during this case"),
+            Err(End::Interrupted) => skipped(&format!("{INTERRUPTED} during this case")),
+            Err(End::Implausible(reason)) => end(OutcomeStatus::Implausible, reason),
             Err(End::Failed(reason)) => end(OutcomeStatus::Failed, reason),
             Err(End::Wrong(reason)) => end(OutcomeStatus::Failed, format!("{WRONG}: {reason}")),
             Err(End::Fault(_)) if interrupted() => {
-                skipped("the run was interrupted during this case")
+                skipped(&format!("{INTERRUPTED} during this case"))
+            }
+            Err(End::Fault(_)) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                // It was cut off in the middle of something, and nothing more will be asked of it.
+                let outcome = skipped(&format!("{used_up}, in the middle of this case"));
+                self.opened.conversation = Box::new(Gone);
+                outcome
             }
             Err(End::Fault(fault)) => self.bury(case, fault, guilty),
         };
@@ -476,11 +813,30 @@ fn same_device(one: &Device, other: &Device) -> bool {
     identity(one) == identity(other)
 }
 
+/// How the reason of a case begins that an interrupt left out.
+const INTERRUPTED: &str = "the run was interrupted";
+
 /// How the reason of a case begins that the user's time limit left out.
 const BUDGET_USED: &str = "the budget of the run was used up";
 
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
+
+/// Says what the canary's move over a case means.
+fn judge_canary(throttle: &mut Throttle) {
+    let (Some(before), Some(after)) = (throttle.canary_before_s, throttle.canary_after_s) else {
+        return;
+    };
+    let change = after / before - 1.0;
+    throttle.canary_change = Some(change);
+    if change.abs() > CANARY_MOVE_MAX {
+        throttle.suspected = true;
+        throttle.evidence.push(format!(
+            "the canary took {before:.3e} s a call before the case and {after:.3e} s after it, {:+.1} %",
+            100.0 * change
+        ));
+    }
+}
 
 /// The seed of a case's inputs: the run's, mixed with the case's name, so that no two cases share
 /// tensors.
@@ -505,97 +861,6 @@ fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
         small.shape = shape;
     }
     small
-}
-
-fn measure_case(
-    task: &Task<'_>,
-    session: &mut Session<'_>,
-    budget_s: f64,
-    options: &Options,
-    tried: &mut Vec<Tried>,
-) -> std::result::Result<Outcome, End> {
-    let started = Instant::now();
-    let case = task.case;
-    let ranking = choose(task, session, tried)?;
-    let chosen = ranking
-        .first()
-        .cloned()
-        .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
-
-    let verification_exact = if case.op.op().exact(&case.shape) {
-        session.case(case, task.seed, &Data::Integer)?;
-        session.prepare(&chosen)?.map_err(End::Failed)?;
-        Some(right(session, case, task.seed, &Data::Integer, &chosen)?)
-    } else {
-        None
-    };
-    session.case(case, task.seed, &Data::Uniform)?;
-    let ready = session.prepare(&chosen)?.map_err(End::Failed)?;
-    right(session, case, task.seed, &Data::Uniform, &chosen)?;
-    let left_s = (budget_s - started.elapsed().as_secs_f64()).max(budget_s * 0.15);
-    let policy = Policy::thorough(&session.timer, left_s, session.silence);
-    let measurement = session.measure(&policy).map_err(|trouble| match trouble {
-        Trouble::Fault(fault) => End::Fault(fault),
-        Trouble::Refused(reason) => End::Failed(reason),
-    })?;
-    // The very buffers that were timed, poisoned before and checked at places chosen after.
-    let verification = right(session, case, task.seed, &Data::Uniform, &chosen)?;
-
-    let summary = measurement.summary;
-    let mut outcome = report::unmeasured(case, "", OutcomeStatus::Measured, String::new());
-    outcome.reason = None;
-    outcome.kernel = Some(chosen.kernel);
-    outcome.variant = chosen.variant;
-    outcome.shader_sha256 = ready.shader_sha256;
-    outcome.shader_passes = ready.passes;
-    outcome.compile_s = tried
-        .iter()
-        .find(|t| Some(&t.kernel) == outcome.kernel.as_ref() && t.variant == outcome.variant)
-        .and_then(|t| t.compile_s);
-    outcome.labels = Some(Labels {
-        engine: ready.engine,
-        timer: measurement.clock.to_owned(),
-        cache: "hot".to_owned(),
-        data: case.data_label(&Data::Uniform).to_owned(),
-        checks: if options.reach.checks { "on" } else { "off" }.to_owned(),
-    });
-    outcome.time_s = Some(Times {
-        median: summary.median,
-        ci95_low: summary.ci95_low,
-        ci95_high: summary.ci95_high,
-        min: summary.min,
-        max: summary.max,
-        q1: summary.q1,
-        q3: summary.q3,
-        samples: measurement.samples,
-        repeat_count: measurement.repeat_count,
-        host_median: measurement.host_s_median,
-        invalid_count: measurement.invalid_count,
-        ..Times::default()
-    });
-    outcome.stop_reason = Some(measurement.stop_reason.to_owned());
-    outcome.verification = Some(verification);
-    outcome.verification_exact = verification_exact;
-    normalise::set_rates(&mut outcome);
-    Ok(outcome)
-}
-
-fn right(
-    session: &mut Session<'_>,
-    case: &Case,
-    seed: u32,
-    data: &Data,
-    variant: &Variant,
-) -> std::result::Result<report::Verification, End> {
-    let inputs = verify::inputs(case, seed, data).map_err(|error| End::Failed(error.message))?;
-    match session.verify(case, &inputs, data)? {
-        Verdict::Right(verification) => Ok(verification),
-        Verdict::Wrong(_, reason) => Err(End::Wrong(format!(
-            "{variant} on {} data: {reason}",
-            data.label()
-        ))),
-        Verdict::Refused(reason) => Err(End::Failed(reason)),
-    }
 }
 
 /// Every device that the native runners can open, for `chipmark devices`.

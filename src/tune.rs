@@ -26,6 +26,8 @@ pub struct Session<'a> {
     pub interrupted: &'a dyn Fn() -> bool,
     /// The variant that was last handed over, to blame if the runner dies.
     pub last: Option<Variant>,
+    /// The clock of the prepared variant, where it is not the runner's.
+    pub clock: Option<String>,
 }
 
 /// Why a case has no measurement.
@@ -37,6 +39,8 @@ pub enum End {
     Skipped(String),
     /// It was tried and did not work.
     Failed(String),
+    /// It was timed, and the time cannot be true.
+    Implausible(String),
     /// A kernel gave wrong results and none was left that gave right ones.
     Wrong(String),
     /// The user wants to stop.
@@ -62,8 +66,6 @@ pub struct Ready {
     pub engine: String,
     /// What was done to the source.
     pub passes: Vec<String>,
-    /// The clock of its samples, where it is not the runner's.
-    pub clock: Option<String>,
 }
 
 impl Ready {
@@ -86,12 +88,26 @@ impl Session<'_> {
         seed: u32,
         data: &Data,
     ) -> Result<(Vec<Variant>, Vec<Refused>), End> {
+        self.case_in_sets(case, seed, data, 1)
+    }
+
+    /// As [`Session::case`], with buffers in `set_count` sets that successive calls take by turns.
+    ///
+    /// # Errors
+    /// As [`Session::case`].
+    pub fn case_in_sets(
+        &mut self,
+        case: &Case,
+        seed: u32,
+        data: &Data,
+        set_count: u32,
+    ) -> Result<(Vec<Variant>, Vec<Refused>), End> {
         self.last = None;
         let request = Request::Case {
             case: case.clone(),
             seed,
             data: data.clone(),
-            set_count: 1,
+            set_count,
         };
         match self.runner.ask(&request, self.silence)? {
             Response::Variants { variants, refused } => Ok((variants, refused)),
@@ -115,6 +131,7 @@ impl Session<'_> {
     /// When the runner dies or its device is lost.
     pub fn prepare(&mut self, variant: &Variant) -> Result<Result<Ready, String>, Fault> {
         self.last = Some(variant.clone());
+        self.clock = None;
         match self.runner.ask(
             &Request::Prepare {
                 variant: variant.clone(),
@@ -128,14 +145,16 @@ impl Session<'_> {
                 engine,
                 passes,
                 clock,
-            } => Ok(Ok(Ready {
-                compile_s,
-                first_call_s,
-                shader_sha256,
-                engine,
-                passes,
-                clock,
-            })),
+            } => {
+                self.clock = clock;
+                Ok(Ok(Ready {
+                    compile_s,
+                    first_call_s,
+                    shader_sha256,
+                    engine,
+                    passes,
+                }))
+            }
             Response::Error {
                 kind: crate::protocol::FaultKind::DeviceLost,
                 message,
@@ -157,12 +176,29 @@ impl Session<'_> {
         inputs: &[Values],
         data: &Data,
     ) -> Result<Verdict, Fault> {
+        self.verify_set(case, inputs, data, 0)
+    }
+
+    /// Verifies the output of one set of buffers as it lies.
+    ///
+    /// # Errors
+    /// When the runner dies.
+    pub fn verify_set(
+        &mut self,
+        case: &Case,
+        inputs: &[Values],
+        data: &Data,
+        set_index: u32,
+    ) -> Result<Verdict, Fault> {
         verify::check(
             self.runner,
             case,
             inputs,
             data,
-            verify::entropy(),
+            verify::Challenge {
+                seed: verify::entropy(),
+                set_index,
+            },
             self.silence,
         )
     }
@@ -172,7 +208,14 @@ impl Session<'_> {
     /// # Errors
     /// When the runner dies or refuses.
     pub fn measure(&mut self, policy: &Policy) -> Result<Measurement, Trouble> {
-        measure(self.runner, &self.timer, policy)
+        let timer = match &self.clock {
+            Some(clock) => Timer {
+                clock: clock.clone(),
+                ..self.timer.clone()
+            },
+            None => self.timer.clone(),
+        };
+        measure(self.runner, &timer, policy)
     }
 }
 
@@ -186,6 +229,8 @@ pub struct Task<'a> {
     pub seed: u32,
     /// Seconds for the search.
     pub budget_s: f64,
+    /// Seconds for the search and all that follows it.
+    pub case_budget_s: f64,
     /// Variants that must not run: they have killed a runner before.
     pub banned: &'a [Variant],
 }
@@ -206,7 +251,12 @@ struct Search<'a, 's, 'r> {
     wrong: Option<String>,
     failed: Option<String>,
     banned: bool,
+    /// Seconds that the final measurement will take at least, as known so far.
+    reserve_s: f64,
 }
+
+/// Calls that follow the search at least: three checks, a warm-up and six samples.
+const CALLS_AFTER: f64 = 10.0;
 
 /// Ranks the variants of a case, best first, and appends every one looked at to `tried`.
 ///
@@ -227,6 +277,7 @@ pub fn choose(
         wrong: None,
         failed: None,
         banned: false,
+        reserve_s: 0.0,
     };
     let result = search.run();
     let (wrong, failed, banned) = (search.wrong.take(), search.failed.take(), search.banned);
@@ -298,7 +349,9 @@ pub fn entry(variant: &Variant, status: &str, reason: Option<String>) -> Tried {
 
 impl Search<'_, '_, '_> {
     fn spent(&self, fraction: f64) -> bool {
-        self.started.elapsed().as_secs_f64() > fraction * self.task.budget_s
+        let elapsed_s = self.started.elapsed().as_secs_f64();
+        elapsed_s > fraction * self.task.budget_s
+            || elapsed_s + self.reserve_s > self.task.case_budget_s
     }
 
     fn run(&mut self) -> Result<Vec<Variant>, End> {
@@ -491,10 +544,19 @@ impl Search<'_, '_, '_> {
                     t.compile_s
                         .get_or_insert(ready.compile_s(measurement.host_s_median));
                 });
-                Ok(Some(measurement.summary.median))
+                let median_s = measurement.summary.median;
+                if case == self.task.case {
+                    let after_s = CALLS_AFTER * median_s;
+                    self.reserve_s = if self.reserve_s > 0.0 {
+                        self.reserve_s.min(after_s)
+                    } else {
+                        after_s
+                    };
+                }
+                Ok(Some(median_s))
             }
             Err(Trouble::Fault(fault)) => Err(fault.into()),
-            Err(Trouble::Refused(reason)) => {
+            Err(Trouble::Refused(reason) | Trouble::Untrue(reason)) => {
                 self.failed
                     .get_or_insert_with(|| format!("{variant}: {reason}"));
                 self.record(variant, "failed", |t| t.reason = Some(reason));

@@ -76,6 +76,15 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
         .collect()
 }
 
+/// Which parts of an output are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Challenge {
+    /// Chooses positions, rows and signs.
+    pub seed: u32,
+    /// The set of buffers whose output it is.
+    pub set_index: u32,
+}
+
 /// Asks the runner for parts of its output and judges them. `challenge` decides which parts.
 ///
 /// # Errors
@@ -85,9 +94,13 @@ pub fn check(
     case: &Case,
     inputs: &[Values],
     data: &Data,
-    challenge: u32,
+    challenge: Challenge,
     silence: Duration,
 ) -> Result<Verdict, Fault> {
+    let Challenge {
+        seed: challenge,
+        set_index,
+    } = challenge;
     let op = case.op.op();
     let (row_count, columns) = op.output_rows(&case.shape);
     let positions = positions(case, challenge);
@@ -95,7 +108,7 @@ pub fn check(
         positions: positions.clone(),
         projection_seed: Some(challenge),
         all: false,
-        set_index: 0,
+        set_index,
     };
     let (values, projection) = match runner.ask(&request, silence)? {
         Response::Outputs { values, projection } => (values, projection),

@@ -13,7 +13,7 @@ use chipmark::op::{Case, Dtype, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, InProcess};
-use chipmark::verify::{Verdict, check, entropy, inputs};
+use chipmark::verify::{Challenge, Verdict, check, entropy, inputs};
 
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -211,7 +211,20 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
             kernel.name
         );
         let inputs = inputs(&case, seed, &data).unwrap();
-        verdicts.push(check(&mut runner, &case, &inputs, &data, entropy(), SILENCE).unwrap());
+        verdicts.push(
+            check(
+                &mut runner,
+                &case,
+                &inputs,
+                &data,
+                Challenge {
+                    seed: entropy(),
+                    set_index: 0,
+                },
+                SILENCE,
+            )
+            .unwrap(),
+        );
     }
     verdicts
 }

@@ -12,7 +12,7 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 29] = [
     "error",
     "interrupt",
     "input",
@@ -30,9 +30,12 @@ const ORDER: [&str; 26] = [
     "gpu",
     "variant",
     "runner", // who does it
+    "settle",
     "measure",
     "verify",
     "tune",
+    "case",
+    "journal",
     "run", // how it is done
     "screen",
     "compare",

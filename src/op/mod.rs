@@ -50,6 +50,12 @@ impl OpName {
         Self::Attention,
     ];
 
+    /// Whether it measures a ceiling: what the hardware can do, and not what anyone wants done.
+    #[must_use]
+    pub fn is_probe(self) -> bool {
+        !matches!(self, Self::Matmul | Self::Attention)
+    }
+
     /// The operation of this name.
     #[must_use]
     pub fn op(self) -> &'static dyn Op {

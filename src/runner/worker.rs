@@ -7,7 +7,7 @@ use crate::catalogue::Kernel;
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
 use crate::input::{self, Data};
 use crate::npy;
-use crate::op::{Case, Role, Tensor};
+use crate::op::{Case, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
@@ -49,6 +49,7 @@ struct Open {
 
 /// A compiled variant. Its source does not depend on the shape.
 struct Built {
+    op: OpName,
     pipeline: Pipeline,
     compile_s: f64,
     passes: Vec<String>,
@@ -268,6 +269,7 @@ fn build(
         ));
     }
     Ok(Built {
+        op: kernel.op,
         pipeline,
         compile_s: started.elapsed().as_secs_f64(),
         passes,
@@ -320,12 +322,10 @@ impl Open {
             });
         }
         self.call = None;
-        if self
-            .case
-            .as_ref()
-            .is_none_or(|old| old.op != case.op || old.dtype != case.dtype)
-        {
-            self.built.clear();
+        // Probes stay: the canary among them runs between all cases.
+        if !case.op.is_probe() {
+            self.built
+                .retain(|_, built| built.op.is_probe() || built.op == case.op);
         }
         self.case = None;
         // What earlier cases needed beyond this one's tensors is free to go.

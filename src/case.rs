@@ -1,0 +1,408 @@
+//! One case on one runner: search, check, measure, check again; then the same variant with cold
+//! caches, on zero data, and over a window long enough for a counter of energy.
+
+use std::time::Instant;
+
+use crate::input::Data;
+use crate::measure::{Measurement, Policy, Trouble};
+use crate::normalise;
+use crate::op::Case;
+use crate::plan::RegimeName;
+use crate::protocol::{Request, Response, Variant};
+use crate::report::{
+    self, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
+};
+use crate::tune::{End, Ready, Session, Task, choose};
+use crate::verify::{self, Verdict};
+
+/// Length of the span by which an external runner's clock is compared with the conductor's.
+const AUDIT_S_EXTERNAL: f64 = 0.25;
+
+/// Longest time for each further regime of a case.
+const REGIME_S_MAX: f64 = 1.5;
+
+/// Most sets of buffers: beyond it a case is too small for its caches to be turned cold by rotation.
+const SET_COUNT_MAX: u64 = 512;
+
+/// Two clocks that differ by more than this do not confirm each other.
+const CLOCKS_DIFFER: f64 = 0.05;
+
+/// What a case is measured under, besides the case itself.
+pub struct Conditions<'a> {
+    /// Seconds for the whole case.
+    pub budget_s: f64,
+    /// Whether kernels keep bounds checks.
+    pub checks: bool,
+    /// Whether the runner is one of this program's own.
+    pub native: bool,
+    /// The regimes the suite asks for beside the headline.
+    pub regimes: &'a [RegimeName],
+    /// Bytes that a rotation must cover for caches to be cold; absent where no cache is known.
+    pub cold_bytes: Option<u64>,
+    /// Why an outcome cannot be true, by the ceilings known so far.
+    pub implausible: &'a dyn Fn(&Outcome) -> Option<String>,
+    /// Called when the final measurement begins and, with its outcome, when it has ended: for
+    /// whoever watches the sensors.
+    pub watch: &'a mut dyn FnMut(Moment<'_>),
+}
+
+/// What sensors are told of a case.
+pub enum Moment<'a> {
+    /// The final measurement begins.
+    Begin,
+    /// It has ended.
+    End(&'a mut Outcome),
+}
+
+/// Finds the best variant of a case and measures it.
+///
+/// # Errors
+/// When there is no number: why, in the terms of [`End`]. `tried` holds what was learnt.
+pub fn measure_case(
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    conditions: &mut Conditions<'_>,
+    tried: &mut Vec<Tried>,
+) -> Result<Outcome, End> {
+    let started = Instant::now();
+    let case = task.case;
+    let ranking = choose(task, session, tried)?;
+    let chosen = ranking
+        .first()
+        .cloned()
+        .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
+
+    let verification_exact = if case.op.op().exact(&case.shape) {
+        session.case(case, task.seed, &Data::Integer)?;
+        session.prepare(&chosen)?.map_err(End::Failed)?;
+        Some(right(session, case, task.seed, &Data::Integer, &chosen, 0)?)
+    } else {
+        None
+    };
+    session.case(case, task.seed, &Data::Uniform)?;
+    let ready = session.prepare(&chosen)?.map_err(End::Failed)?;
+    right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
+
+    let left = || conditions.budget_s - started.elapsed().as_secs_f64();
+    let mut policy = Policy::thorough(
+        &session.timer,
+        left().max(conditions.budget_s * 0.15),
+        session.silence,
+    );
+    if !conditions.native {
+        policy.audit_s = policy.audit_s.max(AUDIT_S_EXTERNAL);
+    }
+    (conditions.watch)(Moment::Begin);
+    let measurement = session.measure(&policy).map_err(ended)?;
+    // The very buffers that were timed, poisoned before and checked at places chosen after.
+    let verification = right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
+
+    let mut outcome = report::unmeasured(case, "", OutcomeStatus::Measured, String::new());
+    outcome.reason = None;
+    outcome.kernel = Some(chosen.kernel.clone());
+    outcome.variant.clone_from(&chosen.variant);
+    outcome.shader_sha256.clone_from(&ready.shader_sha256);
+    outcome.shader_passes.clone_from(&ready.passes);
+    outcome.compile_s = tried
+        .iter()
+        .find(|t| Some(&t.kernel) == outcome.kernel.as_ref() && t.variant == outcome.variant)
+        .and_then(|t| t.compile_s);
+    set_time(&mut outcome, &measurement, &ready, case, conditions.checks);
+    outcome.verification = Some(verification);
+    outcome.verification_exact = verification_exact;
+    (conditions.watch)(Moment::End(&mut outcome));
+
+    if let Some(reason) = (conditions.implausible)(&outcome) {
+        second_opinion(
+            &mut outcome,
+            reason,
+            &policy,
+            session,
+            conditions,
+            &measurement,
+        )?;
+        right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
+    }
+    if outcome.status == OutcomeStatus::Measured && !case.op.is_probe() {
+        for &regime in conditions.regimes {
+            if left() < REGIME_S_MAX {
+                break;
+            }
+            if let Some(regime) = regime_of(task, session, conditions, &chosen, &outcome, regime)? {
+                outcome.regimes.push(regime);
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// The outcome's figures from a measurement.
+fn set_time(
+    outcome: &mut Outcome,
+    measurement: &Measurement,
+    ready: &Ready,
+    case: &Case,
+    checks: bool,
+) {
+    outcome.labels = Some(Labels {
+        engine: ready.engine.clone(),
+        timer: measurement.clock.to_owned(),
+        cache: "hot".to_owned(),
+        data: case.data_label(&Data::Uniform).to_owned(),
+        checks: if checks { "on" } else { "off" }.to_owned(),
+    });
+    outcome.time_s = Some(times(measurement));
+    outcome.stop_reason = Some(measurement.stop_reason.to_owned());
+    outcome.not_converged.clone_from(&measurement.not_converged);
+    outcome.clock_note.clone_from(&measurement.clock_note);
+    normalise::set_rates(outcome);
+}
+
+/// What a report says of a measurement's time.
+#[must_use]
+pub fn times(measurement: &Measurement) -> Times {
+    let summary = measurement.summary;
+    Times {
+        median: summary.median,
+        ci95_low: summary.ci95_low,
+        ci95_high: summary.ci95_high,
+        min: summary.min,
+        max: summary.max,
+        q1: summary.q1,
+        q3: summary.q3,
+        samples: measurement.samples.clone(),
+        repeat_count: measurement.repeat_count,
+        host_median: measurement.host_s_median,
+        invalid_count: measurement.invalid_count,
+        submit_median: measurement.submit_s_median,
+        burst_median: measurement.burst_s_median,
+        process_medians: Vec::new(),
+    }
+}
+
+/// Turns what went wrong with a measurement into the end of its case.
+#[must_use]
+pub fn ended(trouble: Trouble) -> End {
+    match trouble {
+        Trouble::Fault(fault) => End::Fault(fault),
+        Trouble::Refused(reason) => End::Failed(reason),
+        Trouble::Untrue(reason) => End::Implausible(reason),
+    }
+}
+
+/// Checks the output of a set of buffers as it lies.
+///
+/// # Errors
+/// [`End::Wrong`] where it is wrong, others as the runner ends.
+pub fn right(
+    session: &mut Session<'_>,
+    case: &Case,
+    seed: u32,
+    data: &Data,
+    variant: &Variant,
+    set_index: u32,
+) -> Result<Verification, End> {
+    let inputs = verify::inputs(case, seed, data).map_err(|error| End::Failed(error.message))?;
+    match session.verify_set(case, &inputs, data, set_index)? {
+        Verdict::Right(verification) => Ok(verification),
+        Verdict::Wrong(_, reason) => Err(End::Wrong(format!(
+            "{variant} on {} data: {reason}",
+            data.label()
+        ))),
+        Verdict::Refused(reason) => Err(End::Failed(reason)),
+    }
+}
+
+/// A time that no device can have reached is taken again by the other clock. Where that one is
+/// plausible and differs, the first clock was wrong and the second stands; where both agree, the
+/// number stays implausible, with the evidence of both.
+fn second_opinion(
+    outcome: &mut Outcome,
+    reason: String,
+    policy: &Policy,
+    session: &mut Session<'_>,
+    conditions: &Conditions<'_>,
+    first: &Measurement,
+) -> Result<(), End> {
+    outcome.status = OutcomeStatus::Implausible;
+    outcome.reason = Some(reason);
+    if first.clock == "host_slope" || first.clock == "host" {
+        // The host's clock was used already; the conductor's own has confirmed its pace.
+        return Ok(());
+    }
+    let policy = Policy {
+        host_slope: true,
+        span_s_min: policy.span_s_min.max(5e-3),
+        ..*policy
+    };
+    let second = match session.measure(&policy) {
+        Ok(second) => second,
+        Err(Trouble::Fault(fault)) => return Err(End::Fault(fault)),
+        Err(Trouble::Refused(_) | Trouble::Untrue(_)) => return Ok(()),
+    };
+    let ratio = second.summary.median / first.summary.median;
+    let mut again = outcome.clone();
+    again.status = OutcomeStatus::Measured;
+    again.reason = None;
+    again.time_s = Some(times(&second));
+    normalise::set_rates(&mut again);
+    let overturned =
+        (ratio - 1.0).abs() > CLOCKS_DIFFER && (conditions.implausible)(&again).is_none();
+    let conclusion = if overturned {
+        "the first clock was wrong; this one stands".to_owned()
+    } else if (ratio - 1.0).abs() > CLOCKS_DIFFER {
+        "the clocks disagree, and neither time can be".to_owned()
+    } else {
+        "both clocks agree: the time is no fault of the clock, so work was left out or the ceiling is too low".to_owned()
+    };
+    let record = SecondClock {
+        clock: second.clock.to_owned(),
+        median_s: second.summary.median,
+        ratio,
+        conclusion,
+    };
+    if overturned {
+        *outcome = again;
+        if let Some(labels) = &mut outcome.labels {
+            second.clock.clone_into(&mut labels.timer);
+        }
+        outcome.stop_reason = Some(second.stop_reason.to_owned());
+        outcome.not_converged = second.not_converged;
+        outcome.clock_note = Some(format!(
+            "by the {} clock it took {:.3e} s, which cannot be",
+            first.clock, first.summary.median
+        ));
+    }
+    outcome.second_clock = Some(record);
+    Ok(())
+}
+
+/// The chosen variant under other conditions; `None` where they cannot be brought about here.
+fn regime_of(
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    conditions: &Conditions<'_>,
+    chosen: &Variant,
+    outcome: &Outcome,
+    regime: RegimeName,
+) -> Result<Option<Regime>, End> {
+    let case = task.case;
+    let (data, set_count) = match regime {
+        RegimeName::Cold => {
+            let Some(set_count) = conditions
+                .cold_bytes
+                .and_then(|bytes| cold_set_count(case, bytes))
+            else {
+                return Ok(None);
+            };
+            (Data::Uniform, set_count)
+        }
+        RegimeName::Zero => (Data::Zero, 1),
+    };
+    match session.case_in_sets(case, task.seed, &data, set_count) {
+        Ok(_) => {}
+        // So many buffers do not fit, or the runner does not do this: the headline stands alone.
+        Err(End::Skipped(_) | End::Failed(_)) => return Ok(None),
+        Err(end) => return Err(end),
+    }
+    if session.prepare(chosen)?.is_err() {
+        return Ok(None);
+    }
+    right(session, case, task.seed, &data, chosen, 0)?;
+    let policy = Policy {
+        warm_up_s_max: 0.3,
+        audit_s: 0.0,
+        ..Policy::thorough(&session.timer, REGIME_S_MAX, session.silence)
+    };
+    let measurement = session.measure(&policy).map_err(ended)?;
+    // Once round, so that every set has been written since it was poisoned; then one that the
+    // runner could not foresee is checked.
+    if set_count > 1 {
+        let round = Request::Measure {
+            repeat_count: set_count,
+            sample_count: 1,
+            poison: false,
+        };
+        if let Response::Error { message, .. } = session.runner.ask(&round, session.silence)? {
+            return Err(End::Failed(message));
+        }
+    }
+    let set_index = verify::entropy() % set_count;
+    let verification = right(session, case, task.seed, &data, chosen, set_index)?;
+    let time_s = times(&measurement);
+    let Some(headline) = &outcome.time_s else {
+        return Ok(None);
+    };
+    Ok(Some(Regime {
+        cache: if set_count > 1 { "cold" } else { "hot" }.to_owned(),
+        data: case.data_label(&data).to_owned(),
+        set_count,
+        time_ratio: time_s.median / headline.median,
+        differs: time_s.ci95_low > headline.ci95_high || time_s.ci95_high < headline.ci95_low,
+        time_s,
+        verification,
+    }))
+}
+
+/// Sets of buffers that the calls must take by turns so that each finds its own evicted; `None`
+/// where a single set does that already, or where too many would be needed.
+fn cold_set_count(case: &Case, cold_bytes: u64) -> Option<u32> {
+    let sets = cold_bytes.div_ceil(case.tensor_bytes()) + 1;
+    (case.tensor_bytes() < cold_bytes && sets <= SET_COUNT_MAX)
+        .then(|| u32::try_from(sets).ok())
+        .flatten()
+}
+
+/// What it takes to see one variant of a case in a process of its own.
+pub struct Sighting<'a> {
+    /// The case.
+    pub case: &'a Case,
+    /// Its variant.
+    pub variant: &'a Variant,
+    /// Seed of the inputs.
+    pub seed: u32,
+    /// Longest time to measure.
+    pub time_s_max: f64,
+}
+
+/// Prepares, checks, times and checks again one variant, without any search.
+///
+/// # Errors
+/// As the runner ends, or where the results are wrong.
+pub fn sight(sighting: &Sighting<'_>, session: &mut Session<'_>) -> Result<Measurement, End> {
+    let Sighting {
+        case,
+        variant,
+        seed,
+        time_s_max,
+    } = *sighting;
+    session.case(case, seed, &Data::Uniform)?;
+    session.prepare(variant)?.map_err(End::Failed)?;
+    right(session, case, seed, &Data::Uniform, variant, 0)?;
+    let policy = Policy {
+        warm_up_s_max: (time_s_max * 0.4).min(1.0),
+        ..Policy::thorough(&session.timer, time_s_max, session.silence)
+    };
+    let measurement = session.measure(&policy).map_err(ended)?;
+    right(session, case, seed, &Data::Uniform, variant, 0)?;
+    Ok(measurement)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Dtype, OpName, Shape};
+
+    #[test]
+    fn a_rotation_covers_the_caches_and_large_cases_need_none() {
+        let matmul = |n: u64| {
+            let shape = Shape::of(&[("m", n), ("n", n), ("k", n)]);
+            Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+        };
+        // 3 x 4 MiB against 64 MiB.
+        let sets = cold_set_count(&matmul(1024), 64 << 20).unwrap();
+        assert!(u64::from(sets - 1) * 12 >= 64 && sets <= 8, "{sets}");
+        assert_eq!(cold_set_count(&matmul(4096), 64 << 20), None);
+        assert_eq!(cold_set_count(&matmul(8), 64 << 20), None);
+    }
+}
