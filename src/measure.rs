@@ -387,8 +387,8 @@ impl Stopwatch<'_> {
     /// neighbours would agree on any slow ramp. Returns the first window's median, which is the
     /// burst, and what was still moving when the time was up.
     fn warm_up(&mut self) -> Result<(Option<f64>, Option<String>), Trouble> {
-        let (mut burst, mut previous, mut agreeing) = (None, f64::INFINITY, 0);
-        let mut change = 0.0f64;
+        let (mut burst, mut previous, mut agreeing) = (None, None, 0);
+        let mut change = None;
         let begun = (self.now)();
         while (self.now)() - begun < self.policy.warm_up_s_max {
             let span_count = whole(WARM_UP_WINDOW_S / self.span_s.max(1e-6)).clamp(1, 200);
@@ -400,21 +400,20 @@ impl Stopwatch<'_> {
                 break;
             };
             burst.get_or_insert(summary.median);
-            change = summary.median / previous - 1.0;
-            agreeing = if change.abs() < WARM_UP_CHANGE_MAX {
-                agreeing + 1
-            } else {
-                0
+            change = previous.map(|previous: f64| (summary.median / previous - 1.0).abs());
+            agreeing = match change {
+                Some(change) if change < WARM_UP_CHANGE_MAX => agreeing + 1,
+                _ => 0,
             };
             if agreeing >= 2 {
                 return Ok((burst, None));
             }
-            previous = summary.median;
+            previous = Some(summary.median);
         }
-        let ramp = (burst.is_some() && agreeing == 0 && change.is_finite()).then(|| {
+        let ramp = change.filter(|_| agreeing == 0).map(|change| {
             format!(
                 "the last windows of the warm-up still differed by {:.1} %; wanted {:.0} %",
-                100.0 * change.abs(),
+                100.0 * change,
                 100.0 * WARM_UP_CHANGE_MAX
             )
         });

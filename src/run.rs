@@ -678,7 +678,11 @@ impl Work<'_> {
             }
             _ => self.options.plan.case_budget_s,
         };
-        let deadline = self.clock.deadline();
+        // What one case overdraws, all later ones lack.
+        let case_deadline =
+            share_s.map(|_| Instant::now() + Duration::from_secs_f64(2.0 * budget_s + 1.0));
+        let run_deadline = self.clock.deadline();
+        let deadline = run_deadline.min(case_deadline).or(run_deadline);
         if let Some(reason) = plan::too_slow(
             case,
             ceilings,
@@ -707,6 +711,7 @@ impl Work<'_> {
             seed: case_seed(self.seed, case),
             budget_s: budget_s * 0.65,
             case_budget_s: budget_s,
+            strict: share_s.is_some(),
             banned: &self.banned,
         };
         let implausible = |outcome: &Outcome| {
@@ -749,11 +754,23 @@ impl Work<'_> {
             Err(End::Fault(_)) if interrupted() => {
                 skipped(&format!("{INTERRUPTED} during this case"))
             }
-            Err(End::Fault(_)) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+            Err(End::Fault(_)) if past(run_deadline) => {
                 // It was cut off in the middle of something, and nothing more will be asked of it.
                 let outcome = skipped(&format!("{used_up}, in the middle of this case"));
                 self.opened.conversation = Box::new(Gone);
                 outcome
+            }
+            Err(End::Fault(fault)) if past(case_deadline) => {
+                let outcome = self.bury(case, fault, None);
+                if self.deaths < DEATHS_MAX {
+                    self.deaths -= 1;
+                    let reason = format!(
+                        "its share of the budget, {budget_s:.1} s, was used up twice over in the middle of it"
+                    );
+                    report::unmeasured(case, &self.label, OutcomeStatus::Skipped, reason)
+                } else {
+                    outcome
+                }
             }
             Err(End::Fault(fault)) => self.bury(case, fault, guilty),
         };
@@ -821,6 +838,10 @@ const BUDGET_USED: &str = "the budget of the run was used up";
 
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
+
+fn past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
 
 /// Says what the canary's move over a case means.
 fn judge_canary(throttle: &mut Throttle) {

@@ -231,6 +231,8 @@ pub struct Task<'a> {
     pub budget_s: f64,
     /// Seconds for the search and all that follows it.
     pub case_budget_s: f64,
+    /// Whether other cases pay if this one takes longer.
+    pub strict: bool,
     /// Variants that must not run: they have killed a runner before.
     pub banned: &'a [Variant],
 }
@@ -258,6 +260,9 @@ struct Search<'a, 's, 'r> {
 /// Calls that follow the search at least: three checks, a warm-up and six samples.
 const CALLS_AFTER: f64 = 10.0;
 
+/// How often the inputs of a case are made, or looked at for as long as making them takes.
+const LOADS: f64 = 5.0;
+
 /// Ranks the variants of a case, best first, and appends every one looked at to `tried`.
 ///
 /// # Errors
@@ -267,7 +272,15 @@ pub fn choose(
     session: &mut Session<'_>,
     tried: &mut Vec<Tried>,
 ) -> Result<Vec<Variant>, End> {
+    let started = Instant::now();
     let (_, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
+    let loaded_s = started.elapsed().as_secs_f64();
+    if task.strict && LOADS * loaded_s > task.case_budget_s {
+        return Err(End::Skipped(format!(
+            "its inputs took {loaded_s:.2} s to make, and they are made or checked {LOADS} times; its share of the budget is {:.2} s",
+            task.case_budget_s
+        )));
+    }
     let mut search = Search {
         task,
         session,
