@@ -127,6 +127,10 @@ pub enum Response {
         variants: Vec<Variant>,
         /// Variants that this device, dtype or shape rules out, with the reason.
         refused: Vec<Refused>,
+        /// Sets of buffers that calls will take by turns. A runner that knows nothing of them has
+        /// one.
+        #[serde(default = "one")]
+        set_count: u32,
     },
     /// The variant is built and has been called once.
     Ready {

@@ -110,7 +110,14 @@ impl Session<'_> {
             set_count,
         };
         match self.runner.ask(&request, self.silence)? {
-            Response::Variants { variants, refused } => Ok((variants, refused)),
+            Response::Variants {
+                set_count: made, ..
+            } if made != set_count => Err(End::Skipped(format!(
+                "the runner has {made} sets of buffers; asked for {set_count}"
+            ))),
+            Response::Variants {
+                variants, refused, ..
+            } => Ok((variants, refused)),
             Response::Error { kind, message } => {
                 use crate::protocol::FaultKind::{DeviceLost, Internal, OutOfMemory, Unsupported};
                 Err(match kind {

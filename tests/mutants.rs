@@ -193,7 +193,10 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
             data: data.clone(),
             set_count: 1,
         };
-        let Ok(Response::Variants { variants, refused }) = runner.ask(&request, SILENCE) else {
+        let Ok(Response::Variants {
+            variants, refused, ..
+        }) = runner.ask(&request, SILENCE)
+        else {
             panic!("{} cannot run", kernel.name)
         };
         assert!(!variants.is_empty(), "{}: {refused:?}", kernel.name);

@@ -240,6 +240,7 @@ impl Open {
         Ok(Response::Variants {
             variants,
             refused: Vec::new(),
+            set_count: set_count.max(1),
         })
     }
 

@@ -137,7 +137,11 @@ impl WgpuRunner {
                 }
             }
         }
-        Response::Variants { variants, refused }
+        Response::Variants {
+            variants,
+            refused,
+            set_count: u32::try_from(open.sets.len()).unwrap_or(u32::MAX),
+        }
     }
 
     fn prepare(&mut self, variant: &Variant) -> GpuResult<Response> {
