@@ -24,6 +24,10 @@ const REGIME_S_MAX: f64 = 1.5;
 /// Most sets of buffers: beyond it a case is too small for its caches to be turned cold by rotation.
 const SET_COUNT_MAX: u64 = 512;
 
+/// From so many equal samples on, of so many quanta of the clock each, chance is out of the question.
+const EQUAL_SAMPLES_MIN: usize = 10;
+const EQUAL_QUANTA_MIN: f64 = 1e4;
+
 /// Two clocks that differ by more than this do not confirm each other.
 const CLOCKS_DIFFER: f64 = 0.05;
 
@@ -94,6 +98,9 @@ pub fn measure_case(
     }
     (conditions.watch)(Moment::Begin);
     let measurement = session.measure(&policy).map_err(ended)?;
+    if let Some(reason) = without_variance(&measurement, session.timer.quantum_s) {
+        return Err(End::Implausible(reason));
+    }
     // The very buffers that were timed, poisoned before and checked at places chosen after.
     let verification = right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
 
@@ -342,6 +349,21 @@ fn regime_of(
         time_s,
         verification,
     }))
+}
+
+/// Why samples cannot be true that are all equal: no device repeats itself to the last digit of a
+/// fine clock.
+fn without_variance(measurement: &Measurement, quantum_s: f64) -> Option<String> {
+    let samples = &measurement.samples;
+    let quanta = measurement.summary.median * f64::from(measurement.repeat_count) / quantum_s;
+    let equal = samples.windows(2).all(|pair| pair[0] == pair[1]);
+    (equal && samples.len() >= EQUAL_SAMPLES_MIN && quanta >= EQUAL_QUANTA_MIN).then(|| {
+        format!(
+            "all {} samples are {:.6e} s to the last digit, by a clock that tells {quanta:.0} steps in each span",
+            samples.len(),
+            measurement.summary.median
+        )
+    })
 }
 
 /// Sets of buffers that the calls must take by turns so that each finds its own evicted; `None`

@@ -37,6 +37,9 @@ const BUDGET_GRACE: f64 = 0.05;
 /// A case that is no probe gets this many times the time of one that is: it has a search to make.
 const CASE_WEIGHT: f64 = 4.0;
 
+/// Calls of a probe that must fit its time: a look at each variant, checks, warm-up and samples.
+const PROBE_CALLS: f64 = 12.0;
+
 /// A canary that moved by more than this between two cases says that the device did not keep its
 /// pace.
 const CANARY_MOVE_MAX: f64 = 0.05;
@@ -669,26 +672,28 @@ impl Work<'_> {
             );
         }
         let used_up = format!("{BUDGET_USED}, {} s", self.clock.seconds.unwrap_or(0.0));
+        let case_budget_s = self.options.plan.case_budget_s * weight(case) / CASE_WEIGHT;
         let budget_s = match (self.clock.left_s(), share_s) {
             (Some(left_s), Some(share_s)) => {
                 if left_s <= 0.0 {
                     return skipped(&used_up);
                 }
-                self.options.plan.case_budget_s.min(share_s)
+                case_budget_s.min(share_s)
             }
-            _ => self.options.plan.case_budget_s,
+            _ => case_budget_s,
+        };
+        // The estimate of a probe is its ceiling itself; that of others is far on the safe side.
+        let call_s_max = if case.op.is_probe() {
+            budget_s / PROBE_CALLS
+        } else {
+            self.options.plan.call_s_max.min(budget_s)
         };
         // What one case overdraws, all later ones lack.
         let case_deadline =
             share_s.map(|_| Instant::now() + Duration::from_secs_f64(2.0 * budget_s + 1.0));
         let run_deadline = self.clock.deadline();
         let deadline = run_deadline.min(case_deadline).or(run_deadline);
-        if let Some(reason) = plan::too_slow(
-            case,
-            ceilings,
-            self.label.as_str(),
-            self.options.plan.call_s_max.min(budget_s),
-        ) {
+        if let Some(reason) = plan::too_slow(case, ceilings, self.label.as_str(), call_s_max) {
             return end(OutcomeStatus::Skipped, reason);
         }
         let mut tried = Vec::new();
