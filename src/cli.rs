@@ -158,6 +158,9 @@ struct RunArgs {
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
+    /// Fresh processes to time each case in; comparisons need five or more a side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    processes: u32,
     /// Only this share of the cases, such as 1/3, and the probes; `merge` joins the reports
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(u32, u32)>,
@@ -326,6 +329,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         reach: args.reach.reach(),
         seed: args.seed.unwrap_or_else(entropy),
         budget_s: args.budget,
+        process_count: args.processes,
         journal: (!to_stdout).then(|| args.output.clone()),
         resume: args.resume,
         command: std::env::args().collect::<Vec<_>>().join(" "),

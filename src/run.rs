@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::case::{Conditions, Moment, measure_case};
+use crate::case::{Conditions, Moment, Sighting, measure_case, sight};
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{self, Data};
 use crate::interrupt::interrupted;
@@ -39,6 +39,9 @@ const CASE_WEIGHT: f64 = 4.0;
 
 /// Calls of a probe that must fit its time: a look at each variant, checks, warm-up and samples.
 const PROBE_CALLS: f64 = 12.0;
+
+/// Longest time to see a case again in a fresh process.
+const SIGHT_S_MAX: f64 = 1.0;
 
 /// A canary that moved by more than this between two cases says that the device did not keep its
 /// pace.
@@ -75,6 +78,8 @@ pub struct Options {
     pub seed: u32,
     /// Seconds for the whole run, where the user set a limit.
     pub budget_s: Option<f64>,
+    /// Fresh processes in which each measured case is seen, the first included.
+    pub process_count: u32,
     /// Folder that keeps what is learnt while the run is under way; none is kept if absent.
     pub journal: Option<PathBuf>,
     /// Go on with the unfinished run in that folder.
@@ -548,6 +553,7 @@ impl Work<'_> {
             let kept = self
                 .kept
                 .iter()
+                .rev()
                 .find(|kept| kept.case_id == id && kept.runner == self.label);
             if let Some(kept) = kept {
                 outcomes.push(kept.clone());
@@ -569,7 +575,118 @@ impl Work<'_> {
             ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
             ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str()));
         }
+        for process in 1..self.options.process_count {
+            self.see_again(process, &mut outcomes, watcher);
+        }
         outcomes
+    }
+
+    /// Times every measured case once more in a fresh process, for what differs between processes is
+    /// in no interval of one. Every other process takes the cases in reverse, so that a drift does
+    /// not always hit the same ones last.
+    fn see_again(&mut self, process: u32, outcomes: &mut [Outcome], watcher: &mut dyn Watcher) {
+        let wants = |outcome: &Outcome| {
+            outcome.status == OutcomeStatus::Measured
+                && outcome
+                    .time_s
+                    .as_ref()
+                    .is_some_and(|times| times.process_medians.len() <= process as usize)
+        };
+        let mut order: Vec<usize> = (0..outcomes.len())
+            .filter(|&i| wants(&outcomes[i]))
+            .collect();
+        if process % 2 == 1 {
+            order.reverse();
+        }
+        if order.is_empty() || interrupted() || self.clock.left_s().is_some_and(|left| left <= 0.0)
+        {
+            return;
+        }
+        watcher.say(&format!(
+            "runner {}: process {} of {}",
+            self.label,
+            process + 1,
+            self.options.process_count
+        ));
+        self.opened.conversation = Box::new(Gone);
+        match open(self.name, &self.options.reach) {
+            Ok(opened) if same_device(&opened.record.device, &self.opened.record.device) => {
+                *self.opened = opened;
+            }
+            Ok(_) => {
+                watcher.say("a fresh process found another device; no further ones are started");
+                return;
+            }
+            Err(error) => {
+                watcher.say(&format!("a fresh process could not be started: {error}"));
+                return;
+            }
+        }
+        for index in order {
+            let outcome = &mut outcomes[index];
+            let (Some(kernel), Some(case)) = (
+                outcome.kernel.clone(),
+                self.options
+                    .plan
+                    .cases
+                    .iter()
+                    .find(|case| case.id() == outcome.case_id),
+            ) else {
+                continue;
+            };
+            if interrupted() {
+                return;
+            }
+            let mut runner = Deadlined {
+                inner: &mut *self.opened.conversation,
+                deadline: self.clock.deadline(),
+            };
+            let mut session = Session {
+                runner: &mut runner,
+                timer: self.opened.record.timer.clone(),
+                silence: self.options.reach.silence,
+                interrupted: &interrupted,
+                last: None,
+                clock: None,
+            };
+            let variant = Variant {
+                kernel,
+                variant: outcome.variant.clone(),
+            };
+            let sighting = Sighting {
+                case,
+                variant: &variant,
+                seed: case_seed(self.seed, case),
+                time_s_max: SIGHT_S_MAX,
+            };
+            match sight(&sighting, &mut session) {
+                Ok(measurement) => {
+                    if let Some(times) = &mut outcome.time_s {
+                        if times.process_medians.is_empty() {
+                            times.process_medians.push(times.median);
+                        }
+                        times.process_medians.push(measurement.summary.median);
+                    }
+                    let outcome = outcome.clone();
+                    self.note(&outcome, watcher);
+                }
+                // It was right in the first process: that it is wrong now is the finding.
+                Err(End::Wrong(reason)) => {
+                    outcome.status = OutcomeStatus::Failed;
+                    outcome.reason = Some(format!("{WRONG} in process {}: {reason}", process + 1));
+                }
+                Err(End::Fault(fault)) => {
+                    watcher.say(&format!(
+                        "process {} ended early, on {}: {}",
+                        process + 1,
+                        outcome.case_id,
+                        fault.message
+                    ));
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// Keeps an outcome on disk, unless its case is to run again on `--resume`.
