@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hierarchy;
 use crate::input::{self, Data};
 use crate::interrupt::interrupted;
 use crate::machine;
@@ -349,7 +350,8 @@ impl Work<'_> {
             outcomes.push(outcome);
             // Each probe may raise a ceiling that later cases are sized by.
             ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
-            ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str()));
+            let cache = hierarchy::last_level_bytes(&outcomes, self.label.as_str());
+            ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str(), cache));
         }
         outcomes
     }
