@@ -79,6 +79,33 @@ pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
         Case::new(OpName::Copy, &Shape::of(&[("n", 4)]), dtype)?,
         Case::new(OpName::Copy, &Shape::of(&[("n", 100_004)]), dtype)?,
     ];
+    let memory_and_launches: [(OpName, &[(&str, u64)]); 22] = [
+        (OpName::Read, &[("n", 4096)]),
+        (OpName::Read, &[("n", 3 * 4096)]),
+        (OpName::Read, &[("n", 37 * 4096), ("rounds", 3)]),
+        (OpName::Write, &[("n", 4)]),
+        (OpName::Write, &[("n", 100_004)]),
+        (OpName::Triad, &[("n", 4)]),
+        (OpName::Triad, &[("n", 100_004)]),
+        (OpName::Chase, &[("lines", 1), ("steps", 1)]),
+        (OpName::Chase, &[("lines", 3), ("steps", 7)]),
+        (OpName::Chase, &[("lines", 64), ("steps", 64)]),
+        (OpName::Chase, &[("lines", 192), ("steps", 1021)]),
+        (OpName::Chase, &[("lines", 1536), ("steps", 1537)]),
+        (OpName::Chase, &[("lines", 4096), ("steps", 10_007)]),
+        (OpName::Chain, &[("n", 1)]),
+        (OpName::Chain, &[("n", 5)]),
+        (OpName::RoundTrip, &[("n", 1)]),
+        (OpName::Upload, &[("n", 1)]),
+        (OpName::Upload, &[("n", 3)]),
+        (OpName::Upload, &[("n", 100_003)]),
+        (OpName::Readback, &[("n", 1)]),
+        (OpName::Readback, &[("n", 3)]),
+        (OpName::Readback, &[("n", 100_003)]),
+    ];
+    for (op, sizes) in memory_and_launches {
+        cases.push(Case::new(op, &Shape::of(sizes), dtype)?);
+    }
     let matmuls = [
         [1, 1, 1],
         [1, 7, 5],

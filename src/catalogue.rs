@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::op::transfer::CHAIN_LAUNCHES;
 use crate::op::{Dtype, OpName};
 
 /// A named constant of a kernel that the harness may rewrite, and the values worth trying.
@@ -25,6 +26,14 @@ pub enum Cover {
         /// Dimension or derived extent of the op.
         extent: &'static str,
         /// Name of the `const` in the kernel that says how much of it one workgroup does.
+        per: &'static str,
+    },
+    /// As many as [`Cover::Tiles`], but no more than a grid may have: a kernel that asks how many
+    /// there are and goes on in strides covers the rest.
+    Strides {
+        /// Dimension or derived extent of the op.
+        extent: &'static str,
+        /// Name of the `const` in the kernel that says how much of it one workgroup does a turn.
         per: &'static str,
     },
 }
@@ -102,6 +111,8 @@ pub struct Kernel {
     pub requirements: &'static [Requirement],
     /// Which units it uses.
     pub engine: Engine,
+    /// Whether each call is submitted and waited for by itself, on the host's clock.
+    pub apart: bool,
 }
 
 macro_rules! kernel {
@@ -120,6 +131,10 @@ const fn tiles(extent: &'static str, per: &'static str) -> Cover {
     Cover::Tiles { extent, per }
 }
 
+const fn strides(extent: &'static str, per: &'static str) -> Cover {
+    Cover::Strides { extent, per }
+}
+
 impl Kernel {
     const TEMPLATE: Self = Self {
         name: Cow::Borrowed(""),
@@ -132,6 +147,7 @@ impl Kernel {
         features: &[],
         requirements: &[],
         engine: Engine::Alu,
+        apart: false,
     };
 }
 
@@ -151,7 +167,23 @@ pub fn kernels() -> Vec<Kernel> {
 
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
-    const COPY: &[Pass] = &[pass("main", [tiles("n", "TILE"), One, One])];
+    const STREAM: &[Pass] = &[pass("main", [strides("n", "TILE"), One, One])];
+    const STREAM_TUNABLES: &[Tunable] =
+        &[tune("THREADS", &[256, 64, 8]), tune("VECTORS", &[4, 16, 1])];
+    const READ: &[Pass] = &[pass("main", [strides("outputs", "TILE"), One, One])];
+    const CHAIN: &[Pass] = &{
+        let mut passes = [pass("start", [One, One, One]); CHAIN_LAUNCHES as usize];
+        let mut launch = 1;
+        while launch < passes.len() {
+            passes[launch].entry_point = if launch % 2 == 1 {
+                "double"
+            } else {
+                "increment"
+            };
+            launch += 1;
+        }
+        passes
+    };
     const MATMUL: &[Pass] = &[pass(
         "main",
         [tiles("n", "TILE_N"), tiles("m", "TILE_M"), One],
@@ -218,10 +250,27 @@ pub fn kernels() -> Vec<Kernel> {
             passes: FMA,
         }),
         kernel!("probe/copy", Copy, {
-            tunables: const { &[tune("THREADS", &[256, 64, 8]), tune("VECTORS", &[4, 16, 1])] },
-            passes: COPY,
+            tunables: STREAM_TUNABLES,
+            passes: STREAM,
             requirements: &[Multiple("n", 4)],
         }),
+        kernel!("probe/read", Read, {
+            tunables: const { &[tune("THREADS", &[256, 64, 8]), tune("VECTORS", &[8, 16, 2])] },
+            passes: READ,
+        }),
+        kernel!("probe/write", Write, {
+            tunables: STREAM_TUNABLES,
+            passes: STREAM,
+            requirements: &[Multiple("n", 4)],
+        }),
+        kernel!("probe/triad", Triad, {
+            tunables: STREAM_TUNABLES,
+            passes: STREAM,
+            requirements: &[Multiple("n", 4)],
+        }),
+        kernel!("probe/chase", Chase, { passes: EMPTY }),
+        kernel!("probe/chain", Chain, { passes: CHAIN }),
+        kernel!("transfer/round_trip", RoundTrip, { passes: EMPTY, apart: true }),
         kernel!("matmul/naive", Matmul, {
             tunables: const { &[tune("TILE_N", &[16, 8, 32]), tune("TILE_M", &[16, 8, 4])] },
             passes: MATMUL,

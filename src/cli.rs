@@ -628,13 +628,7 @@ fn verify(args: &VerifyArgs) -> Result<()> {
         None => None,
         Some(folder) => Some(Data::Files(input_files(folder, &cases)?)),
     };
-    if args.inputs.is_some()
-        && cases.iter().any(|case| {
-            case.tensors().iter().any(|t| t.always.is_some())
-                || case.op == OpName::Empty
-                || case.op == OpName::Copy
-        })
-    {
+    if args.inputs.is_some() && cases.iter().any(|case| case.op.is_probe()) {
         return Err(Error::usage(
             "--inputs is for matmul and attention; probes make their own inputs",
         ));

@@ -601,14 +601,24 @@ impl Gpu {
         self.guarded(|| self.queue.write_buffer(&buffer.inner, 0, bytes))
     }
 
-    /// Reads the first `bytes` of `buffer` back, in pieces so that a large one needs no second
-    /// copy of itself in device memory.
+    /// Reads the first `bytes` of `buffer` back.
     ///
     /// # Errors
     /// When the device objects or is lost.
     pub fn read(&mut self, buffer: &Buffer, bytes: u64) -> GpuResult<Vec<u8>> {
+        let mut data = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        self.read_into(buffer, &mut data)?;
+        Ok(data)
+    }
+
+    /// Reads the start of `buffer` back into `target`, whose length is a multiple of four, in
+    /// pieces so that a large one needs no second copy of itself in device memory.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn read_into(&mut self, buffer: &Buffer, target: &mut [u8]) -> GpuResult<()> {
         const PIECE: u64 = 64 << 20;
-        let piece = PIECE.min(bytes.next_multiple_of(4));
+        let piece = PIECE.min(target.len() as u64);
         if self
             .staging
             .as_ref()
@@ -626,11 +636,9 @@ impl Gpu {
         let Some(staging) = self.staging.as_ref() else {
             return Err(GpuError::new(FaultKind::Internal, "no readback buffer"));
         };
-        let mut data = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
         let mut offset = 0;
-        while offset < bytes {
-            let wanted = piece.min(bytes - offset);
-            let size = wanted.next_multiple_of(4);
+        for target in target.chunks_mut(usize::try_from(PIECE).unwrap_or(usize::MAX)) {
+            let size = target.len() as u64;
             self.guarded(|| {
                 let mut encoder = self
                     .device
@@ -638,15 +646,15 @@ impl Gpu {
                 encoder.copy_buffer_to_buffer(&buffer.inner, offset, staging, 0, size);
                 self.queue.submit([encoder.finish()])
             })?;
-            data.extend_from_slice(
-                &self.map(staging, size)?[..usize::try_from(wanted).unwrap_or(0)],
-            );
-            offset += wanted;
+            self.map(staging, target)?;
+            offset += size;
         }
-        Ok(data)
+        Ok(())
     }
 
-    fn map(&self, buffer: &wgpu::Buffer, size: u64) -> GpuResult<Vec<u8>> {
+    /// Waits for the start of a buffer that the host can read and copies it to `target`.
+    fn map(&self, buffer: &wgpu::Buffer, target: &mut [u8]) -> GpuResult<()> {
+        let size = target.len() as u64;
         let slice = buffer.slice(..size);
         let (sender, receiver) = std::sync::mpsc::channel();
         slice.map_async(wgpu::MapMode::Read, move |result| {
@@ -663,14 +671,13 @@ impl Gpu {
                 ));
             }
         }
-        let data = slice
-            .get_mapped_range()
-            .map_err(|error| {
-                GpuError::new(FaultKind::Internal, format!("readback failed: {error}"))
-            })?
-            .to_vec();
+        let data = slice.get_mapped_range().map_err(|error| {
+            GpuError::new(FaultKind::Internal, format!("readback failed: {error}"))
+        })?;
+        target.copy_from_slice(&data);
+        drop(data);
         buffer.unmap();
-        Ok(data)
+        Ok(())
     }
 
     fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> GpuResult<()> {
@@ -746,10 +753,13 @@ impl Gpu {
                     )
                 }
             };
-            let stages = entry_points
-                .iter()
-                .map(|name| {
-                    self.device
+            // An entry point that comes several times is compiled once.
+            let mut stages: Vec<wgpu::ComputePipeline> = Vec::new();
+            for (index, name) in entry_points.iter().enumerate() {
+                let stage = match entry_points[..index].iter().position(|other| other == name) {
+                    Some(first) => stages[first].clone(),
+                    None => self
+                        .device
                         .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                             label: Some(label),
                             layout: Some(&pipeline_layout),
@@ -760,9 +770,10 @@ impl Gpu {
                                 ..Default::default()
                             },
                             cache: None,
-                        })
-                })
-                .collect();
+                        }),
+                };
+                stages.push(stage);
+            }
             Pipeline { layout, stages }
         })
     }
@@ -877,6 +888,95 @@ impl Gpu {
         })
     }
 
+    /// Calls `repeat_count` times, each in a submission of its own that is waited for, and adds up
+    /// the host's time from submission to completion. Encoding is left out, as in [`Gpu::run`].
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn run_apart(&self, call: &Call, repeat_count: u32) -> GpuResult<Span> {
+        let (mut host_s, mut submit_s) = (0.0, 0.0);
+        for _ in 0..repeat_count {
+            let commands = self.guarded(|| {
+                let mut encoder = self
+                    .device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                {
+                    let mut pass =
+                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    let turn = call.turn.get();
+                    pass.set_bind_group(0, &call.bindings[turn], &[]);
+                    call.turn.set((turn + 1) % call.bindings.len());
+                    for (stage, grid) in call.pipeline.stages.iter().zip(&call.grids) {
+                        pass.set_pipeline(stage);
+                        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+                    }
+                }
+                encoder.finish()
+            })?;
+            // No error scope around these: it would be part of the time.
+            let started = Instant::now();
+            let submission = self.queue.submit([commands]);
+            submit_s += started.elapsed().as_secs_f64();
+            self.wait(Some(submission))?;
+            host_s += started.elapsed().as_secs_f64();
+        }
+        Ok(Span {
+            device_s: None,
+            host_s,
+            submit_s: Some(submit_s),
+            repeat_count,
+        })
+    }
+
+    /// Uploads `bytes` to the start of `buffer` `repeat_count` times, each time until they are
+    /// there, and adds up the host's time. `bytes` are a multiple of four.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn upload(&self, buffer: &Buffer, bytes: &[u8], repeat_count: u32) -> GpuResult<Span> {
+        let (mut host_s, mut submit_s) = (0.0, 0.0);
+        for _ in 0..repeat_count {
+            let started = Instant::now();
+            let submission = self.guarded(|| {
+                self.queue.write_buffer(&buffer.inner, 0, bytes);
+                // The write itself is not submitted before something else is.
+                self.queue.submit([])
+            })?;
+            submit_s += started.elapsed().as_secs_f64();
+            self.wait(Some(submission))?;
+            host_s += started.elapsed().as_secs_f64();
+        }
+        Ok(Span {
+            device_s: None,
+            host_s,
+            submit_s: Some(submit_s),
+            repeat_count,
+        })
+    }
+
+    /// Reads the start of `buffer` back into `target` `repeat_count` times and adds up the host's
+    /// time until the bytes lie there. `target` has a multiple of four bytes.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn readback(
+        &mut self,
+        buffer: &Buffer,
+        target: &mut [u8],
+        repeat_count: u32,
+    ) -> GpuResult<Span> {
+        let started = Instant::now();
+        for _ in 0..repeat_count {
+            self.read_into(buffer, target)?;
+        }
+        Ok(Span {
+            device_s: None,
+            host_s: started.elapsed().as_secs_f64(),
+            submit_s: None,
+            repeat_count,
+        })
+    }
+
     /// Seconds between the two timestamps. Resolved in a submission of its own, after the work is
     /// done, because Metal has been seen to return zeros otherwise.
     fn timestamps(&self, clock: &Clock) -> GpuResult<Option<f64>> {
@@ -888,7 +988,8 @@ impl Gpu {
             encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.readable, 0, 16);
             self.queue.submit([encoder.finish()])
         })?;
-        let bytes = self.map(&clock.readable, 16)?;
+        let mut bytes = [0u8; 16];
+        self.map(&clock.readable, &mut bytes)?;
         let word = |at: usize| {
             let mut word = [0u8; 8];
             word.copy_from_slice(&bytes[at..at + 8]);

@@ -23,6 +23,10 @@ pub enum Data {
     Zero,
     /// The user's own tensors: name of the tensor to a `.npy` file the runner can read.
     Files(BTreeMap<String, PathBuf>),
+    /// One cycle through this many slots: see [`Cycle`]. Never asked for: a tensor that is a cycle
+    /// is one whatever the case asks.
+    #[serde(skip)]
+    Cycle(u32),
 }
 
 impl Data {
@@ -34,6 +38,7 @@ impl Data {
             Self::Integer => "integer",
             Self::Zero => "zero",
             Self::Files(_) => "files",
+            Self::Cycle(_) => "cycle",
         }
     }
 }
@@ -76,6 +81,93 @@ pub fn integer(word: u32) -> f32 {
     (word >> 29) as f32 - 2.0
 }
 
+/// Words from one slot of a [`Cycle`] to the next: 128 bytes, the longest line of any cache in use.
+pub const SLOT_WORDS: u32 = 32;
+
+/// One cycle through all of `lines` slots: slot `i` leads to `(multiplier i + increment) mod lines`.
+///
+/// By Hull and Dobell's theorem the walk comes by every slot before it comes back, as long as
+/// `lines` has no prime factors but 2 and 3, `multiplier - 1` is divisible by 12 and `increment` by
+/// neither 2 nor 3. The distance from one slot to the next differs from step to step, so that no
+/// prefetcher can run ahead, and where a walk ends is known without walking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    /// Number of slots, at most 2^24.
+    pub lines: u32,
+    /// Factor of the step; times a slot it stays below 2^32.
+    pub multiplier: u32,
+    /// Summand of the step, below `lines`.
+    pub increment: u32,
+}
+
+impl Cycle {
+    /// The cycle that a stream's keys give.
+    #[must_use]
+    pub const fn drawn(keys: [u32; 2], lines: u32) -> Self {
+        // multiplier = 12 (6 t + 1 or 5) + 1 shares with `lines` no more factors than it must, or
+        // small cycles would be walked in equal strides; from the upper half of what 32 bits allow,
+        // since small factors lead from a slot to a near one.
+        let lines = if lines == 0 { 1 } else { lines };
+        let multiplier_max = u32::MAX / lines;
+        let multiplier_max = if multiplier_max < 0xffff {
+            multiplier_max
+        } else {
+            0xffff
+        };
+        let t_max = (multiplier_max - 61) / 72;
+        let t_min = t_max.div_ceil(2);
+        let t = t_min + (keys[0] >> 1) % (t_max - t_min + 1);
+        let multiplier = 12 * (6 * t + 1 + 4 * (keys[0] & 1)) + 1;
+        let increment = (6 * (keys[1] >> 8) + 1 + 4 * (keys[1] & 1)) % lines;
+        Self {
+            lines,
+            multiplier,
+            increment,
+        }
+    }
+
+    /// The slot that `slot` leads to.
+    #[must_use]
+    #[inline]
+    pub const fn next(self, slot: u32) -> u32 {
+        (self.multiplier * slot + self.increment) % self.lines
+    }
+
+    /// The slot that a walk of `steps` steps from slot 0 ends on.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // reduced modulo a 32-bit number
+    pub fn after(self, steps: u64) -> u32 {
+        // A step is an affine map; squaring it doubles the steps.
+        let lines = u64::from(self.lines);
+        let (mut factor, mut summand) = (
+            u64::from(self.multiplier) % lines,
+            u64::from(self.increment) % lines,
+        );
+        let (mut slot, mut left) = (0u64, steps);
+        while left > 0 {
+            if left & 1 == 1 {
+                slot = (factor * slot + summand) % lines;
+            }
+            summand = (factor * summand + summand) % lines;
+            factor = factor * factor % lines;
+            left >>= 1;
+        }
+        slot as u32
+    }
+
+    /// Word `index` of the tensor: the first word of a slot is the word that the next slot begins
+    /// at, the others are zero.
+    #[must_use]
+    #[inline]
+    pub const fn word(self, index: u32) -> u32 {
+        if index % SLOT_WORDS == 0 {
+            self.next(index / SLOT_WORDS) * SLOT_WORDS
+        } else {
+            0
+        }
+    }
+}
+
 /// The values of one input tensor, as every runner has them, for the reference to read.
 #[derive(Clone, Debug)]
 pub enum Values {
@@ -87,6 +179,8 @@ pub enum Values {
     Zero,
     /// Values read from a file.
     Array(Vec<f32>),
+    /// A cycle, whose words are not numbers: an element has the bits of a word.
+    Cycle(Cycle),
 }
 
 impl Values {
@@ -98,6 +192,7 @@ impl Values {
             Data::Integer => Some(Self::Integer(keys(seed, tensor))),
             Data::Zero => Some(Self::Zero),
             Data::Files(_) => None,
+            Data::Cycle(lines) => Some(Self::Cycle(Cycle::drawn(keys(seed, tensor), *lines))),
         }
     }
 
@@ -111,6 +206,7 @@ impl Values {
             Self::Integer(keys) => integer(word(*keys, index as u32)),
             Self::Zero => 0.0,
             Self::Array(values) => values[index as usize],
+            Self::Cycle(cycle) => f32::from_bits(cycle.word(index as u32)),
         }
     }
 }
@@ -173,6 +269,73 @@ mod tests {
             prop_assert_eq!(x == y, mix(x) == mix(y));
         }
     }
+
+    #[test]
+    fn a_cycle_comes_by_every_slot_and_ends_where_it_is_said_to() {
+        for lines in [
+            1u32,
+            2,
+            3,
+            4,
+            6,
+            8,
+            12,
+            16,
+            24,
+            27,
+            96,
+            128,
+            192,
+            1024,
+            1536,
+            1 << 16,
+        ] {
+            for seed in 0..20 {
+                let cycle = Cycle::drawn(keys(seed, 0), lines);
+                let mut seen = vec![false; lines as usize];
+                let mut slot = 0;
+                for step in 0..lines {
+                    assert_eq!(cycle.after(u64::from(step)), slot, "{cycle:?}");
+                    assert!(!seen[slot as usize], "{cycle:?} comes back after {step}");
+                    seen[slot as usize] = true;
+                    slot = cycle.next(slot);
+                }
+                assert_eq!(slot, 0);
+                assert_eq!(cycle.after(u64::from(lines) * 5 + 1), cycle.next(0));
+            }
+        }
+    }
+
+    #[test]
+    fn steps_of_a_cycle_fit_32_bits_and_are_not_all_alike() {
+        for lines in [256u32, 3 << 10, 1 << 20, 3 << 22, 1 << 24] {
+            for seed in 0..50 {
+                let cycle = Cycle::drawn(keys(seed, 0), lines);
+                let largest =
+                    u64::from(cycle.multiplier) * u64::from(lines - 1) + u64::from(cycle.increment);
+                assert!(largest <= u64::from(u32::MAX), "{cycle:?}");
+                let mut strides = std::collections::HashSet::new();
+                let mut slot = 0;
+                for _ in 0..64 {
+                    let next = cycle.next(slot);
+                    strides.insert((next + lines - slot) % lines);
+                    slot = next;
+                }
+                assert!(strides.len() > 16, "{cycle:?}: {} strides", strides.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_published_cycle_stays_as_it_is() {
+        let cycle = Cycle::drawn(keys(12345, 0), 3072);
+        assert_eq!(
+            (cycle.multiplier, cycle.increment, cycle.after(5000)),
+            CYCLE_VECTOR
+        );
+    }
+
+    const CYCLE_VECTOR: (u32, u32, u32) = (49_117, 1735, 2600);
 
     #[test]
     fn streams_have_the_mean_and_variance_of_a_uniform_distribution() {

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod compare;
 pub mod error;
 pub mod gpu;
+pub mod hierarchy;
 pub mod input;
 pub mod interrupt;
 pub mod journal;

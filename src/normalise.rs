@@ -1,6 +1,7 @@
 //! From times to figures that can be compared: rates, ceilings and the fraction of them achieved.
 
-use crate::op::OpName;
+use crate::op::transfer::CHAIN_LAUNCHES;
+use crate::op::{Case, OpName};
 use crate::report::{Ceiling, Outcome, OutcomeStatus};
 
 /// Measured fractions may exceed one by this much before they are not believed: two medians of one
@@ -15,12 +16,50 @@ const READ_OVER_COPY_MAX: f64 = 2.0;
 pub const ALU_F32: &str = "alu_f32";
 /// Bytes read and written per second by a copy far larger than any cache.
 pub const MEMORY_COPY: &str = "memory_copy";
+/// Bytes read per second.
+pub const MEMORY_READ: &str = "memory_read";
+/// Bytes written per second.
+pub const MEMORY_WRITE: &str = "memory_write";
+/// Bytes read and written per second where two are read for one written.
+pub const MEMORY_TRIAD: &str = "memory_triad";
 /// Seconds of one launch of an empty kernel.
 pub const LAUNCH_LATENCY: &str = "launch_latency";
+/// Seconds of one launch that waits for the result of the one before.
+pub const LAUNCH_CHAIN: &str = "launch_chain";
+/// Seconds from the submission of one launch to the host's knowing that it is done.
+pub const ROUND_TRIP: &str = "round_trip";
+/// Bytes per second from the host's memory to the device's.
+pub const UPLOAD: &str = "upload";
+/// Bytes per second from the device's memory to the host's.
+pub const READBACK: &str = "readback";
 
-/// The ceilings that the measured probes of `runner` give.
+/// Memory probes and the ceilings they give.
+const MEMORY: [(OpName, &str); 4] = [
+    (OpName::Read, MEMORY_READ),
+    (OpName::Write, MEMORY_WRITE),
+    (OpName::Copy, MEMORY_COPY),
+    (OpName::Triad, MEMORY_TRIAD),
+];
+
+/// A working set this many times the last cache cannot live in it: of what a pass over it leaves
+/// there, the next pass finds next to nothing.
+const BEYOND_CACHE: u64 = 4;
+
+/// Bytes of all tensors of an outcome's case together.
+fn working_set_bytes(outcome: &Outcome) -> u64 {
+    Case {
+        op: outcome.op,
+        shape: outcome.shape.clone(),
+        dtype: outcome.dtype,
+    }
+    .tensor_bytes()
+}
+
+/// The ceilings that the measured probes of `runner` give. Memory ceilings come from the largest
+/// working set alone, and only where that cannot have stayed in a last cache of
+/// `last_level_bytes`; where the cache is not known, the largest serves.
 #[must_use]
-pub fn ceilings(outcomes: &[Outcome], runner: &str) -> Vec<Ceiling> {
+pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64>) -> Vec<Ceiling> {
     let measured = |op: OpName| {
         outcomes.iter().filter(move |o| {
             o.op == op && o.runner == runner && o.status == OutcomeStatus::Measured
@@ -39,21 +78,35 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str) -> Vec<Ceiling> {
     let alu = measured(OpName::Fma)
         .filter_map(|o| Some((o, o.flops_per_second?)))
         .max_by(by_value);
-    // The largest copy, not the fastest: a small one may live in a cache.
-    let copy = measured(OpName::Copy)
-        .max_by_key(|o| o.bytes_min)
-        .and_then(|o| Some((o, o.bytes_per_second?)));
-    let launch = measured(OpName::Empty)
-        .filter_map(|o| Some((o, o.time_s.as_ref()?.median)))
-        .min_by(by_value);
-    [
-        ceiling(ALU_F32, "flop_per_s", alu),
-        ceiling(MEMORY_COPY, "bytes_per_s", copy),
-        ceiling(LAUNCH_LATENCY, "s", launch),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    // The largest, not the fastest: a small one may live in a cache.
+    let largest_rate = |op: OpName| {
+        measured(op)
+            .max_by_key(|o| working_set_bytes(o))
+            .and_then(|o| Some((o, o.bytes_per_second?)))
+    };
+    let memory = MEMORY.map(|(op, name)| {
+        let beyond_cache = |(o, _): &(&Outcome, f64)| {
+            last_level_bytes
+                .is_none_or(|cache| working_set_bytes(o) >= BEYOND_CACHE.saturating_mul(cache))
+        };
+        ceiling(name, "bytes_per_s", largest_rate(op).filter(beyond_cache))
+    });
+    let least_time = |op: OpName, count: u32| {
+        measured(op)
+            .filter_map(|o| Some((o, o.time_s.as_ref()?.median / f64::from(count))))
+            .min_by(by_value)
+    };
+    std::iter::once(ceiling(ALU_F32, "flop_per_s", alu))
+        .chain(memory)
+        .chain([
+            ceiling(LAUNCH_LATENCY, "s", least_time(OpName::Empty, 1)),
+            ceiling(LAUNCH_CHAIN, "s", least_time(OpName::Chain, CHAIN_LAUNCHES)),
+            ceiling(ROUND_TRIP, "s", least_time(OpName::RoundTrip, 1)),
+            ceiling(UPLOAD, "bytes_per_s", largest_rate(OpName::Upload)),
+            ceiling(READBACK, "bytes_per_s", largest_rate(OpName::Readback)),
+        ])
+        .flatten()
+        .collect()
 }
 
 /// The least seconds that the ceilings of `runner` allow for this much work, and the one that binds.
@@ -101,33 +154,38 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
             let copy = outcomes
                 .iter()
                 .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
-            Some((ceiling.runner.clone(), copy.bytes_min))
+            Some((ceiling.runner.clone(), working_set_bytes(copy)))
         })
         .collect();
-    // The gate is the most generous roofline: the probe's best sample and not its median.
-    let generosity: Vec<(String, &str, f64)> = [(ALU_F32, 1.0), (MEMORY_COPY, READ_OVER_COPY_MAX)]
-        .into_iter()
-        .flat_map(|(name, factor)| {
-            let probes = &*outcomes;
-            ceilings
-                .iter()
-                .filter(move |ceiling| ceiling.name == name)
-                .filter_map(move |ceiling| {
-                    let probe = probes
-                        .iter()
-                        .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
-                    let times = probe.time_s.as_ref()?;
-                    Some((
-                        ceiling.runner.clone(),
-                        name,
-                        factor * times.median / times.min,
-                    ))
-                })
+    // The gate is the most generous roofline: a probe's best sample and not its median, and of the
+    // memory probes the fastest, since a case may move its bytes in any mixture.
+    let best = |ceiling: &Ceiling| {
+        let probe = outcomes
+            .iter()
+            .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
+        let times = probe.time_s.as_ref()?;
+        Some(ceiling.value * times.median / times.min)
+    };
+    let generosity: Vec<(String, &str, f64)> = ceilings
+        .iter()
+        .filter_map(|ceiling| {
+            let of_runner = || ceilings.iter().filter(|c| c.runner == ceiling.runner);
+            let (name, rate) = if ceiling.name == ALU_F32 {
+                (ALU_F32, best(ceiling)?)
+            } else if ceiling.name != MEMORY_COPY {
+                return None;
+            } else if of_runner().any(|c| c.name == MEMORY_READ) {
+                let memory = of_runner().filter(|c| MEMORY.iter().any(|(_, name)| c.name == *name));
+                (MEMORY_COPY, memory.filter_map(best).fold(0.0, f64::max))
+            } else {
+                (MEMORY_COPY, READ_OVER_COPY_MAX * best(ceiling)?)
+            };
+            Some((ceiling.runner.clone(), name, rate / ceiling.value))
         })
         .collect();
     for outcome in outcomes
         .iter_mut()
-        .filter(|o| o.status == OutcomeStatus::Measured)
+        .filter(|o| o.status == OutcomeStatus::Measured && o.op.has_roofline())
     {
         let Some(times) = &outcome.time_s else {
             continue;
@@ -150,7 +208,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
             .iter()
             .find(|(runner, _)| *runner == outcome.runner)
             .map_or(0, |(_, bytes)| *bytes);
-        let may_be_cached = bound == MEMORY_COPY && outcome.bytes_min < copied_bytes / 2;
+        let may_be_cached = bound == MEMORY_COPY && working_set_bytes(outcome) < copied_bytes / 2;
         let generosity = generosity
             .iter()
             .find(|(runner, name, _)| *runner == outcome.runner && *name == bound);
@@ -169,7 +227,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Case, Dtype, Shape};
+    use crate::op::{Dtype, Shape};
     use crate::report::{Times, unmeasured};
 
     fn outcome(op: OpName, sizes: &[(&str, u64)], median: f64) -> Outcome {
@@ -205,15 +263,88 @@ mod tests {
 
     #[test]
     fn the_memory_ceiling_is_the_largest_copy_and_not_the_fastest() {
-        let ceilings = ceilings(&probes(), "wgpu");
+        let ceilings = ceilings(&probes(), "wgpu", None);
         let copy = ceilings.iter().find(|c| c.name == MEMORY_COPY).unwrap();
         assert!(copy.case_id.contains("n1048576"), "{copy:?}");
     }
 
     #[test]
+    fn a_probe_that_may_have_stayed_in_the_cache_is_no_memory_ceiling() {
+        let outcomes = probes();
+        let names = |cache: Option<u64>| -> Vec<String> {
+            let ceilings = ceilings(&outcomes, "wgpu", cache);
+            ceilings.into_iter().map(|c| c.name).collect()
+        };
+        // The largest copy has two buffers of 4 MiB.
+        assert_eq!(names(Some(2 << 20)), [ALU_F32, MEMORY_COPY]);
+        assert_eq!(names(Some((2 << 20) + 1)), [ALU_F32]);
+        assert_eq!(names(None), [ALU_F32, MEMORY_COPY]);
+    }
+
+    #[test]
+    fn every_probe_gives_its_ceiling_and_a_chain_that_of_one_launch() {
+        let outcomes = [
+            outcome(OpName::Empty, &[("n", 1)], 1e-6),
+            outcome(OpName::Read, &[("n", 1 << 20)], 1e-3),
+            outcome(OpName::Write, &[("n", 1 << 20)], 1e-3),
+            outcome(OpName::Triad, &[("n", 1 << 20)], 1e-3),
+            outcome(OpName::Chain, &[("n", 1)], 32e-6),
+            outcome(OpName::RoundTrip, &[("n", 1)], 5e-6),
+            outcome(OpName::Upload, &[("n", 1 << 20)], 1e-3),
+            outcome(OpName::Readback, &[("n", 1 << 20)], 2e-3),
+        ];
+        let ceilings = ceilings(&outcomes, "wgpu", None);
+        let value = |name: &str| ceilings.iter().find(|c| c.name == name).unwrap().value;
+        assert_eq!(ceilings.len(), 8);
+        assert!((value(LAUNCH_CHAIN) - 2e-6).abs() < 1e-12);
+        assert!((value(ROUND_TRIP) - 5e-6).abs() < 1e-12);
+        assert!((value(UPLOAD) / value(READBACK) - 2.0).abs() < 1e-9);
+        // A write reads its key besides.
+        assert!((value(MEMORY_TRIAD) / value(MEMORY_WRITE) - 3.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn where_reads_were_measured_they_bound_what_a_case_can_move_and_not_a_guess() {
+        let vector = [("m", 1), ("n", 2048), ("k", 2048)];
+        let judged = |read_s: Option<f64>, copy_over_matmul: f64| {
+            let mut outcomes = probes();
+            outcomes.extend(read_s.map(|s| outcome(OpName::Read, &[("n", 1 << 20)], s)));
+            let ceilings = ceilings(&outcomes, "wgpu", None);
+            // 16.8 MB at the copy's 8.4 GB/s take 2 ms; arithmetic takes far less.
+            let mut case = outcome(OpName::Matmul, &vector, 1.0);
+            #[allow(clippy::cast_precision_loss)]
+            let copy_s = case.bytes_min as f64 / (8.0 * f64::from(1 << 20) / 1e-3);
+            case = outcome(OpName::Matmul, &vector, copy_s / copy_over_matmul);
+            outcomes.push(case);
+            set_fractions(&mut outcomes, &ceilings);
+            outcomes.last().unwrap().status
+        };
+        assert_eq!(judged(None, 1.9), OutcomeStatus::Measured);
+        assert_eq!(judged(None, 2.1), OutcomeStatus::Implausible);
+        // Reads at 1.2 times the copy's rate: 33/32 of 4 MiB a call.
+        let read_s = 33.0 / 32.0 * 4.0 / 8.0 / 1.2 * 1e-3;
+        assert_eq!(judged(Some(read_s), 1.15), OutcomeStatus::Measured);
+        assert_eq!(judged(Some(read_s), 1.9), OutcomeStatus::Implausible);
+    }
+
+    #[test]
+    fn what_waits_for_loads_or_the_link_has_no_roofline() {
+        let mut outcomes = probes();
+        let ceilings = ceilings(&outcomes, "wgpu", None);
+        outcomes.push(outcome(OpName::Upload, &[("n", 1 << 20)], 1e-6));
+        let walk = [("lines", 1 << 16), ("steps", 1 << 16)];
+        outcomes.push(outcome(OpName::Chase, &walk, 1e-9));
+        set_fractions(&mut outcomes, &ceilings);
+        for outcome in &outcomes[3..] {
+            assert_eq!(outcome.status, OutcomeStatus::Measured);
+            assert_eq!(outcome.fraction_of_ceiling, None);
+        }
+    }
+
+    #[test]
     fn a_case_faster_than_its_roofline_is_implausible_and_one_in_cache_is_not() {
         let mut outcomes = probes();
-        let ceilings = ceilings(&outcomes, "wgpu");
+        let ceilings = ceilings(&outcomes, "wgpu", None);
         // 2 GFLOP at 48 GFLOP/s need 42 ms.
         let matmul = [("m", 1000), ("n", 1000), ("k", 1000)];
         outcomes.push(outcome(OpName::Matmul, &matmul, 40e-3));

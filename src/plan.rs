@@ -1,5 +1,6 @@
 //! Which cases are run: a suite, filtered, and what is left out because it cannot fit or end.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use regex::Regex;
@@ -55,7 +56,49 @@ pub enum RegimeName {
 struct CaseSpec {
     op: OpName,
     dtype: Dtype,
-    shape: Shape,
+    shape: BTreeMap<String, Sizes>,
+}
+
+/// One size of a dimension, or several for as many cases. Lists of one case have the same length and
+/// go along together.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Sizes {
+    One(u64),
+    Several(Vec<u64>),
+}
+
+impl CaseSpec {
+    /// The shapes this stands for, in order.
+    fn shapes(&self) -> Result<Vec<Shape>> {
+        let mut count = None;
+        for (name, sizes) in &self.shape {
+            if let Sizes::Several(list) = sizes {
+                let wanted = *count.get_or_insert(list.len());
+                if list.is_empty() || list.len() != wanted {
+                    return Err(Error::usage(format!(
+                        "{} {name} lists {} sizes; lists of one case have the same length, here {wanted}, and none is empty",
+                        self.op,
+                        list.len()
+                    )));
+                }
+            }
+        }
+        Ok((0..count.unwrap_or(1))
+            .map(|index| {
+                let size = |sizes: &Sizes| match sizes {
+                    Sizes::One(size) => *size,
+                    Sizes::Several(list) => list[index],
+                };
+                Shape(
+                    self.shape
+                        .iter()
+                        .map(|(name, sizes)| (name.clone(), size(sizes)))
+                        .collect(),
+                )
+            })
+            .collect())
+    }
 }
 
 /// What a run sets out to do.
@@ -153,16 +196,18 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
         }
     };
     let mut cases = Vec::new();
+    let refused = |error: Error| Error::usage(format!("--suite {suite}: {}", error.message));
     for spec in &file.cases {
-        let case = Case::new(spec.op, &spec.shape, spec.dtype)
-            .map_err(|error| Error::usage(format!("--suite {suite}: {}", error.message)))?;
-        if cases.contains(&case) {
-            return Err(Error::usage(format!(
-                "--suite {suite}: case {} stands there twice",
-                case.id()
-            )));
+        for shape in spec.shapes().map_err(refused)? {
+            let case = Case::new(spec.op, &shape, spec.dtype).map_err(refused)?;
+            if cases.contains(&case) {
+                return Err(Error::usage(format!(
+                    "--suite {suite}: case {} stands there twice",
+                    case.id()
+                )));
+            }
+            cases.push(case);
         }
-        cases.push(case);
     }
     let filter = filter
         .map(|pattern| {
@@ -181,7 +226,7 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             )));
         }
         // Without its ceilings a case has no fraction, and without an estimate no guard.
-        cases.retain(|case| case.op.is_probe() || filter.is_match(&case.id()));
+        cases.retain(|case| case.op.is_yardstick() || filter.is_match(&case.id()));
     }
     cases.sort_by_key(|case| !case.op.is_probe());
     Ok(Plan {
@@ -212,6 +257,9 @@ pub fn too_slow(
     runner: &str,
     call_s_max: f64,
 ) -> Option<String> {
+    if !case.op.has_roofline() {
+        return None;
+    }
     let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
     // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
     let expected_s = if case.op.is_probe() {
@@ -260,6 +308,36 @@ mod tests {
             assert_eq!(plan.suite, name);
             assert_eq!(plan.cases[0].op, OpName::Empty);
         }
+    }
+
+    #[test]
+    fn a_list_of_sizes_is_one_case_each_and_lists_go_along_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sweep.toml");
+        let text = |shape: &str| {
+            format!(
+                "name = \"sweep\"\ndescription = \"\"\ncase_budget_s = 1\ncall_s_max = 1\n\n[[cases]]\nop = \"chase\"\ndtype = \"f32\"\nshape = {shape}\n"
+            )
+        };
+        let planned = |shape: &str| {
+            std::fs::write(&file, text(shape)).unwrap();
+            plan(file.to_str().unwrap(), None)
+        };
+        let ids = |shape: &str| -> Vec<String> {
+            let plan = planned(shape).unwrap();
+            plan.cases.iter().map(Case::id).collect()
+        };
+        assert_eq!(
+            ids("{ lines = [256, 512], steps = 1024 }"),
+            ["chase/l256_s1024/f32", "chase/l512_s1024/f32"]
+        );
+        assert_eq!(
+            ids("{ lines = [256, 512], steps = [300, 600] }"),
+            ["chase/l256_s300/f32", "chase/l512_s600/f32"]
+        );
+        let message = |shape: &str| planned(shape).unwrap_err().message;
+        assert!(message("{ lines = [256, 512], steps = [300] }").contains("same length"));
+        assert!(message("{ lines = [], steps = 9 }").contains("empty"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::case::{Conditions, Moment, Sighting, measure_case, sight};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hierarchy;
 use crate::input::{self, Data};
 use crate::interrupt::interrupted;
 use crate::journal::{self, Identity, Journal};
@@ -573,7 +574,8 @@ impl Work<'_> {
             }
             // Each probe may raise a ceiling that later cases are sized by.
             ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
-            ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str()));
+            let cache = hierarchy::last_level_bytes(&outcomes, self.label.as_str());
+            ceilings.extend(normalise::ceilings(&outcomes, self.label.as_str(), cache));
         }
         for process in 1..self.options.process_count {
             self.see_again(process, &mut outcomes, watcher);

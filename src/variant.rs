@@ -107,7 +107,10 @@ pub fn fit(
         }
         let mut grid = [1u32; 3];
         for (count, cover) in grid.iter_mut().zip(&pass.grid) {
-            let wanted = workgroups(cover, case, specialised_constant(&specialised))?;
+            let mut wanted = workgroups(cover, case, specialised_constant(&specialised))?;
+            if matches!(cover, Cover::Strides { .. }) {
+                wanted = wanted.min(u64::from(capacity.workgroup_count_max));
+            }
             if wanted > u64::from(capacity.workgroup_count_max) {
                 return Err(format!(
                     "it needs {wanted} workgroups in one dimension; the limit is {}",
@@ -155,10 +158,12 @@ fn workgroups(
     match *cover {
         Cover::One => Ok(1),
         Cover::Each(name) => Ok(extent(name)),
-        Cover::Tiles { extent: name, per } => match constant(per) {
-            Some(size) if size > 0 => Ok(extent(name).div_ceil(u64::from(size))),
-            _ => Err(format!("its source has no positive constant {per}")),
-        },
+        Cover::Tiles { extent: name, per } | Cover::Strides { extent: name, per } => {
+            match constant(per) {
+                Some(size) if size > 0 => Ok(extent(name).div_ceil(u64::from(size))),
+                _ => Err(format!("its source has no positive constant {per}")),
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "error",
     "interrupt",
     "input",
@@ -24,6 +24,7 @@ const ORDER: [&str; 29] = [
     "machine",
     "npy", // words
     "catalogue",
+    "hierarchy",
     "normalise",
     "plan", // what to do, and what it may cost
     "unroll",

@@ -1,11 +1,12 @@
 // Memory ceiling: copies one buffer to another, sixteen bytes a load, several loads per invocation.
 //
 // Neighbouring invocations take neighbouring vectors, so that every load and store of a subgroup is
-// one contiguous piece; VECTORS of them in flight per invocation cover the latency of memory.
+// one contiguous piece; VECTORS of them in flight per invocation cover the latency of memory. Where
+// a grid may not have enough workgroups for the whole buffer, each takes several tiles.
 
 const THREADS = 256u;
 const VECTORS = 4u;
-const TILE = 4u * THREADS * VECTORS; // elements per workgroup
+const TILE = 4u * THREADS * VECTORS; // elements per workgroup and turn
 
 struct Params {
     n: u32,
@@ -21,14 +22,17 @@ struct Params {
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
     let count = params.n / 4u;
-    let first = group.x * (THREADS * VECTORS) + local.x;
-    for (var i = 0u; i < VECTORS; i++) {
-        let index = first + i * THREADS;
-        if (index < count) {
-            destination[index] = source[index];
+    let step = groups.x * (THREADS * VECTORS);
+    for (var first = group.x * (THREADS * VECTORS); first < count; first += step) {
+        for (var i = 0u; i < VECTORS; i++) {
+            let index = first + i * THREADS + local.x;
+            if (index < count) {
+                destination[index] = source[index];
+            }
         }
     }
 }

@@ -5,7 +5,9 @@
 
 pub mod attention;
 pub mod matmul;
+pub mod memory;
 pub mod probe;
+pub mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,22 @@ pub enum OpName {
     Fma,
     /// A copy of one buffer to another: the memory ceiling.
     Copy,
+    /// Every element is loaded and summed.
+    Read,
+    /// Every element is written.
+    Write,
+    /// `a = b + s c`, element by element.
+    Triad,
+    /// A walk from slot to slot, each load waiting for the one before: latency.
+    Chase,
+    /// Sixteen launches, each of which needs the result of the one before.
+    Chain,
+    /// One launch, submitted and waited for by itself.
+    RoundTrip,
+    /// A copy from the host's memory to the device's.
+    Upload,
+    /// A copy from the device's memory to the host's.
+    Readback,
     /// `C[m,n] = A[m,k] B[k,n]`.
     Matmul,
     /// `O = softmax(Q K^T / sqrt(d)) V` with grouped-query heads.
@@ -42,19 +60,21 @@ pub enum OpName {
 
 impl OpName {
     /// Every operation, probes first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 13] = [
         Self::Empty,
         Self::Fma,
         Self::Copy,
+        Self::Read,
+        Self::Write,
+        Self::Triad,
+        Self::Chase,
+        Self::Chain,
+        Self::RoundTrip,
+        Self::Upload,
+        Self::Readback,
         Self::Matmul,
         Self::Attention,
     ];
-
-    /// Whether it measures a ceiling: what the hardware can do, and not what anyone wants done.
-    #[must_use]
-    pub fn is_probe(self) -> bool {
-        !matches!(self, Self::Matmul | Self::Attention)
-    }
 
     /// The operation of this name.
     #[must_use]
@@ -63,9 +83,41 @@ impl OpName {
             Self::Empty => &probe::Empty,
             Self::Fma => &probe::Fma,
             Self::Copy => &probe::Copy,
+            Self::Read => &memory::Read,
+            Self::Write => &memory::Write,
+            Self::Triad => &memory::Triad,
+            Self::Chase => &memory::Chase,
+            Self::Chain => &transfer::Chain,
+            Self::RoundTrip => &transfer::RoundTrip,
+            Self::Upload => &transfer::Upload,
+            Self::Readback => &transfer::Readback,
             Self::Matmul => &matmul::Matmul,
             Self::Attention => &attention::Attention,
         }
+    }
+
+    /// Whether this is a probe: it measures the hardware, makes its own inputs and runs before the
+    /// cases that are measured against it.
+    #[must_use]
+    pub fn is_probe(self) -> bool {
+        !matches!(self, Self::Matmul | Self::Attention)
+    }
+
+    /// Whether this is a probe that other cases are measured against or sized by, and so runs
+    /// whatever the user filters.
+    #[must_use]
+    pub fn is_yardstick(self) -> bool {
+        matches!(self, Self::Empty | Self::Fma | Self::Copy)
+    }
+
+    /// Whether arithmetic and memory rates bound its time. What waits for single loads, for
+    /// launches or for the link to the host is bound by something else.
+    #[must_use]
+    pub fn has_roofline(self) -> bool {
+        !matches!(
+            self,
+            Self::Chase | Self::Chain | Self::RoundTrip | Self::Upload | Self::Readback
+        )
     }
 }
 
@@ -75,6 +127,14 @@ impl fmt::Display for OpName {
             Self::Empty => "empty",
             Self::Fma => "fma",
             Self::Copy => "copy",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Triad => "triad",
+            Self::Chase => "chase",
+            Self::Chain => "chain",
+            Self::RoundTrip => "round_trip",
+            Self::Upload => "upload",
+            Self::Readback => "readback",
             Self::Matmul => "matmul",
             Self::Attention => "attention",
         })

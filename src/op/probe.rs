@@ -20,24 +20,24 @@ pub struct Copy;
 /// Chains per invocation; a multiple of every accumulator count the kernels try.
 pub const FMA_CHAINS: u64 = 24;
 
-const COPY_COLUMNS: u64 = 4096;
+pub(super) const COPY_COLUMNS: u64 = 4096;
 
 /// Rows of a copy whose sum is compared: 64 MiB of it. The others must still be finite.
-const COPY_ROWS_MAX: u64 = 4096;
+pub(super) const COPY_ROWS_MAX: u64 = 4096;
 
-fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
+pub(super) fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
     Tensor {
         always: Some(Data::Integer),
         ..Tensor::input(name, dims)
     }
 }
 
-fn exactly(value: f64) -> Expected {
+pub(super) fn exactly(value: f64) -> Expected {
     Expected { value, bound: 0.0 }
 }
 
 /// Sums `element(column) * sign` over each row; the last row may be short.
-fn project_elements(
+pub(super) fn project_elements(
     shape_len: u64,
     columns: u64,
     signs: &[f64],

@@ -3,6 +3,8 @@
 //! It gives every report a line that anyone can reproduce without a GPU, and its probes give that
 //! line a ceiling: they go through the same vector instructions as the matrix product.
 
+mod memory;
+
 use std::cell::Cell;
 use std::hint::black_box;
 use std::time::Instant;
@@ -69,7 +71,7 @@ struct Kernel {
     run: Run,
 }
 
-const KERNELS: [Kernel; 4] = [
+const KERNELS: [Kernel; 8] = [
     Kernel {
         name: "matmul/gemm",
         op: OpName::Matmul,
@@ -96,6 +98,30 @@ const KERNELS: [Kernel; 4] = [
         op: OpName::Copy,
         tunables: &[("PIECES", &[1, 16])],
         run: copy,
+    },
+    Kernel {
+        name: "probe/read",
+        op: OpName::Read,
+        tunables: &[("PIECES", &[1, 16])],
+        run: memory::read,
+    },
+    Kernel {
+        name: "probe/write",
+        op: OpName::Write,
+        tunables: &[("PIECES", &[1, 16])],
+        run: memory::write,
+    },
+    Kernel {
+        name: "probe/triad",
+        op: OpName::Triad,
+        tunables: &[("PIECES", &[1, 16])],
+        run: memory::triad,
+    },
+    Kernel {
+        name: "probe/chase",
+        op: OpName::Chase,
+        tunables: &[],
+        run: memory::chase,
     },
 ];
 
@@ -199,11 +225,15 @@ impl Open {
     ) -> Result<Response, Refusal> {
         // Both cases together may not fit, and a refused case leaves none behind.
         self.loaded = None;
-        if case.op == OpName::Empty {
-            return Err(refuse(
-                FaultKind::Unsupported,
-                "the host has no launch to measure",
-            ));
+        let missing = match case.op {
+            OpName::Empty | OpName::Chain | OpName::RoundTrip => {
+                Some("the host has no launch to measure")
+            }
+            OpName::Upload | OpName::Readback => Some("the host has no link to itself to measure"),
+            _ => None,
+        };
+        if let Some(message) = missing {
+            return Err(refuse(FaultKind::Unsupported, message));
         }
         let needed = case
             .tensor_bytes()
@@ -223,7 +253,7 @@ impl Open {
                     inputs.push(input(tensor, number, seed, data)?);
                 }
             }
-            let output = filled(&case.output(), |_| f32::from_bits(POISON))?;
+            let output = filled(&case.output(), |_| {}, |_| f32::from_bits(POISON))?;
             sets.push(Set { inputs, output });
         }
         let variants = KERNELS
@@ -476,12 +506,22 @@ fn input(tensor: &Tensor, number: u32, seed: u32, data: &Data) -> Result<Vec<f32
         return npy::read(path, &tensor.dims)
             .map_err(|refused| refuse(FaultKind::Input, refused.message));
     }
-    let values = Values::generated(data, seed, number, tensor.scale).unwrap_or(Values::Zero);
-    filled(tensor, |index| values.get(index))
+    match Values::generated(data, seed, number, tensor.scale) {
+        Some(Values::Cycle(cycle)) => memory::links(tensor, cycle),
+        values => {
+            let values = values.unwrap_or(Values::Zero);
+            filled(tensor, |_| {}, |index| values.get(index))
+        }
+    }
 }
 
-/// A tensor made in parallel, so that each page is first touched by a thread that may use it.
-fn filled(tensor: &Tensor, value: impl Fn(u64) -> f32 + Sync) -> Result<Vec<f32>, Refusal> {
+/// A tensor made in parallel, so that each page is first touched by a thread that may use it;
+/// `advise` is shown the memory before that.
+fn filled(
+    tensor: &Tensor,
+    advise: impl FnOnce(&mut Vec<f32>),
+    value: impl Fn(u64) -> f32 + Sync,
+) -> Result<Vec<f32>, Refusal> {
     let len = usize::try_from(tensor.len()).unwrap_or(usize::MAX);
     let mut values = Vec::new();
     values.try_reserve_exact(len).map_err(|cause| {
@@ -494,6 +534,7 @@ fn filled(tensor: &Tensor, value: impl Fn(u64) -> f32 + Sync) -> Result<Vec<f32>
             ),
         )
     })?;
+    advise(&mut values);
     (0..len)
         .into_par_iter()
         .map(|index| value(index as u64))
@@ -1210,6 +1251,26 @@ mod tests {
     fn copies_of_any_length_are_exact() {
         for n in [1, 2, 31, 4096, 100_003] {
             assert_right(&case(OpName::Copy, &[("n", n)]), &Data::Uniform);
+        }
+    }
+
+    #[test]
+    fn sums_stores_and_triads_of_any_size_are_exact() {
+        for (blocks, rounds) in [(1, 1), (2, 3), (5, 1), (37, 4)] {
+            let sizes = [("n", blocks * 4096), ("rounds", rounds)];
+            assert_right(&case(OpName::Read, &sizes), &Data::Uniform);
+        }
+        for n in [1, 2, 31, 4096, 100_003] {
+            assert_right(&case(OpName::Write, &[("n", n)]), &Data::Uniform);
+            assert_right(&case(OpName::Triad, &[("n", n)]), &Data::Uniform);
+        }
+    }
+
+    #[test]
+    fn walks_end_where_their_steps_lead_whatever_the_pages() {
+        for (lines, steps) in [(1, 1), (3, 10), (64, 64), (1536, 5000), (65_536, 65_537)] {
+            let case = case(OpName::Chase, &[("lines", lines), ("steps", steps)]);
+            assert_right(&case, &Data::Uniform);
         }
     }
 

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::catalogue::Kernel;
+use rayon::prelude::*;
+
+use crate::catalogue::{Engine, Kernel};
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
-use crate::input::{self, Data};
+use crate::input::{self, Cycle, Data, Values};
 use crate::npy;
 use crate::op::{Case, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
-    FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
+    FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span, Variant,
 };
 use crate::runner::{POISON, error, no_set, outputs};
 use crate::shader;
@@ -41,10 +43,33 @@ struct Open {
     /// one set; scratch belongs to the first.
     sets: Vec<Vec<Option<Buffer>>>,
     case: Option<Case>,
-    call: Option<Call>,
+    /// The host's side of a transfer: what is sent, or where it arrives.
+    host: Vec<f32>,
+    job: Option<Job>,
     /// What has been compiled for the current op: a variant is prepared several times, at several
     /// shapes, and some drivers take seconds for each.
     built: HashMap<Variant, Built>,
+}
+
+/// What is called when the prepared variant is called.
+enum Job {
+    /// Launches, all in one submission.
+    Launch(Call),
+    /// Launches, each submitted and waited for by itself.
+    Apart(Call),
+    /// The host's tensor goes to the output buffer.
+    Upload,
+    /// The input buffer comes to the host's tensor.
+    Readback,
+}
+
+/// The kernel of a transfer, which has no source: the driver does the work.
+fn transfer_kernel(op: OpName) -> Option<&'static str> {
+    match op {
+        OpName::Upload => Some("transfer/upload"),
+        OpName::Readback => Some("transfer/readback"),
+        _ => None,
+    }
 }
 
 /// A compiled variant. Its source does not depend on the shape.
@@ -113,7 +138,8 @@ impl WgpuRunner {
             fill,
             sets: vec![Vec::new()],
             case: None,
-            call: None,
+            host: Vec::new(),
+            job: None,
             built: HashMap::new(),
         });
         Ok(hello)
@@ -121,6 +147,10 @@ impl WgpuRunner {
 
     fn variants(&self, open: &Open, case: &Case) -> Response {
         let (mut variants, mut refused) = (Vec::new(), Vec::new());
+        variants.extend(transfer_kernel(case.op).map(|kernel| Variant {
+            kernel: kernel.to_owned(),
+            ..Variant::default()
+        }));
         for kernel in self
             .kernels
             .iter()
@@ -155,6 +185,24 @@ impl WgpuRunner {
         let Some(case) = open.case.clone() else {
             return Ok(no_case());
         };
+        if let Some(name) = transfer_kernel(case.op) {
+            if *variant
+                != (Variant {
+                    kernel: name.to_owned(),
+                    ..Variant::default()
+                })
+            {
+                return Err(invalid(format!(
+                    "there is no {} variant {variant}",
+                    case.op
+                )));
+            }
+            let job = match case.op {
+                OpName::Upload => Job::Upload,
+                _ => Job::Readback,
+            };
+            return open.start(job, 0.0, None, Vec::new());
+        }
         let kernel = self
             .kernels
             .iter()
@@ -198,7 +246,7 @@ impl WgpuRunner {
             built.passes.clone(),
         );
 
-        open.call = None;
+        open.job = None;
         if scratch_bytes > 0 {
             open.reserve(0, tensors.len(), scratch_bytes)?;
         }
@@ -215,17 +263,14 @@ impl WgpuRunner {
         let call = open
             .gpu
             .bind(&pipeline, &case.op.op().params(&case.shape), &sets, grids)?;
-        open.poison()?;
-        let first = open.gpu.run(&call, 1)?;
-        open.call = Some(call);
-        Ok(Response::Ready {
-            compile_s,
-            first_call_s: first.host_s,
-            shader_sha256: Some(shader::sha256(specialised.source.as_bytes())),
-            engine: kernel.engine.label().to_owned(),
-            passes,
-            clock: None,
-        })
+        let job = if kernel.apart {
+            Job::Apart(call)
+        } else {
+            Job::Launch(call)
+        };
+        let sha256 = shader::sha256(specialised.source.as_bytes());
+        let engine = kernel.engine;
+        open.start(job, compile_s, Some((sha256, engine)), passes)
     }
 }
 
@@ -299,6 +344,54 @@ impl Open {
             })
     }
 
+    /// Poisons the output, calls the job for the first time and keeps it.
+    fn start(
+        &mut self,
+        job: Job,
+        compile_s: f64,
+        shader: Option<(String, Engine)>,
+        passes: Vec<String>,
+    ) -> GpuResult<Response> {
+        self.poison()?;
+        // What the host starts and waits for one by one, the device cannot time.
+        let clock = (!matches!(job, Job::Launch(_))).then(|| "host".to_owned());
+        let first = self.call(&job, 1)?;
+        self.job = Some(job);
+        let engine = shader.as_ref().map_or(Engine::Alu, |(_, engine)| *engine);
+        Ok(Response::Ready {
+            compile_s,
+            first_call_s: first.host_s,
+            shader_sha256: shader.map(|(sha256, _)| sha256),
+            engine: engine.label().to_owned(),
+            passes,
+            clock,
+        })
+    }
+
+    fn call(&mut self, job: &Job, repeat_count: u32) -> GpuResult<Span> {
+        let transferred = |slot: usize| {
+            self.sets[0]
+                .get(slot)
+                .and_then(Option::as_ref)
+                .ok_or_else(|| GpuError {
+                    kind: FaultKind::Internal,
+                    message: format!("binding {slot} has no buffer"),
+                })
+        };
+        match job {
+            Job::Launch(call) => self.gpu.run(call, repeat_count),
+            Job::Apart(call) => self.gpu.run_apart(call, repeat_count),
+            Job::Upload => {
+                let bytes = bytemuck::cast_slice(&self.host);
+                self.gpu.upload(transferred(1)?, bytes, repeat_count)
+            }
+            Job::Readback => {
+                let bytes = bytemuck::cast_slice_mut(&mut self.host);
+                self.gpu.readback(transferred(0)?, bytes, repeat_count)
+            }
+        }
+    }
+
     /// Makes sure that `slot` of a set holds a buffer of at least `bytes`, and of not many more.
     fn reserve(&mut self, set: usize, slot: usize, bytes: u64) -> GpuResult<()> {
         let buffers = &mut self.sets[set];
@@ -325,7 +418,17 @@ impl Open {
                 message,
             });
         }
-        self.call = None;
+        self.job = None;
+        self.host = Vec::new();
+        if transfer_kernel(case.op).is_some() && set_count > 1 {
+            return Err(GpuError {
+                kind: FaultKind::Unsupported,
+                message: format!(
+                    "{} uses one buffer, not {set_count}: it does not live in the device's caches",
+                    case.op
+                ),
+            });
+        }
         // Probes stay: the canary among them runs between all cases.
         if !case.op.is_probe() {
             self.built
@@ -337,6 +440,15 @@ impl Open {
         for set in 0..self.sets.len() {
             self.sets[set].truncate(tensors.len());
             for (slot, tensor) in tensors.iter().enumerate() {
+                // One side of a transfer is the host's.
+                if (case.op, tensor.role) == (OpName::Upload, Role::Input) {
+                    self.host = host_input(tensor, seed, data)?;
+                    continue;
+                }
+                if (case.op, tensor.role) == (OpName::Readback, Role::Output) {
+                    self.host = vec![f32::from_bits(POISON); len(tensor)];
+                    continue;
+                }
                 self.reserve(set, slot, tensor.len() * case.dtype.size_bytes())?;
                 if tensor.role == Role::Input {
                     self.fill_input(set, slot, tensor, seed, data)?;
@@ -365,6 +477,11 @@ impl Open {
             ),
             Data::Integer => self.fill(set, slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
             Data::Zero => self.fill(set, slot, tensor.len(), [2, 0, 0, 0, 0]),
+            Data::Cycle(lines) => {
+                let cycle = Cycle::drawn(keys, *lines);
+                let how = [3, cycle.multiplier, cycle.increment, 0, cycle.lines];
+                self.fill(set, slot, tensor.len(), how)
+            }
             Data::Files(files) => {
                 let refuse = |message: String| GpuError {
                     kind: FaultKind::Input,
@@ -412,6 +529,10 @@ impl Open {
         let Some(case) = &self.case else {
             return Ok(());
         };
+        if case.op == OpName::Readback {
+            self.host.fill(f32::from_bits(POISON));
+            return Ok(());
+        }
         let (slot, len) = (case.tensors().len() - 1, case.output().len());
         for set in 0..self.sets.len() {
             self.fill(set, slot, len, [2, 0, 0, 0, POISON])?;
@@ -428,12 +549,13 @@ impl Open {
         if poison {
             self.poison()?;
         }
-        let Some(call) = &self.call else {
+        let Some(job) = self.job.take() else {
             return Ok(error(FaultKind::Input, "no variant is prepared"));
         };
         let samples = (0..sample_count)
-            .map(|_| self.gpu.run(call, repeat_count))
+            .map(|_| self.call(&job, repeat_count))
             .collect::<GpuResult<Vec<_>>>()?;
+        self.job = Some(job);
         Ok(Response::Samples { samples })
     }
 
@@ -451,6 +573,10 @@ impl Open {
         let Some(set) = self.sets.get(set_index as usize) else {
             return Ok(no_set(set_index, self.sets.len()));
         };
+        if case.op == OpName::Readback {
+            // The very tensor that the timed calls filled.
+            return Ok(outputs(&case, &self.host, positions, projection_seed, all));
+        }
         let Some(buffer) = set.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
         };
@@ -458,6 +584,33 @@ impl Open {
         // Not a cast in place: a byte vector need not be aligned for floats.
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         Ok(outputs(&case, &values, positions, projection_seed, all))
+    }
+}
+
+fn len(tensor: &Tensor) -> usize {
+    usize::try_from(tensor.len()).unwrap_or(usize::MAX)
+}
+
+/// An input tensor in the host's memory.
+fn host_input(tensor: &Tensor, seed: u32, data: &Data) -> GpuResult<Vec<f32>> {
+    let data = tensor.data(data);
+    let refuse = |message: String| GpuError {
+        kind: FaultKind::Input,
+        message,
+    };
+    match (Values::generated(data, seed, 0, tensor.scale), data) {
+        (Some(values), _) => Ok((0..len(tensor))
+            .into_par_iter()
+            .map(|index| values.get(index as u64))
+            .collect()),
+        (None, Data::Files(files)) => match files.get(tensor.name) {
+            Some(path) => npy::read(path, &tensor.dims).map_err(|e| refuse(e.message)),
+            None => Err(refuse(format!(
+                "no file was given for tensor {:?}",
+                tensor.name
+            ))),
+        },
+        (None, _) => Err(refuse(format!("tensor {:?} has no values", tensor.name))),
     }
 }
 

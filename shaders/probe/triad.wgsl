@@ -1,0 +1,39 @@
+// Memory ceiling: a = b + s c, two vectors read for one written, with next to no arithmetic.
+//
+// The classic triad of the STREAM benchmark. The scalar comes from the host and the inputs are
+// integers, so that the result is exact and every load and the scalar show in it. Tiles are handed
+// out as in the copy.
+
+const THREADS = 256u;
+const VECTORS = 4u;
+const TILE = 4u * THREADS * VECTORS; // elements per workgroup and turn
+
+struct Params {
+    n: u32,
+    scalar: f32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> c: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> a: array<vec4<f32>>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let count = params.n / 4u;
+    let step = groups.x * (THREADS * VECTORS);
+    for (var first = group.x * (THREADS * VECTORS); first < count; first += step) {
+        for (var i = 0u; i < VECTORS; i++) {
+            let index = first + i * THREADS + local.x;
+            if (index < count) {
+                a[index] = b[index] + params.scalar * c[index];
+            }
+        }
+    }
+}

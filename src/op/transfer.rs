@@ -1,0 +1,253 @@
+//! Probes of everything around a kernel: launches that wait for one another, the way to the device
+//! and back, and the link that data takes.
+
+use super::probe::{COPY_COLUMNS, COPY_ROWS_MAX, Empty, exactly, integer_input, project_elements};
+use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use crate::input::Values;
+
+/// Sixteen launches: the first makes `z = x + 1`, the others by turns `z = 2 z` and `z = z + 1`.
+///
+/// A launch that is left out, comes twice or changes places with its neighbour is a wrong answer.
+pub struct Chain;
+
+/// [`Empty`], one launch at a time.
+pub struct RoundTrip;
+
+/// `dst = src`, where `src` is in the host's memory and `dst` in the device's.
+pub struct Upload;
+
+/// `dst = src`, where `src` is in the device's memory and `dst` in the host's.
+pub struct Readback;
+
+/// Launches of one call of [`Chain`].
+pub const CHAIN_LAUNCHES: u32 = 16;
+
+fn chain(x: f64) -> f64 {
+    (1..CHAIN_LAUNCHES).fold(
+        x + 1.0,
+        |z, launch| {
+            if launch % 2 == 1 { 2.0 * z } else { z + 1.0 }
+        },
+    )
+}
+
+impl Op for Chain {
+    fn dims(&self) -> &'static [Dim] {
+        Empty.dims()
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        vec![
+            integer_input("x", &[shape.get("n")]),
+            Tensor::output("out", &[shape.get("n")]),
+        ]
+    }
+
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        Empty.params(shape)
+    }
+
+    fn flop_count(&self, _shape: &Shape) -> u64 {
+        0
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        Empty.output_rows(shape)
+    }
+
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        u64::from(CHAIN_LAUNCHES)
+    }
+
+    fn exact(&self, _shape: &Shape) -> bool {
+        true
+    }
+
+    fn reference(
+        &self,
+        _shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        positions
+            .iter()
+            .map(|&index| exactly(chain(f64::from(inputs[0].get(index)))))
+            .collect()
+    }
+
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        _exact: bool,
+    ) -> Vec<Expected> {
+        let n = shape.get("n");
+        project_elements(n, n, signs, rows, |index| {
+            chain(f64::from(inputs[0].get(index)))
+        })
+    }
+}
+
+impl Op for RoundTrip {
+    fn dims(&self) -> &'static [Dim] {
+        Empty.dims()
+    }
+
+    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+        Empty.tensors(shape)
+    }
+
+    fn params(&self, shape: &Shape) -> Vec<u32> {
+        Empty.params(shape)
+    }
+
+    fn flop_count(&self, _shape: &Shape) -> u64 {
+        0
+    }
+
+    fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+        Empty.output_rows(shape)
+    }
+
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        1
+    }
+
+    fn exact(&self, _shape: &Shape) -> bool {
+        true
+    }
+
+    fn reference(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        positions: &[u64],
+        exact: bool,
+    ) -> Vec<Expected> {
+        Empty.reference(shape, inputs, positions, exact)
+    }
+
+    fn project(
+        &self,
+        shape: &Shape,
+        inputs: &[Values],
+        signs: &[f64],
+        rows: &[u64],
+        exact: bool,
+    ) -> Vec<Expected> {
+        Empty.project(shape, inputs, signs, rows, exact)
+    }
+}
+
+/// Both directions are the same mathematics.
+macro_rules! transfer {
+    ($op:ident) => {
+        impl Op for $op {
+            fn dims(&self) -> &'static [Dim] {
+                const { &[Dim::size("n", "n", None)] }
+            }
+
+            fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+                vec![
+                    Tensor::input("src", &[shape.get("n")]),
+                    Tensor::output("dst", &[shape.get("n")]),
+                ]
+            }
+
+            fn params(&self, shape: &Shape) -> Vec<u32> {
+                vec![word(shape.get("n")), 0, 0, 0]
+            }
+
+            fn flop_count(&self, _shape: &Shape) -> u64 {
+                0
+            }
+
+            /// What goes over the link, once.
+            fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
+                shape.get("n") * dtype.size_bytes()
+            }
+
+            fn output_rows(&self, shape: &Shape) -> (u64, u64) {
+                (shape.get("n").div_ceil(COPY_COLUMNS), COPY_COLUMNS)
+            }
+
+            fn projected_rows(&self, shape: &Shape) -> u64 {
+                self.output_rows(shape).0.min(COPY_ROWS_MAX)
+            }
+
+            fn reference_cost(&self, _shape: &Shape) -> u64 {
+                1
+            }
+
+            fn exact(&self, _shape: &Shape) -> bool {
+                true
+            }
+
+            fn reference(
+                &self,
+                _shape: &Shape,
+                inputs: &[Values],
+                positions: &[u64],
+                _exact: bool,
+            ) -> Vec<Expected> {
+                positions
+                    .iter()
+                    .map(|&index| exactly(f64::from(inputs[0].get(index))))
+                    .collect()
+            }
+
+            fn project(
+                &self,
+                shape: &Shape,
+                inputs: &[Values],
+                signs: &[f64],
+                rows: &[u64],
+                _exact: bool,
+            ) -> Vec<Expected> {
+                project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
+                    f64::from(inputs[0].get(index))
+                })
+            }
+        }
+    };
+}
+
+transfer!(Upload);
+transfer!(Readback);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_without_one_of_its_launches_or_in_another_order_ends_elsewhere() {
+        let launches: Vec<fn(f64) -> f64> = (0..CHAIN_LAUNCHES)
+            .map(|launch| -> fn(f64) -> f64 {
+                if launch > 0 && launch % 2 == 1 {
+                    |z| 2.0 * z
+                } else {
+                    |z| z + 1.0
+                }
+            })
+            .collect();
+        let run = |launches: &[fn(f64) -> f64], x: f64| launches.iter().fold(x, |z, f| f(z));
+        for x in -2..=5 {
+            let x = f64::from(x);
+            assert_eq!(run(&launches, x), chain(x));
+            for left_out in 0..launches.len() {
+                let mut fewer = launches.clone();
+                fewer.remove(left_out);
+                // From minus one, the first doubling has nothing to double.
+                assert!(run(&fewer, x) != chain(x) || x == -1.0 && left_out == 1);
+            }
+            for at in 0..launches.len() - 1 {
+                let mut swapped = launches.clone();
+                swapped.swap(at, at + 1);
+                assert!(run(&swapped, x) != chain(x), "{x} {at}");
+            }
+        }
+    }
+}
