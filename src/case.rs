@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::input::Data;
 use crate::measure::{Measurement, Policy, Trouble};
 use crate::normalise;
-use crate::op::Case;
+use crate::op::{Case, Shape};
 use crate::plan::RegimeName;
 use crate::protocol::{Request, Response, Variant};
 use crate::report::{
@@ -27,6 +27,12 @@ const SET_COUNT_MAX: u64 = 512;
 /// From so many equal samples on, of so many quanta of the clock each, chance is out of the question.
 const EQUAL_SAMPLES_MIN: usize = 10;
 const EQUAL_QUANTA_MIN: f64 = 1e4;
+
+/// How much longer twice the work of a probe must take at least.
+const GROWTH_MIN: f64 = 1.4;
+
+/// Probes shorter than this are mostly launch, and do not double.
+const MOSTLY_LAUNCH_S: f64 = 20e-6;
 
 /// Two clocks that differ by more than this do not confirm each other.
 const CLOCKS_DIFFER: f64 = 0.05;
@@ -129,6 +135,13 @@ pub fn measure_case(
             &measurement,
         )?;
         right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
+    }
+    if outcome.status == OutcomeStatus::Measured
+        && let Some(shape) = case.op.op().doubled(&case.shape)
+        && let Some(reason) = left_out(task, session, &chosen, &shape, &outcome)?
+    {
+        outcome.status = OutcomeStatus::Implausible;
+        outcome.reason = Some(reason);
     }
     if outcome.status == OutcomeStatus::Measured && !case.op.is_probe() {
         for &regime in conditions.regimes {
@@ -284,6 +297,40 @@ fn second_opinion(
     Ok(())
 }
 
+/// Why the time of a probe is not that of its work: twice the work takes hardly longer. A time that
+/// is mostly launch proves nothing and is let through.
+fn left_out(
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    chosen: &Variant,
+    doubled: &Shape,
+    outcome: &Outcome,
+) -> Result<Option<String>, End> {
+    let Ok(case) = Case::new(task.case.op, doubled, task.case.dtype) else {
+        return Ok(None);
+    };
+    let Some(single_s) = outcome.time_s.as_ref().map(|times| times.median) else {
+        return Ok(None);
+    };
+    match session.case(&case, task.seed, &Data::Uniform) {
+        Ok(_) => {}
+        Err(End::Skipped(_) | End::Failed(_)) => return Ok(None),
+        Err(end) => return Err(end),
+    }
+    if single_s < MOSTLY_LAUNCH_S || session.prepare(chosen)?.is_err() {
+        return Ok(None);
+    }
+    right(session, &case, task.seed, &Data::Uniform, chosen, 0)?;
+    let policy = Policy::glance(&session.timer, 3, 0.5, session.silence);
+    let double_s = session.measure(&policy).map_err(ended)?.summary.median;
+    Ok((double_s < GROWTH_MIN * single_s).then(|| {
+        format!(
+            "twice the work, {}, takes {double_s:.3e} s against {single_s:.3e} s: some of it is left out",
+            case.id()
+        )
+    }))
+}
+
 /// The chosen variant under other conditions; `None` where they cannot be brought about here.
 fn regime_of(
     task: &Task<'_>,
@@ -413,7 +460,7 @@ pub fn sight(sighting: &Sighting<'_>, session: &mut Session<'_>) -> Result<Measu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Dtype, OpName, Shape};
+    use crate::op::{Dtype, OpName};
 
     #[test]
     fn a_rotation_covers_the_caches_and_large_cases_need_none() {

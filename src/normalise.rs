@@ -131,6 +131,17 @@ pub fn roofline(
         .max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
+/// As [`roofline`], for what an outcome did.
+#[must_use]
+pub fn roofline_of(outcome: &Outcome, ceilings: &[Ceiling]) -> Option<(f64, &'static str)> {
+    roofline(
+        outcome.flop_count,
+        outcome.bytes_min,
+        ceilings,
+        &outcome.runner,
+    )
+}
+
 /// Sets the rates of a measured outcome from its median time.
 #[allow(clippy::cast_precision_loss)]
 pub fn set_rates(outcome: &mut Outcome) {

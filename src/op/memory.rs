@@ -353,6 +353,11 @@ impl Op for Chase {
         0
     }
 
+    fn doubled(&self, shape: &Shape) -> Option<Shape> {
+        let steps = shape.get("steps").checked_mul(2)?;
+        (steps <= super::ELEMENTS_MAX).then(|| shape.with("steps", steps))
+    }
+
     /// One word of each line.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
         (shape.get("lines") + 1) * dtype.size_bytes()

@@ -544,6 +544,12 @@ pub trait Op: Sync {
         exact: bool,
     ) -> Vec<Expected>;
 
+    /// The shape with twice the work on the same tensors, for a probe whose work could be left out by
+    /// a compiler that sees through it: if so, time does not grow. `None` where there is none.
+    fn doubled(&self, _shape: &Shape) -> Option<Shape> {
+        None
+    }
+
     /// A smaller shape of the same kind, to look at slow variants before the full size; `None`
     /// where no smaller one is representative.
     fn shrink(&self, _shape: &Shape) -> Option<Shape> {

@@ -20,6 +20,9 @@ pub struct Copy;
 /// Chains per invocation; a multiple of every accumulator count the kernels try.
 pub const FMA_CHAINS: u64 = 24;
 
+/// 24 chains of so many steps of at most 5 stay exact in f32, with room for the start values.
+const STEPS_MAX: u64 = 131_072;
+
 pub(super) const COPY_COLUMNS: u64 = 4096;
 
 /// Rows of a copy whose sum is compared: 64 MiB of it. The others must still be finite.
@@ -137,8 +140,6 @@ impl Op for Fma {
     }
 
     fn check(&self, shape: &Shape) -> crate::error::Result<()> {
-        // 24 chains of s steps of at most 5 must stay exact in f32, with room for the start values.
-        const STEPS_MAX: u64 = 131_072;
         if shape.get("steps") > STEPS_MAX {
             return Err(crate::error::Error::usage(format!(
                 "fma steps must be at most {STEPS_MAX} for the result to be exact, not {}",
@@ -146,6 +147,11 @@ impl Op for Fma {
             )));
         }
         Ok(())
+    }
+
+    fn doubled(&self, shape: &Shape) -> Option<Shape> {
+        let steps = 2 * shape.get("steps");
+        (steps <= STEPS_MAX).then(|| shape.with("steps", steps))
     }
 
     fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
