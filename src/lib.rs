@@ -27,6 +27,7 @@ pub mod schemas;
 pub mod screen;
 pub mod shader;
 pub mod stats;
+pub mod telemetry;
 pub mod tune;
 pub mod unroll;
 pub mod variant;
