@@ -9,6 +9,7 @@ pub mod audit;
 pub mod catalogue;
 pub mod cli;
 pub mod compare;
+pub mod energy;
 pub mod error;
 pub mod gpu;
 pub mod input;
