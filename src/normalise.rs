@@ -142,7 +142,7 @@ pub fn roofline_of(outcome: &Outcome, ceilings: &[Ceiling]) -> Option<(f64, &'st
     )
 }
 
-/// Sets the rates of a measured outcome from its median time.
+/// Sets the rates of a measured outcome from its median time, and what they cost from its energy.
 #[allow(clippy::cast_precision_loss)]
 pub fn set_rates(outcome: &mut Outcome) {
     let Some(times) = &outcome.time_s else { return };
@@ -153,6 +153,11 @@ pub fn set_rates(outcome: &mut Outcome) {
     };
     outcome.flops_per_second = rate(outcome.flop_count);
     outcome.bytes_per_second = rate(outcome.bytes_min);
+    outcome.joules_per_flop = outcome
+        .energy
+        .as_ref()
+        .filter(|_| outcome.flop_count > 0)
+        .map(|energy| energy.joules / outcome.flop_count as f64);
 }
 
 /// Sets the fraction of the ceiling on every measured outcome, and marks those that no device with

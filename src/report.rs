@@ -216,6 +216,9 @@ pub struct Outcome {
     /// Why there is no energy.
     #[serde(default)]
     pub energy_reason: Option<String>,
+    /// Joules of one call over its floating-point operations.
+    #[serde(default)]
+    pub joules_per_flop: Option<f64>,
     /// Every variant that was looked at, chosen one included.
     pub tried: Vec<Tried>,
 }
@@ -453,16 +456,41 @@ pub struct Verification {
 }
 
 /// Energy over a steady window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Energy {
     /// Joules of one call.
     pub joules: f64,
-    /// The counter.
+    /// The counter, or the power reading that was integrated.
     pub source: String,
-    /// Length of the window.
+    /// Length of the window that the average power was taken over.
     pub window_s: f64,
-    /// How good the counter is.
+    /// How good the number is: a class, a colon, and the details in words. The classes are
+    /// `counter` (an energy counter, the ends of the window known to better than 1 % of it),
+    /// `counter_coarse` (the same, known less well), `package` (a counter of a whole processor
+    /// package, all work on it included), `integrated_power` (sampled power, integrated).
     pub quality: String,
+    /// Average power over the window.
+    #[serde(default)]
+    pub power_w: Option<f64>,
+    /// Calls that the time of one call was averaged over.
+    #[serde(default)]
+    pub call_count: Option<u64>,
+    /// Power with nothing to do, where it was measured.
+    #[serde(default)]
+    pub idle_power_w: Option<f64>,
+    /// Watts that the driver holds the device to.
+    #[serde(default)]
+    pub power_limit_w: Option<f64>,
+    /// Seconds between two steps of the counter, as seen.
+    #[serde(default)]
+    pub update_period_s: Option<f64>,
+    /// Average of sampled power over the same window, over `power_w`; one where a counter and a
+    /// power reading of the same device agree.
+    #[serde(default)]
+    pub sampled_power_ratio: Option<f64>,
+    /// Why the number should not be believed, where something speaks against it.
+    #[serde(default)]
+    pub doubt: Option<String>,
 }
 
 /// One variant that was looked at.
@@ -607,6 +635,10 @@ impl Report {
                         "{place}: time_s.median lies outside its own interval"
                     ));
                 }
+            }
+            if let Some(energy) = &outcome.energy {
+                positive("energy.joules", &place, energy.joules)?;
+                positive("energy.window_s", &place, energy.window_s)?;
             }
             if outcome.status == OutcomeStatus::Measured
                 && (outcome.time_s.is_none() || outcome.verification.is_none())
@@ -795,6 +827,7 @@ pub fn unmeasured(
         verification_exact: None,
         energy: None,
         energy_reason: None,
+        joules_per_flop: None,
         tried: Vec::new(),
     }
 }

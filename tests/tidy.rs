@@ -12,7 +12,7 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 30] = [
+const ORDER: &[&str] = &[
     "error",
     "interrupt",
     "input",
@@ -31,6 +31,8 @@ const ORDER: [&str; 30] = [
     "gpu",
     "variant",
     "runner", // who does it
+    "telemetry",
+    "energy", // what it costs and what holds it back
     "settle",
     "measure",
     "verify",
