@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::energy::energy;
 use crate::input::Data;
 use crate::measure::{Measurement, Policy, Trouble};
 use crate::normalise;
@@ -12,6 +13,7 @@ use crate::protocol::{Request, Response, Variant};
 use crate::report::{
     self, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
 };
+use crate::telemetry::Sensors;
 use crate::tune::{End, Ready, Session, Task, choose};
 use crate::verify::{self, Verdict};
 
@@ -34,6 +36,9 @@ const GROWTH_MIN: f64 = 1.4;
 /// Probes shorter than this are mostly launch, and do not double.
 const MOSTLY_LAUNCH_S: f64 = 20e-6;
 
+/// Seconds that an energy window takes beside itself: steady work before it, steps of the counter.
+const ENERGY_OVERHEAD_S: f64 = 1.5;
+
 /// Two clocks that differ by more than this do not confirm each other.
 const CLOCKS_DIFFER: f64 = 0.05;
 
@@ -51,6 +56,10 @@ pub struct Conditions<'a> {
     pub cold_bytes: Option<u64>,
     /// Why an outcome cannot be true, by the ceilings known so far.
     pub implausible: &'a dyn Fn(&Outcome) -> Option<String>,
+    /// Length of the window that energy is counted over, in seconds; zero for none.
+    pub energy_window_s: f64,
+    /// The device's sensors.
+    pub sensors: &'a Sensors,
     /// Called when the final measurement begins and, with its outcome, when it has ended: for
     /// whoever watches the sensors.
     pub watch: &'a mut dyn FnMut(Moment<'_>),
@@ -153,7 +162,85 @@ pub fn measure_case(
             }
         }
     }
+    if outcome.status == OutcomeStatus::Measured {
+        count_energy(&mut outcome, task, session, conditions, &chosen, left())?;
+    }
     Ok(outcome)
+}
+
+/// Joules of a call over a window of steady work, or the reason why there are none.
+fn count_energy(
+    outcome: &mut Outcome,
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    conditions: &Conditions<'_>,
+    chosen: &Variant,
+    left_s: f64,
+) -> Result<(), End> {
+    let case = task.case;
+    let window_s = conditions.energy_window_s;
+    let clock_is_host = session.clock.is_some();
+    outcome.energy_reason = if let Some(reason) = conditions.sensors.energy_absent() {
+        Some(reason)
+    } else if window_s == 0.0 {
+        Some("this suite takes no energy windows".to_owned())
+    } else if case.op.is_probe() && case.flop_count() == 0 || clock_is_host {
+        Some("energy is counted for arithmetic only".to_owned())
+    } else if left_s < window_s + ENERGY_OVERHEAD_S {
+        Some(format!(
+            "the case had {left_s:.1} s left; a window of {window_s} s needs {ENERGY_OVERHEAD_S} s more than itself"
+        ))
+    } else {
+        None
+    };
+    let (None, Some(times)) = (&outcome.energy_reason, &outcome.time_s) else {
+        return Ok(());
+    };
+    let (call_s, repeat_count) = (times.host_median, times.repeat_count);
+    let span_s = (call_s * f64::from(repeat_count)).max(1e-6);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most 250
+    let sample_count = (0.25 / span_s).clamp(1.0, 250.0) as u32;
+    session.case(case, task.seed, &Data::Uniform)?;
+    session.prepare(chosen)?.map_err(End::Failed)?;
+    let counted = energy(conditions.sensors, window_s, |least_s| {
+        let begun = Instant::now();
+        let mut call_count = 0;
+        while begun.elapsed().as_secs_f64() < least_s {
+            if (session.interrupted)() {
+                return Err(End::Interrupted);
+            }
+            let request = Request::Measure {
+                repeat_count,
+                sample_count,
+                poison: false,
+            };
+            match session.runner.ask(&request, session.silence)? {
+                Response::Samples { samples } => {
+                    call_count += samples
+                        .iter()
+                        .map(|span| u64::from(span.repeat_count))
+                        .sum::<u64>();
+                }
+                Response::Error { message, .. } => return Err(End::Failed(message)),
+                _ => {
+                    return Err(End::Failed(
+                        "the runner answered a measurement with something else".to_owned(),
+                    ));
+                }
+            }
+        }
+        Ok(call_count)
+    })?;
+    match counted {
+        Ok(counted) => {
+            // What was counted was the work that is claimed.
+            right(session, case, task.seed, &Data::Uniform, chosen, 0)?;
+            outcome.energy = Some(counted);
+            normalise::set_rates(outcome);
+        }
+        Err(reason) => outcome.energy_reason = Some(reason),
+    }
+    Ok(())
 }
 
 /// The outcome's figures from a measurement.

@@ -18,11 +18,12 @@ use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
     self, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status, Suite,
-    Throttle, Tool,
+    Tool,
 };
 use crate::runner::external::Process;
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
 use crate::shader::sha256;
+use crate::telemetry::{self, Recorder, Sensors, suspect};
 use crate::tune::{self, End, Session, Task};
 
 /// A runner that dies this often in a row is given up.
@@ -43,10 +44,6 @@ const PROBE_CALLS: f64 = 12.0;
 
 /// Longest time to see a case again in a fresh process.
 const SIGHT_S_MAX: f64 = 1.0;
-
-/// A canary that moved by more than this between two cases says that the device did not keep its
-/// pace.
-const CANARY_MOVE_MAX: f64 = 0.05;
 
 /// What a poor kernel may be expected to reach of the roofline.
 const POOR_FRACTION: f64 = 0.004;
@@ -243,6 +240,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
     for (name, opened) in &mut opened {
         match opened {
             Ok(opened) => {
+                let sensors = Sensors::open(&opened.record.device);
                 let mut work = Work {
                     name,
                     label: opened.record.runner.name.clone(),
@@ -253,6 +251,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
                     deaths: 0,
                     canary: None,
                     cache_bytes: None,
+                    sensors,
                     clock: &mut clock,
                     journal: &mut journal,
                     kept: &kept,
@@ -531,6 +530,7 @@ struct Work<'a> {
     canary: Option<Canary>,
     /// Size of the last cache, once it is known.
     cache_bytes: Option<u64>,
+    sensors: Sensors,
     clock: &'a mut Budget,
     journal: &'a mut Option<Journal>,
     /// Outcomes of the unfinished run that this one goes on with.
@@ -570,7 +570,7 @@ impl Work<'_> {
                 watcher.begin(index, count, &id, self.label.as_str());
                 let before = (outcomes.len(), ceilings.clone());
                 let mut outcome = self.outcome(case, share_s, &outcomes, &before.1);
-                if outcome.status == OutcomeStatus::Measured && self.canary.is_some() {
+                if outcome.status == OutcomeStatus::Measured {
                     self.watch_pace(&mut outcome);
                 }
                 watcher.end(&outcome);
@@ -856,14 +856,10 @@ impl Work<'_> {
     fn watch_pace(&mut self, outcome: &mut Outcome) {
         let before = self.canary.as_ref().and_then(|canary| canary.last_s);
         let after = self.run_canary();
-        let mut throttle = outcome.throttle.take().unwrap_or_default();
-        throttle.canary_before_s = before;
-        throttle.canary_after_s = after;
-        judge_canary(&mut throttle);
         if let Some(canary) = &mut self.canary {
             canary.last_s = after;
         }
-        outcome.throttle = Some(throttle);
+        outcome.throttle = Some(suspect(outcome.telemetry.as_ref(), before, after));
     }
 
     fn outcome(
@@ -944,7 +940,17 @@ impl Work<'_> {
                 .then_some(judged.reason)
                 .flatten()
         };
-        let mut watch = |_: Moment<'_>| {};
+        let sensors = &self.sensors;
+        let mut recorder = None;
+        let mut watch = |moment: Moment<'_>| match moment {
+            Moment::Begin => recorder = Some(Recorder::start(sensors, telemetry::INTERVAL)),
+            Moment::End(outcome) => {
+                outcome.telemetry = recorder
+                    .take()
+                    .map(Recorder::stop)
+                    .filter(|trace| !trace.points.is_empty());
+            }
+        };
         let mut conditions = Conditions {
             budget_s,
             checks: self.options.reach.checks,
@@ -952,6 +958,8 @@ impl Work<'_> {
             regimes: &self.options.plan.regimes,
             cold_bytes: self.cache_bytes.map(|bytes| 2 * bytes),
             implausible: &implausible,
+            energy_window_s: self.options.plan.energy_window_s,
+            sensors,
             watch: &mut watch,
         };
         let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
@@ -1060,22 +1068,6 @@ pub const WRONG: &str = "wrong results";
 
 fn past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
-}
-
-/// Says what the canary's move over a case means.
-fn judge_canary(throttle: &mut Throttle) {
-    let (Some(before), Some(after)) = (throttle.canary_before_s, throttle.canary_after_s) else {
-        return;
-    };
-    let change = after / before - 1.0;
-    throttle.canary_change = Some(change);
-    if change.abs() > CANARY_MOVE_MAX {
-        throttle.suspected = true;
-        throttle.evidence.push(format!(
-            "the canary took {before:.3e} s a call before the case and {after:.3e} s after it, {:+.1} %",
-            100.0 * change
-        ));
-    }
 }
 
 /// The seed of a case's inputs: the run's, mixed with the case's name, so that no two cases share
