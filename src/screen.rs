@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::report::{Outcome, OutcomeStatus, Report};
+use crate::op::OpName;
+use crate::report::{MemoryHierarchy, Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
 /// Three significant digits with an SI prefix: `1.23 m`, `45.6 G`.
@@ -75,6 +76,20 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 fn rate(outcome: &Outcome) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    if let (OpName::Chase, Some(times)) = (outcome.op, &outcome.time_s) {
+        let steps = outcome.shape.get("steps").max(1) as f64;
+        return format!("{} a load", seconds(times.median / steps));
+    }
+    // A rate of the few bytes that a launch moves says nothing.
+    if !outcome.op.has_roofline() || outcome.op == OpName::Empty {
+        return match outcome.op {
+            OpName::Upload | OpName::Readback => outcome
+                .bytes_per_second
+                .map_or_else(|| "-".to_owned(), |rate| format!("{}B/s", si(rate))),
+            _ => "-".to_owned(),
+        };
+    }
     match (outcome.flops_per_second, outcome.bytes_per_second) {
         (Some(rate), _) => format!("{}FLOP/s", si(rate)),
         (None, Some(rate)) => format!("{}B/s", si(rate)),
@@ -105,6 +120,22 @@ fn chosen(outcome: &Outcome) -> String {
 pub fn summary(report: &Report) -> String {
     let several = report.runners.len() > 1;
     let mut headings = vec!["case", "kernel", "time", "rate", "of ceiling", "verified"];
+    let cold = |outcome: &Outcome| {
+        outcome
+            .regimes
+            .iter()
+            .find(|regime| regime.cache == "cold")
+            .map(|regime| regime.time_ratio)
+    };
+    let measured = || report.with_status(OutcomeStatus::Measured);
+    let some_cold = measured().any(|outcome| cold(outcome).is_some());
+    let some_energy = measured().any(|outcome| outcome.energy.is_some());
+    if some_cold {
+        headings.insert(4, "cold");
+    }
+    if some_energy {
+        headings.push("energy");
+    }
     if several {
         headings.insert(1, "runner");
     }
@@ -119,7 +150,9 @@ pub fn summary(report: &Report) -> String {
                 interval(outcome),
                 rate(outcome),
                 match (outcome.fraction_of_ceiling, &outcome.roofline_bound) {
-                    (Some(fraction), Some(bound)) => format!("{:.0}% {bound}", fraction * 100.0),
+                    (Some(fraction), Some(bound)) if outcome.op != OpName::Empty => {
+                        format!("{:.0}% {bound}", fraction * 100.0)
+                    }
                     _ => "-".to_owned(),
                 },
                 match (&outcome.verification, &outcome.verification_exact) {
@@ -130,6 +163,17 @@ pub fn summary(report: &Report) -> String {
                     _ => "no".to_owned(),
                 },
             ];
+            if some_cold {
+                let ratio = cold(outcome);
+                row.insert(
+                    4,
+                    ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}x")),
+                );
+            }
+            if some_energy {
+                let energy = outcome.energy.as_ref();
+                row.push(energy.map_or_else(|| "-".to_owned(), |e| format!("{}J", si(e.joules))));
+            }
             if several {
                 row.insert(1, outcome.runner.clone());
             }
@@ -160,10 +204,17 @@ pub fn summary(report: &Report) -> String {
             outcome.reason.as_deref().unwrap_or_default()
         );
     }
+    for line in remarks(report) {
+        text += &format!("{line}\n");
+    }
+    for memory in &report.memory {
+        text += &format!("{}\n", caches(memory, several));
+    }
     for ceiling in &report.ceilings {
         let unit = match ceiling.unit.as_str() {
             "flop_per_s" => "FLOP/s",
             "bytes_per_s" => "B/s",
+            "op_per_s" => "op/s",
             unit => unit,
         };
         let runner = if several {
@@ -178,6 +229,83 @@ pub fn summary(report: &Report) -> String {
         );
     }
     text
+}
+
+/// What should be known of the numbers as a whole, each in one line.
+fn remarks(report: &Report) -> Vec<String> {
+    let measured: Vec<&Outcome> = report.with_status(OutcomeStatus::Measured).collect();
+    let names = |outcomes: &[&Outcome]| {
+        let mut names: Vec<&str> = outcomes.iter().map(|o| o.case_id.as_str()).collect();
+        let more = names.len().saturating_sub(3);
+        names.truncate(3);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        format!("{}{more}", names.join(", "))
+    };
+    let having = |wanted: &dyn Fn(&Outcome) -> bool| -> Vec<&Outcome> {
+        measured.iter().copied().filter(|o| wanted(o)).collect()
+    };
+    let mut lines = Vec::new();
+    let wide = having(&|o| o.not_converged.is_some());
+    if !wide.is_empty() {
+        lines.push(format!(
+            "not converged, {} of {} cases: the interval shows how well each is known ({})",
+            wide.len(),
+            measured.len(),
+            names(&wide)
+        ));
+    }
+    let moved = having(&|o| o.throttle.as_ref().is_some_and(|t| t.suspected));
+    if !moved.is_empty() {
+        lines.push(format!(
+            "pace not kept, {} of {} cases: throttled or disturbed; the report's throttle has the evidence ({})",
+            moved.len(),
+            measured.len(),
+            names(&moved)
+        ));
+    }
+    let other = having(&|o| o.clock_note.is_some());
+    if !other.is_empty() {
+        lines.push(format!(
+            "timed by the host's clock because the device's could not be believed: {}",
+            names(&other)
+        ));
+    }
+    lines
+}
+
+/// The caches found, in one line.
+fn caches(memory: &MemoryHierarchy, several: bool) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let bytes = |bytes: u64| match bytes {
+        small if small < 1 << 20 => format!("{:.0} KiB", small as f64 / 1024.0),
+        large => format!("{:.0} MiB", large as f64 / f64::from(1 << 20)),
+    };
+    let runner = if several {
+        format!(" [{}]", memory.runner)
+    } else {
+        String::new()
+    };
+    let found = if memory.caches_bytes.is_empty() {
+        "none found".to_owned()
+    } else {
+        let sizes: Vec<String> = memory.caches_bytes.iter().map(|&b| bytes(b)).collect();
+        sizes.join(", ")
+    };
+    let ends = match (memory.latency.first(), memory.latency.last()) {
+        (Some(first), Some(last)) if first.bytes < last.bytes => format!(
+            "; a dependent load takes {} in {} and {} in {}",
+            seconds(first.value),
+            bytes(first.bytes),
+            seconds(last.value),
+            bytes(last.bytes)
+        ),
+        _ => String::new(),
+    };
+    format!("caches{runner}: {found}{ends}")
 }
 
 /// Progress on stderr: a spinner on a terminal, a line per case elsewhere.
