@@ -7,7 +7,8 @@ use crate::report::{HierarchyPoint, MemoryHierarchy, Outcome, OutcomeStatus};
 /// A level must be slower than the one before it by this factor to count as another level.
 const LEVEL_RATIO_MIN: f64 = 1.15;
 
-/// The same where it rests on the last point of a curve alone, which no other point confirms.
+/// The same where it rests on the last point of the latency curve alone, which no other point
+/// confirms. Of bandwidth, which many things disturb, such a fall says nothing.
 const LAST_POINT_RATIO_MIN: f64 = 1.3;
 
 /// Smaller ratios from one point to the next count as none.
@@ -56,11 +57,11 @@ pub fn hierarchy(outcomes: &[Outcome], runner: &str) -> Option<MemoryHierarchy> 
     if latency.is_empty() && bandwidth.is_empty() {
         return None;
     }
-    let mut caches_bytes = knees(&latency, |seconds| seconds.log2());
+    let mut caches_bytes = knees(&latency, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN);
     // A slow walk is easily driven out of a cache that others use too; a read by the whole chip is
     // not, and may show a level that the walk has missed.
     let reached = caches_bytes.last().map_or(0, |last| 2 * last);
-    let beyond = knees(&bandwidth, |rate| -rate.log2());
+    let beyond = knees(&bandwidth, |rate| -rate.log2(), f64::INFINITY);
     caches_bytes.extend(beyond.into_iter().filter(|&bytes| bytes > reached));
     let method = format!(
         "latency: one invocation walks one cycle through all 128-byte slots, at least once around a call ({} sizes); bandwidth: all elements read and summed ({} sizes); the fastest sample of each. Caches: knees of the latency curve after a monotone fit, and of the bandwidth curve at more than twice the last of them; a cache ends at the largest working set before a rise of {:.0} % or more, so its size is known to the spacing of the points.",
@@ -113,9 +114,9 @@ fn curve(
 }
 
 /// The largest working set before each rise of `cost`, the logarithm of what gets worse as the
-/// working set outgrows a cache.
+/// working set outgrows a cache. A rise to the last point alone must have `last_ratio_min`.
 #[allow(clippy::cast_precision_loss)]
-fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64) -> Vec<u64> {
+fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64, last_ratio_min: f64) -> Vec<u64> {
     if curve.len() < POINTS_MIN {
         return Vec::new();
     }
@@ -152,7 +153,7 @@ fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64) -> Vec<u64> {
         }
         last = Some((end, peak));
         let least = if end == slopes.len() && end - first == 1 {
-            LAST_POINT_RATIO_MIN
+            last_ratio_min
         } else {
             LEVEL_RATIO_MIN
         };
@@ -261,7 +262,7 @@ mod tests {
                 value: value(bytes) * noise(seed, index, amplitude),
             })
             .collect();
-        knees(&points, |seconds| seconds.log2())
+        knees(&points, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN)
     }
 
     #[test]
@@ -330,7 +331,7 @@ mod tests {
             bytes: size * KIB,
             value,
         });
-        let found = knees(&walks, |seconds| seconds.log2());
+        let found = knees(&walks, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN);
         assert_eq!(found, [768 * KIB, 2 * MIB]);
     }
 
