@@ -7,7 +7,8 @@ use crate::report::{HierarchyPoint, MemoryHierarchy, Outcome, OutcomeStatus};
 /// A level must be slower than the one before it by this factor to count as another level.
 const LEVEL_RATIO_MIN: f64 = 1.15;
 
-/// The same where it rests on the last point of a curve alone, which no other point confirms.
+/// The same where it rests on the last point of the latency curve alone, which no other point
+/// confirms. Of bandwidth, which many things disturb, such a fall says nothing.
 const LAST_POINT_RATIO_MIN: f64 = 1.3;
 
 /// Smaller ratios from one point to the next count as none.
@@ -15,45 +16,55 @@ const STEP_RATIO_MIN: f64 = 1.05;
 
 /// A rise begins where it reaches this part of its steepest slope: before, translation misses and
 /// the tail of the level below make gentle slopes of their own.
-const STEEP_PART: f64 = 0.25;
+const STEEP_PART: f64 = 0.4;
 
 /// A stretch whose slope is less than this part of the peaks on both sides lies between two rises.
-const VALLEY_PART: f64 = 0.4;
+const VALLEY_PART: f64 = 0.65;
+
+/// A rise must be this many times the farthest that a point near it lies from the fit: what is in
+/// the noise is no cache.
+const NOISE_RATIO_MIN: f64 = 2.0;
+
+/// How many points beyond a rise still tell how noisy it is.
+const NOISE_REACH: usize = 2;
 
 /// Points that a curve needs before anything can be read from it.
 const POINTS_MIN: usize = 3;
 
 /// What the measured `chase` and `read` cases of `runner` show; `None` where there are neither.
 #[must_use]
+#[allow(clippy::cast_precision_loss)]
 pub fn hierarchy(outcomes: &[Outcome], runner: &str) -> Option<MemoryHierarchy> {
     let measured = |op: OpName| {
         outcomes.iter().filter(move |o| {
             o.op == op && o.runner == runner && o.status == OutcomeStatus::Measured
         })
     };
-    #[allow(clippy::cast_precision_loss)]
+    // What shares a cache with the probe can only make it slower, so the sample least disturbed is
+    // the one that tells of the hardware.
     let latency = curve(
         measured(OpName::Chase).filter_map(|o| {
             let steps = o.shape.get("steps").max(1) as f64;
-            Some((read_bytes(o), o.time_s.as_ref()?.median / steps))
+            Some((read_bytes(o), o.time_s.as_ref()?.min / steps))
         }),
         f64::min,
     );
     let bandwidth = curve(
-        measured(OpName::Read).filter_map(|o| Some((read_bytes(o), o.bytes_per_second?))),
+        measured(OpName::Read)
+            .filter_map(|o| Some((read_bytes(o), o.bytes_min as f64 / o.time_s.as_ref()?.min))),
         f64::max,
     );
     if latency.is_empty() && bandwidth.is_empty() {
         return None;
     }
-    let by_latency = knees(&latency, |seconds| seconds.log2());
-    let (caches_bytes, evidence) = if by_latency.is_empty() && latency.len() < POINTS_MIN {
-        (knees(&bandwidth, |rate| -rate.log2()), "bandwidth")
-    } else {
-        (by_latency, "latency")
-    };
+    let mut caches_bytes = knees(&latency, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN);
+    // A slow walk is easily driven out of a cache that others use too; a read by the whole chip is
+    // not, and may show a level that the walk has missed.
+    let reached = caches_bytes.last().map_or(0, |last| 2 * last);
+    let beyond = knees(&bandwidth, |rate| -rate.log2(), f64::INFINITY);
+    caches_bytes.extend(beyond.into_iter().filter(|&bytes| bytes > reached));
     let method = format!(
-        "latency: one invocation walks one cycle through all 128-byte slots, at least once around a call ({} sizes); bandwidth: all elements read and summed ({} sizes). Caches: knees of the {evidence} curve after a monotone fit; a cache ends at the largest working set before a rise of {:.0} % or more, so its size is known to the spacing of the points.",
+        "latency: one invocation walks one cycle through all 128-byte slots, at least once around a call ({} sizes); bandwidth: all elements read and summed ({} sizes); the fastest sample of each. Caches: knees of the latency curve after a monotone fit, and of the bandwidth curve at more than twice the last of them; a cache ends at the largest working set before a rise of {:.0} % or more, so its size is known to the spacing of the points.",
         latency.len(),
         bandwidth.len(),
         (LEVEL_RATIO_MIN - 1.0) * 100.0
@@ -103,13 +114,19 @@ fn curve(
 }
 
 /// The largest working set before each rise of `cost`, the logarithm of what gets worse as the
-/// working set outgrows a cache.
+/// working set outgrows a cache. A rise to the last point alone must have `last_ratio_min`.
 #[allow(clippy::cast_precision_loss)]
-fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64) -> Vec<u64> {
+fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64, last_ratio_min: f64) -> Vec<u64> {
     if curve.len() < POINTS_MIN {
         return Vec::new();
     }
-    let fit = monotone(&curve.iter().map(|p| cost(p.value)).collect::<Vec<_>>());
+    let costs: Vec<f64> = curve.iter().map(|p| cost(p.value)).collect();
+    let fit = monotone(&costs);
+    let noise = |first: usize, end: usize| {
+        (first.saturating_sub(NOISE_REACH)..(end + NOISE_REACH + 1).min(costs.len()))
+            .map(|at| (costs[at] - fit[at]).abs())
+            .fold(0.0, f64::max)
+    };
     let rise = |from: usize, to: usize| fit[to] - fit[from];
     // Step k leads from point k to point k + 1; its slope is per doubling of the working set.
     let slopes: Vec<f64> = (0..curve.len() - 1)
@@ -136,11 +153,11 @@ fn knees(curve: &[HierarchyPoint], cost: fn(f64) -> f64) -> Vec<u64> {
         }
         last = Some((end, peak));
         let least = if end == slopes.len() && end - first == 1 {
-            LAST_POINT_RATIO_MIN
+            last_ratio_min
         } else {
             LEVEL_RATIO_MIN
         };
-        if rise(first, end) >= least.log2() {
+        if rise(first, end) >= least.log2().max(NOISE_RATIO_MIN * noise(first, end)) {
             found.push(curve[first].bytes);
         }
     }
@@ -245,7 +262,7 @@ mod tests {
                 value: value(bytes) * noise(seed, index, amplitude),
             })
             .collect();
-        knees(&points, |seconds| seconds.log2())
+        knees(&points, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN)
     }
 
     #[test]
@@ -293,6 +310,32 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_within_the_noise_around_it_is_no_cache() {
+        // Walks on a processor whose last cache neighbours keep to themselves: 2 MiB of it are left,
+        // and beyond 12 MiB the points go up and down as much as they go up.
+        let walks = [
+            (256, 4.1),
+            (512, 5.7),
+            (768, 6.9),
+            (1024, 10.2),
+            (1536, 14.2),
+            (2048, 18.9),
+            (4096, 153.0),
+            (8192, 149.0),
+            (12_288, 154.0),
+            (16_384, 210.0),
+            (24_576, 157.0),
+            (32_768, 219.0),
+        ]
+        .map(|(size, value)| HierarchyPoint {
+            bytes: size * KIB,
+            value,
+        });
+        let found = knees(&walks, |seconds| seconds.log2(), LAST_POINT_RATIO_MIN);
+        assert_eq!(found, [768 * KIB, 2 * MIB]);
+    }
+
+    #[test]
     fn a_single_outlier_is_no_cache() {
         let found = caches(&sizes(8 * KIB, 15), 1, 0.0, |bytes| {
             if bytes == 96 * KIB { 104e-9 } else { 80e-9 }
@@ -307,14 +350,12 @@ mod tests {
     fn outcome(op: OpName, sizes: &[(&str, u64)], median: f64) -> Outcome {
         let case = Case::new(op, &Shape::of(sizes), Dtype::F32).unwrap();
         let mut outcome = unmeasured(&case, "wgpu", OutcomeStatus::Measured, String::new());
+        outcome.reason = None;
         outcome.time_s = Some(Times {
             median,
+            min: median,
             ..Times::default()
         });
-        #[allow(clippy::cast_precision_loss)]
-        {
-            outcome.bytes_per_second = Some(outcome.bytes_min as f64 / median);
-        }
         outcome
     }
 

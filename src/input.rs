@@ -160,7 +160,7 @@ impl Cycle {
     #[must_use]
     #[inline]
     pub const fn word(self, index: u32) -> u32 {
-        if index % SLOT_WORDS == 0 {
+        if index.is_multiple_of(SLOT_WORDS) {
             self.next(index / SLOT_WORDS) * SLOT_WORDS
         } else {
             0

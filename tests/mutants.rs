@@ -157,6 +157,83 @@ const MUTANTS: &[Mutant] = &[
         to: "if (index + 1u < count) {",
         shape: &[("n", 100_004)],
     },
+    Mutant {
+        what: "every seventeenth load of a read is the one before again",
+        kernel: "probe/read",
+        from: "x[first + (row + i) * COLUMNS]",
+        to: "x[first + select(row + i, row + i - 1u, row + i == 17u) * COLUMNS]",
+        shape: &[("n", 37 * 4096), ("rounds", 3)],
+    },
+    Mutant {
+        what: "a read ends a turn early",
+        kernel: "probe/read",
+        from: "row < params.rows;",
+        to: "row + VECTORS < params.rows;",
+        shape: &[("n", 4096)],
+    },
+    Mutant {
+        what: "a second round reads the first block only",
+        kernel: "probe/read",
+        from: "index / COLUMNS % params.blocks",
+        to: "select(0u, index / COLUMNS, index / COLUMNS < params.blocks)",
+        shape: &[("n", 3 * 4096), ("rounds", 2)],
+    },
+    Mutant {
+        what: "one vector is not written",
+        kernel: "probe/write",
+        from: "if (index < count) {",
+        to: "if (index < count && index != 4711u) {",
+        shape: &[("n", 100_004)],
+    },
+    Mutant {
+        what: "neighbours are written alike",
+        kernel: "probe/write",
+        from: "vec4<u32>(0u, FACTOR, 2u * FACTOR, 3u * FACTOR)",
+        to: "vec4<u32>(0u)",
+        shape: &[("n", 4)],
+    },
+    Mutant {
+        what: "what is written does not depend on the key",
+        kernel: "probe/write",
+        from: "vec4<u32>(x[0])",
+        to: "vec4<u32>(min(x[0], 1u))",
+        shape: &[("n", 100_004)],
+    },
+    Mutant {
+        what: "a triad has the scalar one",
+        kernel: "probe/triad",
+        from: "params.scalar * c[index]",
+        to: "c[index]",
+        shape: &[("n", 100_004)],
+    },
+    Mutant {
+        what: "a walk is a step short",
+        kernel: "probe/chase",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: &[("lines", 192), ("steps", 1021)],
+    },
+    Mutant {
+        what: "a walk begins at the second slot",
+        kernel: "probe/chase",
+        from: "var at = local.x * SLOT_WORDS;",
+        to: "var at = links[local.x * SLOT_WORDS];",
+        shape: &[("lines", 192), ("steps", 1021)],
+    },
+    Mutant {
+        what: "a launch of the chain does nothing",
+        kernel: "probe/chain",
+        from: "out[i] = 2.0 * out[i];",
+        to: "out[i] = 1.0 * out[i];",
+        shape: &[("n", 5)],
+    },
+    Mutant {
+        what: "a round trip brings nothing",
+        kernel: "transfer/round_trip",
+        from: "out[i] = x[i];",
+        to: "out[i] = out[i];",
+        shape: &[("n", 1)],
+    },
 ];
 
 fn kernel(name: &str) -> Kernel {
@@ -236,6 +313,24 @@ fn caught(verdicts: &[Verdict]) -> bool {
     verdicts
         .iter()
         .any(|verdict| matches!(verdict, Verdict::Wrong(..)))
+}
+
+#[test]
+fn a_chain_with_any_one_launch_left_out_is_caught() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("a_chain_with_any_one_launch_left_out_is_caught");
+    }
+    let original = kernel("probe/chain");
+    for left_out in 0..original.passes.len() {
+        let mut passes = original.passes.to_vec();
+        passes.remove(left_out);
+        let broken = Kernel {
+            passes: passes.leak(),
+            ..original.clone()
+        };
+        let verdicts = verdicts(&broken, &[("n", 64)]);
+        assert!(caught(&verdicts), "launch {left_out}: {verdicts:?}");
+    }
 }
 
 #[test]

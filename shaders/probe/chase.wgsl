@@ -7,7 +7,8 @@
 // place in a scalar register, and on some chips load it through a cache that nothing else uses.
 
 const THREADS = 32u;
-const UNROLL = 8u;      // steps per turn of the loop, so that its own cost does not count
+const UNROLL = 64u;     // steps per turn of the loop: its own cost does not count, and some drivers
+                        // for processors end every loop after 65535 turns
 const SLOT_WORDS = 32u;
 
 struct Params {
