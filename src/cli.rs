@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::compare::compare;
+use crate::compare::{Comparison, Gate, compare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
@@ -67,9 +67,29 @@ enum Command {
         /// Two reports or more
         #[arg(required = true, num_args = 2..)]
         reports: Vec<PathBuf>,
+        /// Relative difference in per cent below which two times count as the same [default: the
+        /// reports' calibration, or 1]
+        #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+        tie: Option<f64>,
         /// How to show it
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+    },
+    /// Fail if a report is slower than its baseline: exit code 1 if it is, 5 if nobody can tell
+    Check {
+        /// The report to be measured against
+        #[arg(long, value_name = "REPORT")]
+        baseline: PathBuf,
+        /// The report that must not be slower
+        #[arg(long, value_name = "REPORT")]
+        candidate: PathBuf,
+        /// Relative difference in per cent below which two times count as the same [default: the
+        /// reports' calibration, or 1]
+        #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+        tie: Option<f64>,
+        /// How to show it
+        #[arg(long, value_enum, default_value_t = GateFormat::Text)]
+        format: GateFormat,
     },
     /// Check that a file is a whole, untouched report
     Validate {
@@ -94,6 +114,12 @@ enum Command {
 enum Format {
     Text,
     Md,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GateFormat {
+    Text,
     Json,
 }
 
@@ -200,6 +226,14 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
+/// Per cent as the user writes it, to a fraction.
+fn percent(text: &str) -> std::result::Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value / 100.0),
+        _ => Err("it must be a number of per cent above zero".to_owned()),
+    }
+}
+
 fn parse_op(text: &str) -> std::result::Result<OpName, String> {
     OpName::ALL
         .into_iter()
@@ -244,7 +278,17 @@ pub fn main() -> u8 {
             json,
         ),
         Command::Verify(args) => verify(&args),
-        Command::Compare { reports, format } => compare_command(&reports, format),
+        Command::Compare {
+            reports,
+            tie,
+            format,
+        } => compare_command(&reports, tie, format),
+        Command::Check {
+            baseline,
+            candidate,
+            tie,
+            format,
+        } => check(&baseline, &candidate, tie, format),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
@@ -650,25 +694,53 @@ fn input_files(
     Ok(files)
 }
 
-fn compare_command(paths: &[PathBuf], format: Format) -> Result<()> {
-    let reports = paths
-        .iter()
-        .map(|path| Ok((path.display().to_string(), Report::read(path)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let comparison = compare(&reports);
-    print(&match format {
+/// Reports with the names they were given by.
+fn read_reports(paths: &[PathBuf]) -> Result<Vec<(String, Report)>> {
+    let read = |path: &PathBuf| Ok((path.display().to_string(), Report::read(path)?));
+    paths.iter().map(read).collect()
+}
+
+fn shown(comparison: &Comparison, format: Format) -> Result<String> {
+    Ok(match format {
         Format::Text => comparison.text(),
         Format::Md => comparison.markdown(),
-        Format::Json => {
-            let value = serde_json::to_value(&comparison)
-                .map_err(|error| Error::internal(error.to_string()))?;
-            pretty(&value)
-        }
-    })?;
+        Format::Json => pretty(&to_value(comparison)?),
+    })
+}
+
+fn to_value(data: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(data).map_err(|error| Error::internal(error.to_string()))
+}
+
+fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Result<()> {
+    let comparison = compare(&read_reports(paths)?, tie);
+    print(&shown(&comparison, format)?)?;
     if comparison.common_case_count == 0 {
         return Err(Error::usage("the reports have no measured case in common"));
     }
     Ok(())
+}
+
+fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat) -> Result<()> {
+    let reports = read_reports(&[baseline.to_owned(), candidate.to_owned()])?;
+    let comparison = compare(&reports, tie);
+    let (gate, line) = comparison.gate();
+    print(&match format {
+        GateFormat::Text => comparison.text(),
+        GateFormat::Json => pretty(&serde_json::json!({
+            "gate": gate,
+            "reason": line,
+            "comparison": to_value(&comparison)?,
+        })),
+    })?;
+    match gate {
+        Gate::Passed => {
+            eprintln!("chipmark: {line}");
+            Ok(())
+        }
+        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
+        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+    }
 }
 
 fn validate(path: &Path) -> Result<()> {
