@@ -10,6 +10,7 @@ use crate::compare::{Comparison, Gate, compare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
+use crate::interleave::{self, Race};
 use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
@@ -91,6 +92,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = GateFormat::Text)]
         format: GateFormat,
     },
+    /// Race two runners or builds by turns, each time in a fresh process, and compare them
+    Ab(AbArgs),
     /// Check that a file is a whole, untouched report
     Validate {
         /// The report
@@ -172,7 +175,7 @@ struct RunArgs {
     filter: Option<String>,
     #[command(flatten)]
     reach: ReachArgs,
-    /// Who executes: wgpu, host, or the path of a program; may be given more than once
+    /// Who executes: wgpu, host, the path of a program, or a command; may be given more than once
     #[arg(long, value_name = "NAME|PATH")]
     runner: Vec<String>,
     /// Folder that reports are written below, or - for standard output
@@ -184,6 +187,41 @@ struct RunArgs {
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
+}
+
+#[derive(Args)]
+struct AbArgs {
+    /// The runner to be measured against: wgpu, host, a path, or a command such as '/other/chipmark
+    /// worker'
+    #[arg(long, value_name = "RUNNER")]
+    baseline: String,
+    /// The other runner; it may be the same, to see what differences mean nothing
+    #[arg(long, value_name = "RUNNER")]
+    candidate: String,
+    /// Which suite: a name or a .toml file
+    #[arg(long, default_value = "quick")]
+    suite: String,
+    /// Only cases whose id matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// Fresh processes on each side, by turns
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pairs: u32,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Folder that both reports are written below
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    output: PathBuf,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Relative difference in per cent below which two times count as the same [default: the
+    /// calibration, or 1]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    tie: Option<f64>,
+    /// How to show the comparison
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Args)]
@@ -200,7 +238,7 @@ struct VerifyArgs {
     /// Which op a --shape or --inputs is for; guessed from the shape if absent
     #[arg(long, value_parser = parse_op)]
     op: Option<OpName>,
-    /// Who executes: wgpu, host, or the path of a program
+    /// Who executes: wgpu, host, the path of a program, or a command
     #[arg(long, value_name = "NAME|PATH", default_value = "wgpu")]
     runner: String,
     #[command(flatten)]
@@ -289,6 +327,7 @@ pub fn main() -> u8 {
             tie,
             format,
         } => check(&baseline, &candidate, tie, format),
+        Command::Ab(args) => ab(&args),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
@@ -334,6 +373,10 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
+fn command_line() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
@@ -351,7 +394,8 @@ fn run_command(args: &RunArgs) -> Result<()> {
         reach: args.reach.reach(),
         seed: args.seed.unwrap_or_else(entropy),
         budget_s: args.budget,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command_line(),
+        calibration: None,
     };
     let mut progress = Progress::new();
     let report = run::run(&options, &mut progress)?;
@@ -741,6 +785,34 @@ fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat
         Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
         Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
     }
+}
+
+fn ab(args: &AbArgs) -> Result<()> {
+    let plan = plan::plan(&args.suite, args.filter.as_deref())?;
+    report::check_writable("--output", &args.output)?;
+    interrupt::heed();
+    let race = Race {
+        plan,
+        filter: args.filter.clone(),
+        runners: [args.baseline.clone(), args.candidate.clone()],
+        reach: args.reach.reach(),
+        seed: args.seed.unwrap_or_else(entropy),
+        pair_count: args.pairs,
+        command: command_line(),
+        calibration: None,
+    };
+    let mut progress = Progress::new();
+    let reports = interleave::race(&race, &mut progress)?;
+    drop(progress);
+    let mut named = Vec::new();
+    for (side, report) in ["baseline", "candidate"].iter().zip(reports) {
+        let path = report::write(&report, &args.output).map_err(|error| rescue(&report, error))?;
+        eprintln!("{side}: {}", path.display());
+        named.push((path.display().to_string(), report));
+    }
+    let comparison = compare(&named, args.tie);
+    print(&shown(&comparison, args.format)?)?;
+    named.iter().try_for_each(|(_, report)| judge(report))
 }
 
 fn validate(path: &Path) -> Result<()> {

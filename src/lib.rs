@@ -12,6 +12,7 @@ pub mod compare;
 pub mod error;
 pub mod gpu;
 pub mod input;
+pub mod interleave;
 pub mod interrupt;
 pub mod machine;
 pub mod measure;

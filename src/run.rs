@@ -14,8 +14,8 @@ use crate::op::Case;
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Ceiling, Labels, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status,
-    Suite, Times, Tool, Tried,
+    self, Calibration, Ceiling, Labels, Outcome, OutcomeStatus, Report, RunnerRecord,
+    SCHEMA_VERSION, Status, Suite, Times, Tool, Tried,
 };
 use crate::runner::external::Process;
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
@@ -51,7 +51,7 @@ pub struct Reach {
 pub struct Options {
     /// What to run.
     pub plan: Plan,
-    /// Runners by name or path; the default choice if empty.
+    /// Runners by name, path or command; the default choice if empty.
     pub runners: Vec<String>,
     /// How to reach them.
     pub reach: Reach,
@@ -61,6 +61,8 @@ pub struct Options {
     pub budget_s: Option<f64>,
     /// The command line, for the report.
     pub command: String,
+    /// What differences this machine can tell, for the report.
+    pub calibration: Option<Calibration>,
 }
 
 /// What a run tells whoever watches.
@@ -94,7 +96,25 @@ pub struct Opened {
     pub record: RunnerRecord,
 }
 
-/// Starts a runner by name or path and has it open its device.
+/// The program that `name` is the path of, or else that its first word is, with the other words as
+/// its arguments. A single word must be a path; a program that the system finds by name needs
+/// arguments to be told from a mistyped runner.
+fn program(name: &str) -> Option<Command> {
+    let path = |name: &str| std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
+    if std::path::Path::new(name).is_file() {
+        return Some(Command::new(path(name)));
+    }
+    let (first, arguments) = name.trim().split_once(char::is_whitespace)?;
+    let mut command = if std::path::Path::new(first).is_file() {
+        Command::new(path(first))
+    } else {
+        Command::new(first)
+    };
+    command.args(arguments.split_whitespace());
+    Some(command)
+}
+
+/// Starts a runner by name, path or command and has it open its device.
 ///
 /// # Errors
 /// [`ErrorKind::NoDevice`] where it finds none, [`ErrorKind::Usage`] where there is no such runner,
@@ -113,9 +133,8 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
             command.args(["worker", "--runner", name]);
             Box::new(Process::start(name, command)?)
         }
-    } else if std::path::Path::new(name).is_file() {
-        let path = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-        Box::new(Process::start(name, Command::new(path))?)
+    } else if let Some(command) = program(name) {
+        Box::new(Process::start(name, command)?)
     } else {
         return Err(Error::usage(format!(
             "--runner {name}: it is neither {} nor the path of a program",
@@ -251,7 +270,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<Report> {
         runners,
         ceilings,
         memory: Vec::new(),
-        calibration: None,
+        calibration: options.calibration.clone(),
         interleave_id: None,
         outcomes,
     };
@@ -464,7 +483,7 @@ impl Work<'_> {
     }
 }
 
-fn same_device(one: &Device, other: &Device) -> bool {
+pub(crate) fn same_device(one: &Device, other: &Device) -> bool {
     let identity = |device: &Device| {
         (
             device.name.clone(),
@@ -492,7 +511,7 @@ pub fn case_seed(seed: u32, case: &Case) -> u32 {
 }
 
 /// The size at which all variants can be looked at without waiting seconds for the poor ones.
-fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
+pub(crate) fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
     let slow = |case: &Case| {
         normalise::roofline(case.flop_count(), case.bytes_min(), ceilings, runner)
             .is_some_and(|(best_s, _)| best_s / POOR_FRACTION > SCOUT_S_MAX)

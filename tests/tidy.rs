@@ -12,7 +12,7 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "error",
     "interrupt",
     "input",
@@ -36,6 +36,7 @@ const ORDER: [&str; 26] = [
     "run", // how it is done
     "screen",
     "compare",
+    "interleave",
     "audit",
     "schemas",
     "cli", // what is told of it
