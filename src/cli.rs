@@ -15,12 +15,12 @@ use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, serve};
-use crate::report::{self, OutcomeStatus, Report, Status};
+use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, schemas};
+use crate::{audit, calibrate, schemas};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -94,6 +94,8 @@ enum Command {
     },
     /// Race two runners or builds by turns, each time in a fresh process, and compare them
     Ab(AbArgs),
+    /// Find out what differences can be told here, by slowing a kernel down on purpose
+    Calibrate(CalibrateArgs),
     /// Check that a file is a whole, untouched report
     Validate {
         /// The report
@@ -184,6 +186,10 @@ struct RunArgs {
     /// Seconds for the whole run; cases that no longer fit are skipped
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     budget: Option<f64>,
+    /// Put what this machine can tell apart into the report: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
@@ -215,6 +221,10 @@ struct AbArgs {
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
+    /// Put what this machine can tell apart into both reports: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
     /// Relative difference in per cent below which two times count as the same [default: the
     /// calibration, or 1]
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
@@ -222,6 +232,31 @@ struct AbArgs {
     /// How to show the comparison
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+}
+
+#[derive(Args)]
+struct CalibrateArgs {
+    /// Who executes: wgpu, host, the path of a program, or a command
+    #[arg(long, value_name = "RUNNER", default_value = "wgpu")]
+    runner: String,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Fresh processes on each side of a comparison; below six none can be clear by itself
+    #[arg(long, value_name = "K", default_value_t = 6, value_parser = clap::value_parser!(u32).range(6..=100))]
+    processes: u32,
+    /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    comparisons: u32,
+    /// Folder that the calibration is written to [default: the user's settings, where `--calibrated`
+    /// finds it]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Seed of the inputs and of the order of processes; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -328,6 +363,7 @@ pub fn main() -> u8 {
             format,
         } => check(&baseline, &candidate, tie, format),
         Command::Ab(args) => ab(&args),
+        Command::Calibrate(args) => calibrate_command(&args),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
@@ -388,14 +424,18 @@ fn run_command(args: &RunArgs) -> Result<()> {
         report::check_writable("--output", &args.output)?;
     }
     interrupt::heed();
+    let reach = args.reach.reach();
+    // Of the first runner, whose device is the report's.
+    let runner = args.runner.first().map_or("wgpu", String::as_str);
+    let calibration = calibration(args.calibrated.as_ref(), runner, &reach)?;
     let options = Options {
         plan,
         runners: args.runner.clone(),
-        reach: args.reach.reach(),
+        reach,
         seed: args.seed.unwrap_or_else(entropy),
         budget_s: args.budget,
         command: command_line(),
-        calibration: None,
+        calibration,
     };
     let mut progress = Progress::new();
     let report = run::run(&options, &mut progress)?;
@@ -787,19 +827,66 @@ fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat
     }
 }
 
+/// What `--calibrated` asks for, before anything is measured.
+fn calibration(
+    asked: Option<&Option<PathBuf>>,
+    runner: &str,
+    reach: &Reach,
+) -> Result<Option<Calibration>> {
+    asked
+        .map(|file| calibrate::wanted(file.as_deref(), runner, reach))
+        .transpose()
+}
+
+fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
+    let folder = args
+        .output
+        .clone()
+        .or_else(calibrate::folder)
+        .ok_or_else(|| Error::usage("--output: there is no folder for settings here; name one"))?;
+    report::check_writable("--output", &folder)?;
+    interrupt::heed();
+    let request = calibrate::Request {
+        runner: args.runner.clone(),
+        reach: args.reach.reach(),
+        process_count: args.processes,
+        comparison_count: args.comparisons,
+        seed: args.seed.unwrap_or_else(entropy),
+    };
+    let mut progress = Progress::new();
+    let findings = calibrate::calibrate(&request, &mut progress)?;
+    drop(progress);
+    print(&if args.json {
+        pretty(&to_value(&findings.calibration)?)
+    } else {
+        findings.text()
+    })?;
+    if findings.interrupted {
+        return Err(Error::new(
+            ErrorKind::Partial,
+            "the calibration was interrupted; what is shown was not stored",
+        ));
+    }
+    let path = calibrate::store(&findings, &folder)?;
+    eprintln!("stored: {}", path.display());
+    Ok(())
+}
+
 fn ab(args: &AbArgs) -> Result<()> {
     let plan = plan::plan(&args.suite, args.filter.as_deref())?;
     report::check_writable("--output", &args.output)?;
     interrupt::heed();
+    let reach = args.reach.reach();
+    let calibration = calibration(args.calibrated.as_ref(), &args.baseline, &reach)?;
     let race = Race {
         plan,
         filter: args.filter.clone(),
         runners: [args.baseline.clone(), args.candidate.clone()],
-        reach: args.reach.reach(),
+        reach,
         seed: args.seed.unwrap_or_else(entropy),
         pair_count: args.pairs,
         command: command_line(),
-        calibration: None,
+        calibration,
     };
     let mut progress = Progress::new();
     let reports = interleave::race(&race, &mut progress)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use regex::Regex;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::input::Data;
 use crate::interrupt::interrupted;
 use crate::machine;
@@ -41,10 +41,6 @@ const SAMPLED_S_MIN: f64 = 0.1;
 
 /// Blocks lost in a row after which a case is given up.
 const LOSSES_MAX: u32 = 3;
-
-/// A side takes the other's variant unless its own was faster by more than this when both were
-/// looked at: luck in a short search must not pass for a difference between the sides.
-const CHOICE_MARGIN: f64 = 0.05;
 
 /// What is to be raced.
 #[derive(Clone, Debug)]
@@ -181,6 +177,8 @@ fn right(
 pub struct Choice {
     /// The variant.
     pub variant: Variant,
+    /// Every variant that could run.
+    pub offered: Vec<Variant>,
     /// Every variant that was looked at.
     pub tried: Vec<Tried>,
     /// The check with integer inputs, where the op is exact on them.
@@ -188,7 +186,9 @@ pub struct Choice {
 }
 
 impl Choice {
-    fn time_s(&self, variant: &Variant) -> Option<f64> {
+    /// Seconds of one call of `variant`, where the search timed it at full size.
+    #[must_use]
+    pub fn time_s(&self, variant: &Variant) -> Option<f64> {
         self.tried
             .iter()
             .find(|tried| {
@@ -198,12 +198,21 @@ impl Choice {
             })
             .and_then(|tried| tried.time_s_median)
     }
+}
 
-    /// Whether this side may run `other` as well as its own variant.
-    fn allows(&self, other: &Variant) -> bool {
-        let times = self.time_s(&self.variant).zip(self.time_s(other));
-        times.is_some_and(|(own, other)| other <= own * (1.0 + CHOICE_MARGIN))
+/// The variant that both sides should run, where each offers what the other chose: then they differ
+/// in luck and not in what they have, and a short search must not decide a race. Of the two it is
+/// the one with the lower product of times, as far as both sides looked at it. Where one side has a
+/// variant that the other lacks, each runs its own best.
+fn common(first: &Choice, second: &Choice) -> Option<Variant> {
+    if !first.offered.contains(&second.variant) || !second.offered.contains(&first.variant) {
+        return None;
     }
+    let product = |variant: &Variant| Some(first.time_s(variant)? * second.time_s(variant)?);
+    let by_second = product(&second.variant).unwrap_or(f64::INFINITY)
+        < product(&first.variant).unwrap_or(f64::MAX);
+    let chosen = if by_second { second } else { first };
+    Some(chosen.variant.clone())
 }
 
 /// Searches for the best variant in a process of its own.
@@ -228,7 +237,11 @@ pub fn choose(
             budget_s,
             banned: &[],
         };
-        let mut choice = Choice::default();
+        let (offered, _) = session.case(case, seed, &Data::Uniform)?;
+        let mut choice = Choice {
+            offered,
+            ..Choice::default()
+        };
         let ranking = tune::choose(&task, session, &mut choice.tried)?;
         choice.variant = ranking
             .into_iter()
@@ -408,7 +421,7 @@ fn race_case(
         outcomes[1 - index].reason = Some(format!("not raced, for the {}: {reason}", SIDES[index]));
         outcomes
     };
-    let first = match search(&sides[0]) {
+    let mut first = match search(&sides[0]) {
         Ok(choice) => choice,
         Err(end) => return alone(0, end),
     };
@@ -416,8 +429,9 @@ fn race_case(
         Ok(choice) => choice,
         Err(end) => return alone(1, end),
     };
-    if second.variant != first.variant && second.allows(&first.variant) {
-        second.variant.clone_from(&first.variant);
+    if let Some(variant) = common(&first, &second) {
+        first.variant.clone_from(&variant);
+        second.variant = variant;
     }
     let choices = [first, second];
     let mut blocks: [Vec<Fresh>; 2] = [Vec::new(), Vec::new()];
@@ -558,7 +572,10 @@ fn outcome(
 }
 
 fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Report {
-    let ceilings = normalise::ceilings(&outcomes, side.label());
+    // The best of a probe's processes is the ceiling: one that was disturbed says nothing about what
+    // the device can do.
+    let probes: Vec<Outcome> = outcomes.iter().cloned().map(at_its_best).collect();
+    let ceilings = normalise::ceilings(&probes, side.label());
     normalise::set_fractions(&mut outcomes, &ceilings);
     let failed =
         |o: &Outcome| matches!(o.status, OutcomeStatus::Failed | OutcomeStatus::Implausible);
@@ -594,6 +611,19 @@ fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Repo
         interleave_id: None,
         outcomes,
     }
+}
+
+/// The outcome as its fastest process alone would have given it.
+fn at_its_best(mut outcome: Outcome) -> Outcome {
+    if let Some(times) = &mut outcome.time_s {
+        times.median = times
+            .process_medians
+            .iter()
+            .copied()
+            .fold(times.median, f64::min);
+    }
+    normalise::set_rates(&mut outcome);
+    outcome
 }
 
 /// One line about a case that was raced.
@@ -647,30 +677,51 @@ mod tests {
         assert_eq!(taken, 1, "the other side need not run");
     }
 
-    #[test]
-    fn a_side_keeps_its_own_variant_only_for_more_than_luck() {
-        let variant = |kernel: &str| Variant {
+    fn variant(kernel: &str) -> Variant {
+        Variant {
             kernel: kernel.to_owned(),
             variant: [].into(),
-        };
-        let mut choice = Choice {
-            variant: variant("x"),
-            ..Choice::default()
-        };
-        for (kernel, time_s, at) in [
-            ("x", 1.0, None),
-            ("near", 1.04, None),
-            ("far", 1.06, None),
-            ("small", 0.5, Some("at a smaller size")),
-        ] {
-            let mut tried = tune::entry(&variant(kernel), "timed", None);
-            tried.time_s_median = Some(time_s);
-            tried.at_case_id = at.map(str::to_owned);
-            choice.tried.push(tried);
         }
-        assert!(choice.allows(&variant("near")));
-        assert!(!choice.allows(&variant("far")));
-        assert!(!choice.allows(&variant("small")));
-        assert!(!choice.allows(&variant("unknown")));
+    }
+
+    /// A side that offers variants with these times, the first being its choice.
+    fn choice(times: &[(&str, f64)]) -> Choice {
+        Choice {
+            variant: variant(times[0].0),
+            offered: times.iter().map(|(kernel, _)| variant(kernel)).collect(),
+            tried: times
+                .iter()
+                .map(|(kernel, time_s)| {
+                    let mut tried = tune::entry(&variant(kernel), "timed", None);
+                    tried.time_s_median = Some(*time_s);
+                    tried
+                })
+                .collect(),
+            verification_exact: None,
+        }
+    }
+
+    #[test]
+    fn sides_that_offer_the_same_run_the_same() {
+        let first = choice(&[("x", 1.0), ("y", 1.1)]);
+        assert_eq!(common(&first, &first), Some(variant("x")));
+        let second = choice(&[("y", 1.0), ("x", 1.2)]);
+        // 1.0 * 1.2 against 1.1 * 1.0.
+        assert_eq!(common(&first, &second), Some(variant("y")));
+        let mut second = choice(&[("y", 1.0), ("x", 1.05)]);
+        assert_eq!(common(&first, &second), Some(variant("x")));
+        // What only one of them looked at cannot be weighed.
+        second.tried.truncate(1);
+        assert_eq!(common(&first, &second), Some(variant("y")));
+        second.tried.clear();
+        assert_eq!(common(&first, &second), Some(variant("x")));
+    }
+
+    #[test]
+    fn a_side_with_a_kernel_of_its_own_runs_it() {
+        let old = choice(&[("x", 1.0), ("y", 1.1)]);
+        let new = choice(&[("z", 0.5), ("x", 1.0), ("y", 1.1)]);
+        assert_eq!(common(&old, &new), None);
+        assert_eq!(common(&new, &old), None);
     }
 }

@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` has the map.
 
 pub mod audit;
+pub mod calibrate;
 pub mod catalogue;
 pub mod cli;
 pub mod compare;
