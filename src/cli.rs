@@ -20,7 +20,7 @@ use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, schemas};
+use crate::{audit, calibrate, merge, schemas};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -96,6 +96,15 @@ enum Command {
     Ab(AbArgs),
     /// Find out what differences can be told here, by slowing a kernel down on purpose
     Calibrate(CalibrateArgs),
+    /// Join the shards of one run into one report
+    Merge {
+        /// The shards' reports
+        #[arg(required = true, num_args = 2..)]
+        reports: Vec<PathBuf>,
+        /// Folder that the report is written below, or - for standard output
+        #[arg(short, long, value_name = "DIR|-", default_value = "reports")]
+        output: PathBuf,
+    },
     /// Check that a file is a whole, untouched report
     Validate {
         /// The report
@@ -364,6 +373,7 @@ pub fn main() -> u8 {
         } => check(&baseline, &candidate, tie, format),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
+        Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
@@ -825,6 +835,16 @@ fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat
         Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
         Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
     }
+}
+
+fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
+    let report = merge::merge(read_reports(paths)?, command_line())?;
+    if output == Path::new("-") {
+        return print(&report.to_json()?);
+    }
+    report::check_writable("--output", output)?;
+    let path = report::write(&report, output)?;
+    print(&format!("{}{}\n", screen::summary(&report), path.display()))
 }
 
 /// What `--calibrated` asks for, before anything is measured.

@@ -17,6 +17,7 @@ pub mod interleave;
 pub mod interrupt;
 pub mod machine;
 pub mod measure;
+pub mod merge;
 pub mod normalise;
 pub mod npy;
 pub mod op;

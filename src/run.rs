@@ -496,7 +496,7 @@ pub(crate) fn same_device(one: &Device, other: &Device) -> bool {
 }
 
 /// How the reason of a case begins that the user's time limit left out.
-const BUDGET_USED: &str = "the budget of the run was used up";
+pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
 
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";

@@ -12,7 +12,7 @@ use regex::Regex;
 /// what stands before it. First the words (errors, inputs, operations, messages, and the types that
 /// a report is made of), then what a plan needs, then what carries a plan out and the runners it
 /// talks to, then what is made of the result.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "error",
     "interrupt",
     "input",
@@ -38,6 +38,7 @@ const ORDER: [&str; 28] = [
     "compare",
     "interleave",
     "calibrate",
+    "merge",
     "audit",
     "schemas",
     "cli", // what is told of it
