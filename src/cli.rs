@@ -1,5 +1,6 @@
 //! The command line: what is asked, in the words of the contract, and the exit codes.
 
+use std::cmp::Reverse;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,7 +77,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Fail if a report is slower than its baseline: exit code 1 if it is, 5 if nobody can tell
+    /// Fail if a report is slower than its baseline (code 1) or nobody can tell (code 5)
     Check {
         /// The report to be measured against
         #[arg(long, value_name = "REPORT")]
@@ -919,6 +920,8 @@ fn ab(args: &AbArgs) -> Result<()> {
     }
     let comparison = compare(&named, args.tie);
     print(&shown(&comparison, args.format)?)?;
+    // The side that failed says more than the one that was spared for it.
+    named.sort_by_key(|(_, report)| Reverse(report.with_status(OutcomeStatus::Failed).count()));
     named.iter().try_for_each(|(_, report)| judge(report))
 }
 

@@ -34,7 +34,7 @@ use crate::verify::{self, Verdict};
 
 /// Seconds that one process may spend on timing. Between processes medians vary more than a longer
 /// look at one of them could mend, so the time goes into more of them.
-const PROCESS_S_MAX: f64 = 0.3;
+const PROCESS_S_MAX: f64 = 0.25;
 
 /// Least seconds that the samples of one process span together.
 const SAMPLED_S_MIN: f64 = 0.1;

@@ -16,8 +16,19 @@ use serde_json::{Value, json};
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 9] = [
-    "run", "devices", "list", "verify", "compare", "check", "validate", "schema", "worker",
+const COMMANDS: [&str; 12] = [
+    "run",
+    "devices",
+    "list",
+    "verify",
+    "compare",
+    "check",
+    "ab",
+    "calibrate",
+    "merge",
+    "validate",
+    "schema",
+    "worker",
 ];
 
 /// Far longer than anything here takes, so that a hang is a failure and not a silent machine.
@@ -1688,6 +1699,254 @@ fn reports_with_no_case_in_common_are_shown_and_then_refused() {
     );
 }
 
+// Races.
+
+/// The reports of both sides of a race, which must be whole and of one race.
+fn both_sides(folder: &Path) -> [Value; 2] {
+    let files = reports(folder);
+    assert_eq!(files.len(), 2, "{files:?}");
+    let mut sides: Vec<Value> = files
+        .iter()
+        .map(|file| {
+            let done = chipmark(folder, &["validate", file.to_str().unwrap()]);
+            assert_eq!(done.code, 0, "{done:?}");
+            serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+        })
+        .collect();
+    assert_eq!(sides[0]["interleave_id"], sides[1]["interleave_id"]);
+    assert!(sides[0]["interleave_id"].is_string());
+    let second = sides.pop().unwrap();
+    [sides.pop().unwrap(), second]
+}
+
+fn process_count(report: &Value, index: usize) -> usize {
+    let medians = at(report, &format!("/outcomes/{index}/time_s/process_medians"));
+    medians.as_array().unwrap().len()
+}
+
+#[test]
+fn two_builds_are_raced_in_fresh_processes_and_compared_pair_by_pair() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.2, &TINY)).unwrap();
+    let worker = format!("{} worker --runner host", env!("CARGO_BIN_EXE_chipmark"));
+    let done = chipmark(
+        folder.path(),
+        &[
+            "ab",
+            "--baseline",
+            "host",
+            "--candidate",
+            &worker,
+            "--suite",
+            "tiny.toml",
+            "--filter",
+            "m16|attention",
+            "--pairs",
+            "5",
+            "--output",
+            "out",
+            "--format",
+            "json",
+        ],
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    let comparison = done.json();
+    must_follow(&schema("comparison"), &comparison);
+    let cases = at(&comparison, "/cases").as_array().unwrap();
+    assert_eq!(cases.len(), 2, "{comparison:#}");
+    for case in cases {
+        assert_eq!(case["method"], "paired_processes");
+        assert_eq!(case["baseline_process_count"], 5);
+        assert!(case["p_value"].as_f64().unwrap() <= 1.0);
+    }
+    for side in both_sides(&folder.path().join("out")) {
+        must_follow(&schema("report"), &side);
+        assert_eq!(side["status"], "complete");
+        assert_eq!((process_count(&side, 0), process_count(&side, 1)), (5, 5));
+        let times = at(&side, "/outcomes/0/time_s");
+        assert_eq!(times["median"], times["process_medians"][0]);
+    }
+}
+
+#[test]
+fn a_race_with_a_runner_that_is_not_there_is_refused_by_side() {
+    let folder = folder();
+    for (runner, needle) in [
+        ("./nowhere", "path"),
+        ("./nowhere worker", "cannot be started"),
+    ] {
+        let done = chipmark(
+            folder.path(),
+            &["ab", "--baseline", "host", "--candidate", runner],
+        );
+        let complaint = done.complaint(2);
+        assert!(
+            complaint.contains("--candidate ./nowhere") && complaint.contains(needle),
+            "{complaint}"
+        );
+    }
+    let none = chipmark(
+        folder.path(),
+        &[
+            "ab",
+            "--baseline",
+            "host",
+            "--candidate",
+            "host",
+            "--pairs",
+            "0",
+        ],
+    );
+    assert_eq!(none.code, 2);
+    assert!(none.stderr.contains("--pairs"), "{none:?}");
+}
+
+// Calibration.
+
+/// What `chipmark calibrate` might have found on this device.
+fn calibration(device: &str) -> Value {
+    json!({
+        "made_at": "2026-01-01T00:00:00Z", "runner": "host", "device": device, "case_id": "",
+        "process_count": 6, "same_count": 40, "false_alarm_count": 1, "slowdowns": [],
+        "detectable_change": 0.02, "tie_width": 0.007, "process_relative_sd": 0.003,
+    })
+}
+
+#[test]
+fn a_calibration_of_this_device_goes_into_the_report_and_another_is_refused() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.toml"), suite(0.1, &[MATMUL])).unwrap();
+    let device = report()["device"]["name"].as_str().unwrap();
+    let write = |name: &str, value: &Value| {
+        fs::write(folder.path().join(name), value.to_string()).unwrap();
+    };
+    write("mine.json", &calibration(device));
+    write("other.json", &calibration("Another device"));
+    write("poem.json", &json!({"roses": "red"}));
+    let base = [
+        "run",
+        "--suite",
+        "tiny.toml",
+        "--runner",
+        "host",
+        "--output",
+        "-",
+    ];
+    let with = |file: &str| {
+        chipmark(
+            folder.path(),
+            &[&base[..], &["--calibrated", file]].concat(),
+        )
+    };
+    let done = with("mine.json");
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.json()["calibration"]["tie_width"], 0.007);
+    must_follow(&schema("report"), &done.json());
+    for (file, needle) in [
+        ("other.json", "Another device"),
+        ("poem.json", "no calibration"),
+        ("nowhere.json", "nowhere.json"),
+    ] {
+        let done = with(file);
+        let complaint = done.complaint(2);
+        assert!(
+            complaint.contains("--calibrated") && complaint.contains(needle),
+            "{complaint}"
+        );
+    }
+    // Without a file it is sought in the user's settings.
+    let stored = |settings: &Path| {
+        let mut command = command(folder.path(), &[&base[..], &["--calibrated"]].concat());
+        command.env("XDG_CONFIG_HOME", settings);
+        let child = {
+            let _lock = lock();
+            command.spawn().unwrap()
+        };
+        let output = child.wait_with_output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = stored(folder.path());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("chipmark calibrate"), "{said}");
+    let name = said
+        .split("chipmark/")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    assert!(
+        name.starts_with("calibration-") && name.ends_with("-host.json"),
+        "{name}"
+    );
+    fs::create_dir(folder.path().join("chipmark")).unwrap();
+    write(&format!("chipmark/{name}"), &calibration(device));
+    assert_eq!(stored(folder.path()).0, Some(0));
+}
+
+#[test]
+fn a_calibration_that_could_find_nothing_is_refused() {
+    let done = chipmark(&std::env::temp_dir(), &["calibrate", "--processes", "5"]);
+    assert_eq!(done.code, 2);
+    assert!(done.stderr.contains("--processes"), "{done:?}");
+}
+
+// Shards.
+
+#[test]
+fn shards_are_joined_and_strangers_are_refused_by_file_and_field() {
+    let folder = folder();
+    let shard = |name: &str, text: &str, keep: fn(usize) -> bool| {
+        let mut report = report().clone();
+        set(&mut report, "/suite/shard", json!(text));
+        let mut index = 0;
+        report["outcomes"].as_array_mut().unwrap().retain(|_| {
+            index += 1;
+            keep(index - 1)
+        });
+        fs::write(folder.path().join(name), report.to_string()).unwrap();
+        report
+    };
+    shard("one.json", "1/2", |index| index < 3);
+    let two = shard("two.json", "2/2", |index| index >= 2);
+    let done = chipmark(
+        folder.path(),
+        &["merge", "two.json", "one.json", "-o", "out"],
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    let whole = only_report(&folder.path().join("out"));
+    must_follow(&schema("report"), &whole);
+    assert_eq!(outcomes(&whole).len(), TINY.len());
+    assert_eq!(
+        (whole["status"].as_str(), &whole["suite"]["shard"]),
+        (Some("complete"), &json!(null))
+    );
+
+    let merge = |other: &Value| {
+        fs::write(folder.path().join("other.json"), other.to_string()).unwrap();
+        chipmark(folder.path(), &["merge", "one.json", "other.json"])
+            .complaint(2)
+            .to_owned()
+    };
+    for (path, field) in [
+        ("/suite/sha256", "suite.sha256"),
+        ("/device/name", "device.name"),
+        ("/tool/version", "tool.version"),
+        ("/suite/shard", "suite.shard"),
+    ] {
+        let mut other = two.clone();
+        set(&mut other, path, json!("strange"));
+        let complaint = merge(&other);
+        for needle in ["other.json", field, "strange"] {
+            assert!(complaint.contains(needle), "{needle}: {complaint}");
+        }
+    }
+    assert!(!folder.path().join("reports").exists());
+}
+
 // Runners that lie, hang and die.
 
 #[cfg(unix)]
@@ -2055,6 +2314,70 @@ mod fakes {
         );
     }
 
+    /// Races the fake against the real host runner over one case.
+    fn race(stage: &Stage, pairs: &str) -> Done {
+        let arguments = [
+            "ab",
+            "--baseline",
+            "host",
+            "--candidate",
+            "./fake",
+            "--suite",
+            "tiny.toml",
+            "--filter",
+            "k3",
+            "--pairs",
+            pairs,
+            "--output",
+            "out",
+        ];
+        chipmark(stage.folder.path(), &arguments)
+    }
+
+    #[test]
+    fn a_process_that_dies_costs_its_block_and_no_more() {
+        // The first opens the device, the second searches, the third is the first block's.
+        let stage = Stage::new(&format!(
+            "n=$(cat count 2>/dev/null || echo 0); n=$((n+1)); echo $n >count\n[ $n = 4 ] && exit 3\nexec '{}' worker --runner host",
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let done = race(&stage, "4");
+        assert_eq!(done.code, 0, "{done:?}");
+        assert!(
+            done.stderr.contains("block 2 is lost: candidate")
+                && done.stderr.contains("exit code 3"),
+            "{done:?}"
+        );
+        for side in both_sides(&stage.folder.path().join("out")) {
+            assert_eq!(process_count(&side, 0), 3);
+        }
+    }
+
+    #[test]
+    fn a_side_with_wrong_results_has_no_time_and_neither_has_the_other() {
+        let lie = r#"case $line in *'"type":"outputs"'*) line='{"type":"outputs","values":[0,0,0,0],"projection":[0,0]}' ;; esac
+            printf '%s\n' "$line""#;
+        let stage = Stage::tampering(lie);
+        let done = race(&stage, "4");
+        assert_eq!(done.code, 4, "{done:?}");
+        let sides = both_sides(&stage.folder.path().join("out"));
+        let wrong = sides.iter().flat_map(|side| reasons(side, "failed"));
+        assert_eq!(
+            wrong
+                .filter(|reason| reason.contains("wrong results"))
+                .count(),
+            1
+        );
+        let spared: Vec<String> = sides
+            .iter()
+            .flat_map(|side| reasons(side, "skipped"))
+            .collect();
+        assert!(
+            spared[0].contains("not raced, for the candidate"),
+            "{spared:?}"
+        );
+    }
+
     #[test]
     fn one_broken_runner_of_two_costs_only_its_own_cases() {
         let stage = Stage::new("echo 'out of order' >&2; exit 1");
@@ -2215,6 +2538,46 @@ mod signals {
         );
         assert_eq!(with_status(&report, "failed").len(), 0, "{said}");
         must_follow(&schema("report"), &report);
+    }
+
+    #[test]
+    fn an_interrupted_race_keeps_whole_blocks() {
+        let folder = folder();
+        fs::write(folder.path().join("tiny.toml"), suite(0.2, &[MATMUL])).unwrap();
+        let mut child = start(
+            folder.path(),
+            &[
+                "ab",
+                "--baseline",
+                "host",
+                "--candidate",
+                "host",
+                "--suite",
+                "tiny.toml",
+                "--pairs",
+                "1000",
+                "--output",
+                "out",
+            ],
+        );
+        let stdout = text(child.stdout.take().unwrap());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.starts_with("baseline host"), "{first}");
+        std::thread::sleep(Duration::from_secs(2));
+        send("INT", child.id());
+        let said: Vec<String> = lines.map(Result::unwrap).collect();
+        let code = wait(&mut child);
+        stdout.join().unwrap();
+        assert_eq!(code, 6, "{said:?}");
+        let sides = both_sides(&folder.path().join("out"));
+        // However far it came, both sides came as far.
+        let counts = sides.each_ref().map(|side| {
+            assert_eq!(side["status"], "interrupted");
+            let medians = side.pointer("/outcomes/0/time_s/process_medians");
+            medians.map(|medians| medians.as_array().unwrap().len())
+        });
+        assert_eq!(counts[0], counts[1], "{said:?}");
     }
 
     #[test]
