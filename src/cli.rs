@@ -177,6 +177,18 @@ impl ReachArgs {
     }
 }
 
+impl ReachArgs {
+    /// For a command whose every time comes from a process of its own.
+    fn reach_of_processes(&self) -> Result<Reach> {
+        if self.in_process {
+            return Err(Error::usage(
+                "--in-process: every time here has to come from a fresh process",
+            ));
+        }
+        Ok(self.reach())
+    }
+}
+
 #[derive(Args)]
 struct RunArgs {
     /// Which suite: a name or a .toml file
@@ -860,6 +872,7 @@ fn calibration(
 }
 
 fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
+    let reach = args.reach.reach_of_processes()?;
     let folder = args
         .output
         .clone()
@@ -869,7 +882,7 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
     interrupt::heed();
     let request = calibrate::Request {
         runner: args.runner.clone(),
-        reach: args.reach.reach(),
+        reach,
         process_count: args.processes,
         comparison_count: args.comparisons,
         seed: args.seed.unwrap_or_else(entropy),
@@ -894,10 +907,10 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
 }
 
 fn ab(args: &AbArgs) -> Result<()> {
+    let reach = args.reach.reach_of_processes()?;
     let plan = plan::plan(&args.suite, args.filter.as_deref())?;
     report::check_writable("--output", &args.output)?;
     interrupt::heed();
-    let reach = args.reach.reach();
     let calibration = calibration(args.calibrated.as_ref(), &args.baseline, &reach)?;
     let race = Race {
         plan,

@@ -1785,18 +1785,10 @@ fn a_race_with_a_runner_that_is_not_there_is_refused_by_side() {
             "{complaint}"
         );
     }
-    let none = chipmark(
-        folder.path(),
-        &[
-            "ab",
-            "--baseline",
-            "host",
-            "--candidate",
-            "host",
-            "--pairs",
-            "0",
-        ],
-    );
+    let base = ["ab", "--baseline", "host", "--candidate", "host"];
+    let inside = chipmark(folder.path(), &[&base[..], &["--in-process"]].concat());
+    assert!(inside.complaint(2).contains("fresh process"));
+    let none = chipmark(folder.path(), &[&base[..], &["--pairs", "0"]].concat());
     assert_eq!(none.code, 2);
     assert!(none.stderr.contains("--pairs"), "{none:?}");
 }
