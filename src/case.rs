@@ -244,7 +244,7 @@ fn count_energy(
 }
 
 /// The outcome's figures from a measurement.
-fn set_time(
+pub fn set_time(
     outcome: &mut Outcome,
     measurement: &Measurement,
     ready: &Ready,
@@ -509,39 +509,38 @@ fn cold_set_count(case: &Case, cold_bytes: u64) -> Option<u32> {
         .flatten()
 }
 
-/// What it takes to see one variant of a case in a process of its own.
-pub struct Sighting<'a> {
-    /// The case.
-    pub case: &'a Case,
-    /// Its variant.
-    pub variant: &'a Variant,
-    /// Seed of the inputs.
-    pub seed: u32,
-    /// Longest time to measure.
-    pub time_s_max: f64,
+/// What one look at one variant found.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Its times.
+    pub measurement: Measurement,
+    /// What the runner said of the variant it built.
+    pub ready: Ready,
+    /// The check of the buffers that were timed, after they were timed.
+    pub verification: Verification,
 }
 
 /// Prepares, checks, times and checks again one variant, without any search.
 ///
 /// # Errors
 /// As the runner ends, or where the results are wrong.
-pub fn sight(sighting: &Sighting<'_>, session: &mut Session<'_>) -> Result<Measurement, End> {
-    let Sighting {
-        case,
-        variant,
-        seed,
-        time_s_max,
-    } = *sighting;
+pub fn sight(
+    session: &mut Session<'_>,
+    case: &Case,
+    seed: u32,
+    variant: &Variant,
+    policy: &Policy,
+) -> Result<Sight, End> {
     session.case(case, seed, &Data::Uniform)?;
-    session.prepare(variant)?.map_err(End::Failed)?;
+    let ready = session.prepare(variant)?.map_err(End::Failed)?;
     right(session, case, seed, &Data::Uniform, variant, 0)?;
-    let policy = Policy {
-        warm_up_s_max: (time_s_max * 0.4).min(1.0),
-        ..Policy::thorough(&session.timer, time_s_max, session.silence)
-    };
-    let measurement = session.measure(&policy).map_err(ended)?;
-    right(session, case, seed, &Data::Uniform, variant, 0)?;
-    Ok(measurement)
+    let measurement = session.measure(policy).map_err(ended)?;
+    let verification = right(session, case, seed, &Data::Uniform, variant, 0)?;
+    Ok(Sight {
+        measurement,
+        ready,
+        verification,
+    })
 }
 
 #[cfg(test)]

@@ -1,25 +1,27 @@
 //! The command line: what is asked, in the words of the contract, and the exit codes.
 
+use std::cmp::Reverse;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::compare::compare;
+use crate::compare::{Comparison, Gate, compare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
+use crate::interleave::{self, Race};
 use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, serve};
-use crate::report::{self, OutcomeStatus, Report, Status};
+use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, schemas};
+use crate::{audit, calibrate, merge, schemas};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -67,9 +69,42 @@ enum Command {
         /// Two reports or more
         #[arg(required = true, num_args = 2..)]
         reports: Vec<PathBuf>,
+        /// Relative difference in per cent below which two times count as the same [default: the
+        /// reports' calibration, or 1]
+        #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+        tie: Option<f64>,
         /// How to show it
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+    },
+    /// Fail if a report is slower than its baseline (code 1) or nobody can tell (code 5)
+    Check {
+        /// The report to be measured against
+        #[arg(long, value_name = "REPORT")]
+        baseline: PathBuf,
+        /// The report that must not be slower
+        #[arg(long, value_name = "REPORT")]
+        candidate: PathBuf,
+        /// Relative difference in per cent below which two times count as the same [default: the
+        /// reports' calibration, or 1]
+        #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+        tie: Option<f64>,
+        /// How to show it
+        #[arg(long, value_enum, default_value_t = GateFormat::Text)]
+        format: GateFormat,
+    },
+    /// Race two runners or builds by turns, each time in a fresh process, and compare them
+    Ab(AbArgs),
+    /// Find out what differences can be told here, by slowing a kernel down on purpose
+    Calibrate(CalibrateArgs),
+    /// Join the shards of one run into one report
+    Merge {
+        /// The shards' reports
+        #[arg(required = true, num_args = 2..)]
+        reports: Vec<PathBuf>,
+        /// Folder that the report is written below, or - for standard output
+        #[arg(short, long, value_name = "DIR|-", default_value = "reports")]
+        output: PathBuf,
     },
     /// Check that a file is a whole, untouched report
     Validate {
@@ -94,6 +129,12 @@ enum Command {
 enum Format {
     Text,
     Md,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GateFormat {
+    Text,
     Json,
 }
 
@@ -136,6 +177,18 @@ impl ReachArgs {
     }
 }
 
+impl ReachArgs {
+    /// For a command whose every time comes from a process of its own.
+    fn reach_of_processes(&self) -> Result<Reach> {
+        if self.in_process {
+            return Err(Error::usage(
+                "--in-process: every time here has to come from a fresh process",
+            ));
+        }
+        Ok(self.reach())
+    }
+}
+
 #[derive(Args)]
 struct RunArgs {
     /// Which suite: a name or a .toml file
@@ -146,7 +199,7 @@ struct RunArgs {
     filter: Option<String>,
     #[command(flatten)]
     reach: ReachArgs,
-    /// Who executes: wgpu, host, or the path of a program; may be given more than once
+    /// Who executes: wgpu, host, the path of a program, or a command; may be given more than once
     #[arg(long, value_name = "NAME|PATH")]
     runner: Vec<String>,
     /// Folder that reports are written below, or - for standard output
@@ -155,6 +208,10 @@ struct RunArgs {
     /// Seconds for the whole run; cases that no longer fit are skipped
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     budget: Option<f64>,
+    /// Put what this machine can tell apart into the report: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
@@ -167,6 +224,70 @@ struct RunArgs {
     /// Go on with the unfinished run of the same command in the output folder
     #[arg(long)]
     resume: bool,
+}
+
+#[derive(Args)]
+struct AbArgs {
+    /// The runner to be measured against: wgpu, host, a path, or a command such as '/other/chipmark
+    /// worker'
+    #[arg(long, value_name = "RUNNER")]
+    baseline: String,
+    /// The other runner; it may be the same, to see what differences mean nothing
+    #[arg(long, value_name = "RUNNER")]
+    candidate: String,
+    /// Which suite: a name or a .toml file
+    #[arg(long, default_value = "quick")]
+    suite: String,
+    /// Only cases whose id matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// Fresh processes on each side, by turns
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pairs: u32,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Folder that both reports are written below
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    output: PathBuf,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Put what this machine can tell apart into both reports: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
+    /// Relative difference in per cent below which two times count as the same [default: the
+    /// calibration, or 1]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    tie: Option<f64>,
+    /// How to show the comparison
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Args)]
+struct CalibrateArgs {
+    /// Who executes: wgpu, host, the path of a program, or a command
+    #[arg(long, value_name = "RUNNER", default_value = "wgpu")]
+    runner: String,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Fresh processes on each side of a comparison; below six none can be clear by itself
+    #[arg(long, value_name = "K", default_value_t = 6, value_parser = clap::value_parser!(u32).range(6..=100))]
+    processes: u32,
+    /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    comparisons: u32,
+    /// Folder that the calibration is written to [default: the user's settings, where `--calibrated`
+    /// finds it]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Seed of the inputs and of the order of processes; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -183,7 +304,7 @@ struct VerifyArgs {
     /// Which op a --shape or --inputs is for; guessed from the shape if absent
     #[arg(long, value_parser = parse_op)]
     op: Option<OpName>,
-    /// Who executes: wgpu, host, or the path of a program
+    /// Who executes: wgpu, host, the path of a program, or a command
     #[arg(long, value_name = "NAME|PATH", default_value = "wgpu")]
     runner: String,
     #[command(flatten)]
@@ -217,6 +338,14 @@ fn shard(text: &str) -> std::result::Result<(u32, u32), String> {
         .ok_or_else(|| {
             "it must be two whole numbers, such as 1/3 for the first of three shares".to_owned()
         })
+}
+
+/// Per cent as the user writes it, to a fraction.
+fn percent(text: &str) -> std::result::Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value / 100.0),
+        _ => Err("it must be a number of per cent above zero".to_owned()),
+    }
 }
 
 fn parse_op(text: &str) -> std::result::Result<OpName, String> {
@@ -263,7 +392,20 @@ pub fn main() -> u8 {
             json,
         ),
         Command::Verify(args) => verify(&args),
-        Command::Compare { reports, format } => compare_command(&reports, format),
+        Command::Compare {
+            reports,
+            tie,
+            format,
+        } => compare_command(&reports, tie, format),
+        Command::Check {
+            baseline,
+            candidate,
+            tie,
+            format,
+        } => check(&baseline, &candidate, tie, format),
+        Command::Ab(args) => ab(&args),
+        Command::Calibrate(args) => calibrate_command(&args),
+        Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
@@ -309,6 +451,10 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
+fn command_line() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
@@ -323,16 +469,21 @@ fn run_command(args: &RunArgs) -> Result<()> {
         report::check_writable("--output", &args.output)?;
     }
     interrupt::heed();
+    let reach = args.reach.reach();
+    // Of the first runner, whose device is the report's.
+    let runner = args.runner.first().map_or("wgpu", String::as_str);
+    let calibration = calibration(args.calibrated.as_ref(), runner, &reach)?;
     let options = Options {
         plan,
         runners: args.runner.clone(),
-        reach: args.reach.reach(),
+        reach,
         seed: args.seed.unwrap_or_else(entropy),
         budget_s: args.budget,
         process_count: args.processes,
         journal: (!to_stdout).then(|| args.output.clone()),
         resume: args.resume,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command_line(),
+        calibration,
     };
     let mut progress = Progress::new();
     let (report, journal) = run::run(&options, &mut progress)?;
@@ -677,25 +828,141 @@ fn input_files(
     Ok(files)
 }
 
-fn compare_command(paths: &[PathBuf], format: Format) -> Result<()> {
-    let reports = paths
-        .iter()
-        .map(|path| Ok((path.display().to_string(), Report::read(path)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let comparison = compare(&reports);
-    print(&match format {
+/// Reports with the names they were given by.
+fn read_reports(paths: &[PathBuf]) -> Result<Vec<(String, Report)>> {
+    let read = |path: &PathBuf| Ok((path.display().to_string(), Report::read(path)?));
+    paths.iter().map(read).collect()
+}
+
+fn shown(comparison: &Comparison, format: Format) -> Result<String> {
+    Ok(match format {
         Format::Text => comparison.text(),
         Format::Md => comparison.markdown(),
-        Format::Json => {
-            let value = serde_json::to_value(&comparison)
-                .map_err(|error| Error::internal(error.to_string()))?;
-            pretty(&value)
-        }
-    })?;
+        Format::Json => pretty(&to_value(comparison)?),
+    })
+}
+
+fn to_value(data: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(data).map_err(|error| Error::internal(error.to_string()))
+}
+
+fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Result<()> {
+    let comparison = compare(&read_reports(paths)?, tie);
+    print(&shown(&comparison, format)?)?;
     if comparison.common_case_count == 0 {
         return Err(Error::usage("the reports have no measured case in common"));
     }
     Ok(())
+}
+
+fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat) -> Result<()> {
+    let reports = read_reports(&[baseline.to_owned(), candidate.to_owned()])?;
+    let comparison = compare(&reports, tie);
+    let (gate, line) = comparison.gate();
+    print(&match format {
+        GateFormat::Text => comparison.text(),
+        GateFormat::Json => pretty(&serde_json::json!({
+            "gate": gate,
+            "reason": line,
+            "comparison": to_value(&comparison)?,
+        })),
+    })?;
+    match gate {
+        Gate::Passed => {
+            eprintln!("chipmark: {line}");
+            Ok(())
+        }
+        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
+        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+    }
+}
+
+fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
+    let report = merge::merge(read_reports(paths)?, command_line())?;
+    if output == Path::new("-") {
+        return print(&report.to_json()?);
+    }
+    report::check_writable("--output", output)?;
+    let path = report::write(&report, output)?;
+    print(&format!("{}{}\n", screen::summary(&report), path.display()))
+}
+
+/// What `--calibrated` asks for, before anything is measured.
+fn calibration(
+    asked: Option<&Option<PathBuf>>,
+    runner: &str,
+    reach: &Reach,
+) -> Result<Option<Calibration>> {
+    asked
+        .map(|file| calibrate::wanted(file.as_deref(), runner, reach))
+        .transpose()
+}
+
+fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
+    let reach = args.reach.reach_of_processes()?;
+    let folder = args
+        .output
+        .clone()
+        .or_else(calibrate::folder)
+        .ok_or_else(|| Error::usage("--output: there is no folder for settings here; name one"))?;
+    report::check_writable("--output", &folder)?;
+    interrupt::heed();
+    let request = calibrate::Request {
+        runner: args.runner.clone(),
+        reach,
+        process_count: args.processes,
+        comparison_count: args.comparisons,
+        seed: args.seed.unwrap_or_else(entropy),
+    };
+    let mut progress = Progress::new();
+    let findings = calibrate::calibrate(&request, &mut progress)?;
+    drop(progress);
+    print(&if args.json {
+        pretty(&to_value(&findings.calibration)?)
+    } else {
+        findings.text()
+    })?;
+    if findings.interrupted {
+        return Err(Error::new(
+            ErrorKind::Partial,
+            "the calibration was interrupted; what is shown was not stored",
+        ));
+    }
+    let path = calibrate::store(&findings, &folder)?;
+    eprintln!("stored: {}", path.display());
+    Ok(())
+}
+
+fn ab(args: &AbArgs) -> Result<()> {
+    let reach = args.reach.reach_of_processes()?;
+    let plan = plan::plan(&args.suite, args.filter.as_deref())?;
+    report::check_writable("--output", &args.output)?;
+    interrupt::heed();
+    let calibration = calibration(args.calibrated.as_ref(), &args.baseline, &reach)?;
+    let race = Race {
+        plan,
+        filter: args.filter.clone(),
+        runners: [args.baseline.clone(), args.candidate.clone()],
+        reach,
+        seed: args.seed.unwrap_or_else(entropy),
+        pair_count: args.pairs,
+        command: command_line(),
+        calibration,
+    };
+    let mut progress = Progress::new();
+    let reports = interleave::race(&race, &mut progress)?;
+    drop(progress);
+    let mut named = Vec::new();
+    for (side, report) in ["baseline", "candidate"].iter().zip(reports) {
+        let path = report::write(&report, &args.output).map_err(|error| rescue(&report, error))?;
+        eprintln!("{side}: {}", path.display());
+        named.push((path.display().to_string(), report));
+    }
+    let comparison = compare(&named, args.tie);
+    print(&shown(&comparison, args.format)?)?;
+    // The side that failed says more than the one that was spared for it.
+    named.sort_by_key(|(_, report)| Reverse(report.with_status(OutcomeStatus::Failed).count()));
+    named.iter().try_for_each(|(_, report)| judge(report))
 }
 
 fn validate(path: &Path) -> Result<()> {

@@ -3,35 +3,73 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Outcome, OutcomeStatus, Report};
+use crate::report::{Calibration, Outcome, OutcomeStatus, Report, Times};
 use crate::screen;
+use crate::stats::{self, Estimate};
+
+/// Relative difference below which two times count as the same, unless a calibration or the user
+/// says otherwise.
+pub const TIE_WIDTH: f64 = 0.01;
+
+/// Of all cases called faster or slower, at most this share may be so by chance.
+pub const FALSE_DISCOVERY_RATE: f64 = 0.05;
+
+/// Fewest fresh processes on a side for an interval of their medians.
+pub const PROCESSES_MIN: usize = 5;
+
+/// Relative standard deviation between processes where nobody measured it. Memory layout, clocks
+/// and neighbours commonly move a median by a few per cent from one process to the next; five makes
+/// a difference of 3 times clear and leaves one of 2 % open.
+pub const ASSUMED_PROCESS_SD: f64 = 0.05;
 
 /// What can be said of one case in two reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The candidate takes less time, and the intervals do not overlap.
+    /// The candidate takes less time: the ratio's interval lies above the tie band, and the case
+    /// survives the correction for many cases.
     Faster,
-    /// The candidate takes more time, and the intervals do not overlap.
+    /// The candidate takes more time: the interval lies below the band, and the case survives.
     Slower,
-    /// The intervals overlap: a tie is a tie.
+    /// The interval lies within the tie band.
     Same,
+    /// None of these can be told from what was measured.
+    Ambiguous,
     /// The two were not measured in the same way, or not both measured.
     NotComparable,
 }
 
 impl Verdict {
-    fn word(self) -> &'static str {
+    /// As people read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Faster => "faster",
             Self::Slower => "slower",
             Self::Same => "same",
+            Self::Ambiguous => "ambiguous",
             Self::NotComparable => "not comparable",
         }
     }
+}
+
+/// What an interval was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Medians of fresh processes taken by turns: the median ratio of the pairs, a bootstrap
+    /// interval, the signed-rank test.
+    PairedProcesses,
+    /// Medians of fresh processes: the ratio of their medians, a bootstrap interval, the rank-sum
+    /// test.
+    Processes,
+    /// Too few processes: the intervals of the samples, widened by what medians vary between
+    /// processes, as calibrated or assumed; a normal test.
+    SamplesAndSpread,
 }
 
 /// One case of a candidate beside the baseline.
@@ -45,18 +83,46 @@ pub struct CaseComparison {
     pub report_index: usize,
     /// What can be said.
     pub verdict: Verdict,
-    /// Baseline's median over the candidate's: above one the candidate is faster.
+    /// Baseline's time over the candidate's: above one the candidate is faster.
     pub ratio: Option<f64>,
-    /// Least ratio that the two intervals allow.
+    /// Lower end of the ratio's 95 % interval.
     pub ci95_low: Option<f64>,
-    /// Largest ratio that they allow.
+    /// Upper end of it.
     pub ci95_high: Option<f64>,
-    /// Median seconds of the baseline.
+    /// How often chance alone would show a difference as clear as this, were there none; not yet
+    /// corrected for the number of cases.
+    pub p_value: Option<f64>,
+    /// Relative difference below which the two count as the same.
+    pub tie_width: Option<f64>,
+    /// What the interval was made of.
+    pub method: Option<Method>,
+    /// Fresh processes of the baseline.
+    pub baseline_process_count: usize,
+    /// Fresh processes of the candidate.
+    pub candidate_process_count: usize,
+    /// Seconds of the baseline: the median of its processes.
     pub baseline_time_s: Option<f64>,
-    /// Median seconds of the candidate.
+    /// Seconds of the candidate: the median of its processes.
     pub candidate_time_s: Option<f64>,
-    /// Why the two are not comparable.
+    /// Why the two are not comparable, or nothing can be told of them.
     pub reason: Option<String>,
+    /// What should be known beside the verdict, one line each.
+    pub notes: Vec<String>,
+}
+
+/// How often each verdict was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VerdictCounts {
+    /// Cases in which the candidate is faster.
+    pub faster: usize,
+    /// Cases in which it is slower.
+    pub slower: usize,
+    /// Cases in which it is the same.
+    pub same: usize,
+    /// Cases of which nothing can be told.
+    pub ambiguous: usize,
+    /// Cases that cannot be compared.
+    pub not_comparable: usize,
 }
 
 /// One report in a comparison.
@@ -83,33 +149,49 @@ pub struct Comparison {
     pub common_case_count: usize,
     /// All cases that appear on either side, per candidate.
     pub case_count: usize,
+    /// Of all cases called faster or slower, at most this share is expected to be so by chance
+    /// (Benjamini-Hochberg).
+    pub false_discovery_rate: f64,
+    /// How often each verdict was given.
+    pub verdicts: VerdictCounts,
     /// Every case of every candidate.
     pub cases: Vec<CaseComparison>,
 }
 
-/// Compares every report with the first.
+/// A case on two sides, or what is already known of it.
+enum Pending<'a> {
+    Known(CaseComparison),
+    Pair(&'a Report, &'a Outcome, &'a Report, &'a Outcome, usize),
+}
+
+/// Compares every report with the first. `tie` is the user's tie width, relative.
 #[must_use]
-pub fn compare(reports: &[(String, Report)]) -> Comparison {
-    let Some(((_, baseline), candidates)) = reports.split_first() else {
-        return Comparison {
-            reports: vec![],
-            warnings: vec![],
-            common_case_count: 0,
-            case_count: 0,
-            cases: vec![],
-        };
-    };
+pub fn compare(reports: &[(String, Report)], tie: Option<f64>) -> Comparison {
     let mut warnings = Vec::new();
-    let mut cases = Vec::new();
-    for (index, (name, candidate)) in (1..).zip(candidates) {
-        if candidate.suite.sha256 != baseline.suite.sha256 {
-            warnings.push(format!("{name}: its suite ({}) is another text than the baseline's ({}); only cases of equal name are compared", candidate.suite.name, baseline.suite.name));
+    let mut pending = Vec::new();
+    if let Some(((_, baseline), candidates)) = reports.split_first() {
+        for (index, (name, candidate)) in (1..).zip(candidates) {
+            if candidate.suite.sha256 != baseline.suite.sha256 {
+                warnings.push(format!("{name}: its suite ({}) is another text than the baseline's ({}); only cases of equal name are compared", candidate.suite.name, baseline.suite.name));
+            }
+            if candidate.report_id == baseline.report_id {
+                warnings.push(format!("{name}: it is the baseline itself"));
+            }
+            pending.extend(pair(baseline, candidate, index));
         }
-        if candidate.report_id == baseline.report_id {
-            warnings.push(format!("{name}: it is the baseline itself"));
-        }
-        cases.extend(pair(baseline, candidate, index));
     }
+    // Resampling is the work here, and each case is on its own until all are judged together.
+    let mut cases: Vec<CaseComparison> = pending
+        .into_par_iter()
+        .map(|pending| match pending {
+            Pending::Known(case) => case,
+            Pending::Pair(a, baseline, b, candidate, index) => {
+                weigh((a, baseline), (b, candidate), index, tie)
+            }
+        })
+        .collect();
+    judge(&mut cases);
+    let count = |verdict: Verdict| cases.iter().filter(|case| case.verdict == verdict).count();
     Comparison {
         reports: reports
             .iter()
@@ -123,6 +205,14 @@ pub fn compare(reports: &[(String, Report)]) -> Comparison {
         warnings,
         common_case_count: cases.iter().filter(|c| c.ratio.is_some()).count(),
         case_count: cases.len(),
+        false_discovery_rate: FALSE_DISCOVERY_RATE,
+        verdicts: VerdictCounts {
+            faster: count(Verdict::Faster),
+            slower: count(Verdict::Slower),
+            same: count(Verdict::Same),
+            ambiguous: count(Verdict::Ambiguous),
+            not_comparable: count(Verdict::NotComparable),
+        },
         cases,
     }
 }
@@ -136,7 +226,28 @@ fn by_case(report: &Report) -> BTreeMap<&str, Vec<&Outcome>> {
     map
 }
 
-fn pair(baseline: &Report, candidate: &Report, report_index: usize) -> Vec<CaseComparison> {
+fn blank(case_id: &str, runner: &str, report_index: usize) -> CaseComparison {
+    CaseComparison {
+        case_id: case_id.to_owned(),
+        runner: runner.to_owned(),
+        report_index,
+        verdict: Verdict::NotComparable,
+        ratio: None,
+        ci95_low: None,
+        ci95_high: None,
+        p_value: None,
+        tie_width: None,
+        method: None,
+        baseline_process_count: 0,
+        candidate_process_count: 0,
+        baseline_time_s: None,
+        candidate_time_s: None,
+        reason: None,
+        notes: Vec::new(),
+    }
+}
+
+fn pair<'a>(baseline: &'a Report, candidate: &'a Report, report_index: usize) -> Vec<Pending<'a>> {
     let (ours, theirs) = (by_case(baseline), by_case(candidate));
     let mut ids: Vec<&str> = ours.keys().chain(theirs.keys()).copied().collect();
     ids.sort_unstable();
@@ -148,97 +259,368 @@ fn pair(baseline: &Report, candidate: &Report, report_index: usize) -> Vec<CaseC
             ours.get(id).unwrap_or(&none),
             theirs.get(id).unwrap_or(&none),
         );
-        let missing = |runner: &str, reason: &str| CaseComparison {
-            case_id: id.to_owned(),
-            runner: runner.to_owned(),
-            report_index,
-            verdict: Verdict::NotComparable,
-            ratio: None,
-            ci95_low: None,
-            ci95_high: None,
-            baseline_time_s: None,
-            candidate_time_s: None,
-            reason: Some(reason.to_owned()),
+        let missing = |runner: &str, reason: &str| {
+            Pending::Known(CaseComparison {
+                reason: Some(reason.to_owned()),
+                ..blank(id, runner, report_index)
+            })
         };
-        if other.is_empty() {
-            cases.extend(
-                base.iter()
-                    .map(|b| missing(&b.runner, "it is only in the baseline")),
-            );
-        }
-        for candidate in other {
-            // The same runner where it took part; a report of another runner is compared as it is.
-            let partner = base
-                .iter()
+        // The same runner where it took part; a report of another runner is compared as it is.
+        let partner = |candidate: &Outcome| {
+            base.iter()
                 .find(|b| b.runner == candidate.runner)
-                .or(if base.len() == 1 { base.first() } else { None });
-            cases.push(match partner {
-                Some(partner) => judge(partner, candidate, report_index),
-                None => missing(&candidate.runner, "it is not in the baseline"),
+                .or(if base.len() == 1 { base.first() } else { None })
+                .copied()
+        };
+        let mut met: Vec<&str> = Vec::new();
+        for &outcome in other {
+            cases.push(match partner(outcome) {
+                Some(partner) => {
+                    met.push(&partner.runner);
+                    Pending::Pair(baseline, partner, candidate, outcome, report_index)
+                }
+                None => missing(&outcome.runner, "it is not in the baseline"),
             });
         }
+        let unmet = base.iter().filter(|b| !met.contains(&b.runner.as_str()));
+        cases.extend(unmet.map(|b| missing(&b.runner, ONLY_IN_BASELINE)));
     }
     cases
 }
 
-fn judge(baseline: &Outcome, candidate: &Outcome, report_index: usize) -> CaseComparison {
-    let times = baseline.time_s.as_ref().zip(candidate.time_s.as_ref());
-    let mut result = CaseComparison {
-        case_id: candidate.case_id.clone(),
-        runner: candidate.runner.clone(),
-        report_index,
-        verdict: Verdict::NotComparable,
-        ratio: None,
-        ci95_low: None,
-        ci95_high: None,
-        baseline_time_s: baseline.time_s.as_ref().map(|t| t.median),
-        candidate_time_s: candidate.time_s.as_ref().map(|t| t.median),
-        reason: None,
-    };
+/// Why a case is not comparable that the candidate lost.
+const ONLY_IN_BASELINE: &str = "it is only in the baseline";
+
+/// The medians of the processes that measured a case.
+fn processes(times: &Times) -> Vec<f64> {
+    if times.process_medians.is_empty() {
+        vec![times.median]
+    } else {
+        times.process_medians.clone()
+    }
+}
+
+/// What makes two outcomes incomparable.
+fn obstacle(baseline: &Outcome, candidate: &Outcome) -> Option<String> {
     for (side, outcome) in [("baseline", baseline), ("candidate", candidate)] {
         if outcome.status != OutcomeStatus::Measured {
             let reason = outcome.reason.as_deref().unwrap_or("not measured");
-            result.reason = Some(format!("the {side} has no number: {reason}"));
-            return result;
+            return Some(format!("the {side} has no number: {reason}"));
         }
     }
     if baseline.accumulator != candidate.accumulator {
-        result.reason = Some(format!(
+        return Some(format!(
             "accumulators differ: {} and {}",
             baseline.accumulator, candidate.accumulator
         ));
+    }
+    let (a, b) = baseline.labels.as_ref().zip(candidate.labels.as_ref())?;
+    [
+        ("cache", &a.cache, &b.cache),
+        ("data", &a.data, &b.data),
+        ("checks", &a.checks, &b.checks),
+    ]
+    .into_iter()
+    .find(|(_, a, b)| a != b)
+    .map(|(what, a, b)| format!("{what} differs: {a} and {b}"))
+}
+
+/// What speaks against trusting a time, though it is compared.
+fn doubts(side: &str, outcome: &Outcome) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(throttle) = outcome.throttle.as_ref().filter(|t| t.suspected) {
+        let evidence = throttle.evidence.first();
+        let evidence = evidence.map_or_else(String::new, |line| format!(": {line}"));
+        notes.push(format!("the {side} may have been throttled{evidence}"));
+    }
+    if let Some(condition) = &outcome.not_converged {
+        notes.push(format!("the {side} did not converge: {condition}"));
+    }
+    notes
+}
+
+/// What a side's calibration says, where it is of the runner in question.
+fn calibration<'a>(report: &'a Report, outcome: &Outcome) -> Option<&'a Calibration> {
+    let calibration = report.calibration.as_ref();
+    calibration.filter(|calibration| calibration.runner == outcome.runner)
+}
+
+/// Everything about one case but its verdict, which depends on all others.
+fn weigh(
+    (base_report, baseline): (&Report, &Outcome),
+    (other_report, candidate): (&Report, &Outcome),
+    report_index: usize,
+    tie: Option<f64>,
+) -> CaseComparison {
+    let mut result = blank(&candidate.case_id, &candidate.runner, report_index);
+    let middle = |outcome: &Outcome| stats::median(&processes(outcome.time_s.as_ref()?));
+    (result.baseline_time_s, result.candidate_time_s) = (middle(baseline), middle(candidate));
+    result.reason = obstacle(baseline, candidate);
+    if result.reason.is_some() {
         return result;
     }
-    if let Some((a, b)) = baseline.labels.as_ref().zip(candidate.labels.as_ref()) {
-        for (what, a, b) in [
-            ("cache", &a.cache, &b.cache),
-            ("data", &a.data, &b.data),
-            ("checks", &a.checks, &b.checks),
-        ] {
-            if a != b {
-                result.reason = Some(format!("{what} differs: {a} and {b}"));
-                return result;
-            }
-        }
-    }
-    let Some((base, other)) = times else {
+    let (Some(base), Some(other)) = (&baseline.time_s, &candidate.time_s) else {
         result.reason = Some("a time is missing".to_owned());
         return result;
     };
-    result.ratio = Some(base.median / other.median);
-    result.ci95_low = Some(base.ci95_low / other.ci95_high);
-    result.ci95_high = Some(base.ci95_high / other.ci95_low);
-    result.verdict = if other.ci95_high < base.ci95_low {
-        Verdict::Faster
-    } else if other.ci95_low > base.ci95_high {
-        Verdict::Slower
+    let calibrations = [
+        calibration(base_report, baseline),
+        calibration(other_report, candidate),
+    ];
+    let calibrated = calibrations.iter().flatten().map(|c| c.tie_width);
+    let tie_width = tie.unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
+    let (ours, theirs) = (processes(base), processes(other));
+    (
+        result.baseline_process_count,
+        result.candidate_process_count,
+    ) = (ours.len(), theirs.len());
+    let interleaved = base_report.interleave_id.is_some()
+        && base_report.interleave_id == other_report.interleave_id
+        && ours.len() == theirs.len();
+    let (method, estimate) = if ours.len().min(theirs.len()) < PROCESSES_MIN {
+        let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
+        result.notes.push(spread_note(spreads));
+        let error = |times: &Times, spread: Option<f64>, count: usize| {
+            let sampled = stats::log_standard_error(times.ci95_low, times.ci95_high);
+            #[allow(clippy::cast_precision_loss)]
+            let between = spread.unwrap_or(ASSUMED_PROCESS_SD) / (count as f64).sqrt();
+            sampled.hypot(between)
+        };
+        let error =
+            error(base, spreads[0], ours.len()).hypot(error(other, spreads[1], theirs.len()));
+        let medians = result.baseline_time_s.zip(result.candidate_time_s);
+        (
+            Method::SamplesAndSpread,
+            medians.and_then(|(a, b)| stats::assumed(a, b, error)),
+        )
+    } else if interleaved {
+        (Method::PairedProcesses, stats::paired(&ours, &theirs))
     } else {
-        Verdict::Same
+        (Method::Processes, stats::independent(&ours, &theirs))
     };
+    let Some(estimate) = estimate else {
+        result.reason = Some("a time is no positive number".to_owned());
+        return result;
+    };
+    result.ratio = Some(estimate.ratio);
+    result.ci95_low = Some(estimate.ci95_low);
+    result.ci95_high = Some(estimate.ci95_high);
+    result.p_value = Some(estimate.p_value);
+    result.tie_width = Some(tie_width);
+    result.method = Some(method);
+    result.notes.extend(doubts("baseline", baseline));
+    result.notes.extend(doubts("candidate", candidate));
     result
 }
 
+fn spread_note(spreads: [Option<f64>; 2]) -> String {
+    let percent = |spread: f64| format!("{:.1} %", spread * 100.0);
+    let what = match spreads {
+        [None, None] => format!("{} assumed", percent(ASSUMED_PROCESS_SD)),
+        [Some(a), Some(b)] => format!("{} and {} as calibrated", percent(a), percent(b)),
+        [Some(a), None] => format!(
+            "{} as calibrated for the baseline, {} assumed for the candidate",
+            percent(a),
+            percent(ASSUMED_PROCESS_SD)
+        ),
+        [None, Some(b)] => format!(
+            "{} assumed for the baseline, {} as calibrated for the candidate",
+            percent(ASSUMED_PROCESS_SD),
+            percent(b)
+        ),
+    };
+    format!(
+        "fewer than {PROCESSES_MIN} fresh processes on a side, so the interval holds a standard deviation between processes of {what}; `chipmark ab` measures it"
+    )
+}
+
+/// Gives every case its verdict: what one case shows has to stand beside all others.
+fn judge(cases: &mut [CaseComparison]) {
+    let p_values: Vec<f64> = cases.iter().filter_map(|case| case.p_value).collect();
+    let mut survives = stats::benjamini_hochberg(&p_values, FALSE_DISCOVERY_RATE).into_iter();
+    for case in cases {
+        let (Some(ratio), Some(ci95_low), Some(ci95_high), Some(p_value), Some(tie_width)) = (
+            case.ratio,
+            case.ci95_low,
+            case.ci95_high,
+            case.p_value,
+            case.tie_width,
+        ) else {
+            continue;
+        };
+        let estimate = Estimate {
+            ratio,
+            ci95_low,
+            ci95_high,
+            p_value,
+        };
+        let survives = survives.next().unwrap_or(false);
+        case.verdict = decide(&estimate, tie_width, survives);
+        if case.verdict == Verdict::Ambiguous {
+            let pairs = (case.method == Some(Method::PairedProcesses))
+                .then_some(case.baseline_process_count);
+            case.reason = Some(doubt(&estimate, tie_width, p_values.len(), pairs));
+        }
+    }
+}
+
+/// The rule: the interval within the tie band is `same`; wholly beyond it, and not to be explained
+/// by the number of cases, is `faster` or `slower`; anything else is `ambiguous`.
+#[must_use]
+pub fn decide(estimate: &Estimate, tie_width: f64, survives: bool) -> Verdict {
+    let (low, high) = band(tie_width);
+    if low <= estimate.ci95_low && estimate.ci95_high <= high {
+        Verdict::Same
+    } else if estimate.ci95_low > high && survives {
+        Verdict::Faster
+    } else if estimate.ci95_high < low && survives {
+        Verdict::Slower
+    } else {
+        Verdict::Ambiguous
+    }
+}
+
+/// The verdict on one pair of lists of process medians taken by turns, as a comparison of that one
+/// case would give it; `None` where they are no times.
+#[must_use]
+pub fn verdict_of_pairs(
+    baseline: &[f64],
+    candidate: &[f64],
+    tie_width: f64,
+) -> Option<(Estimate, Verdict)> {
+    let estimate = stats::paired(baseline, candidate)?;
+    let survives = stats::benjamini_hochberg(&[estimate.p_value], FALSE_DISCOVERY_RATE)[0];
+    Some((estimate, decide(&estimate, tie_width, survives)))
+}
+
+/// Ratios that count as the same.
+fn band(tie_width: f64) -> (f64, f64) {
+    (1.0 / (1.0 + tie_width), 1.0 + tie_width)
+}
+
+/// Why a case is ambiguous, in words.
+fn doubt(estimate: &Estimate, tie_width: f64, case_count: usize, pairs: Option<usize>) -> String {
+    let (low, high) = band(tie_width);
+    let percent = format!("{} %", screen::digits(tie_width * 100.0));
+    if estimate.ci95_low > high || estimate.ci95_high < low {
+        #[allow(clippy::cast_precision_loss)]
+        let needed = FALSE_DISCOVERY_RATE / case_count.max(1) as f64;
+        let too_few = pairs.filter(|&pairs| stats::paired_p_min(pairs) > needed);
+        let remedy = too_few.map_or_else(String::new, |pairs| {
+            format!("; {pairs} pairs cannot tell a single one among so many")
+        });
+        return format!(
+            "it differs by more than {percent}, but among {case_count} cases that may be chance (p = {:.2}){remedy}",
+            estimate.p_value
+        );
+    }
+    let side = if estimate.ci95_low <= low && estimate.ci95_high >= high {
+        "the interval is wider than the tie band"
+    } else {
+        "the interval crosses the edge of the tie band"
+    };
+    format!("{side} of {percent}")
+}
+
+/// What a gate makes of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// Nothing became slower, and that can be told of every case.
+    Passed,
+    /// Some case is confirmed slower.
+    Regressed,
+    /// Nothing is confirmed slower, but some case cannot be told.
+    Unclear,
+}
+
 impl Comparison {
+    /// Whether a change may pass: which of the three, and one line that says why. A case without a
+    /// number in the baseline asks nothing of the candidate.
+    #[must_use]
+    pub fn gate(&self) -> (Gate, String) {
+        let named = |cases: &[&CaseComparison], show: &dyn Fn(&CaseComparison) -> String| {
+            let mut list: Vec<String> = cases.iter().take(3).map(|case| show(case)).collect();
+            if cases.len() > 3 {
+                list.push(format!("and {} more", cases.len() - 3));
+            }
+            list.join("; ")
+        };
+        let with = |verdict: Verdict| -> Vec<&CaseComparison> {
+            let cases = self.cases.iter();
+            cases.filter(|case| case.verdict == verdict).collect()
+        };
+        let slower = with(Verdict::Slower);
+        if !slower.is_empty() {
+            let show = |case: &CaseComparison| {
+                let slowdown = case.ratio.map_or(0.0, |ratio| (1.0 / ratio - 1.0) * 100.0);
+                format!(
+                    "{} takes {} % longer",
+                    case.case_id,
+                    screen::digits(slowdown)
+                )
+            };
+            return (
+                Gate::Regressed,
+                format!(
+                    "regression: {} of {} compared cases slower: {}",
+                    slower.len(),
+                    self.common_case_count,
+                    named(&slower, &show)
+                ),
+            );
+        }
+        let because = |case: &CaseComparison| {
+            let reason = case.reason.as_deref().unwrap_or("no reason is known");
+            format!("{}: {reason}", case.case_id)
+        };
+        let lost: Vec<&CaseComparison> = with(Verdict::NotComparable)
+            .into_iter()
+            .filter(|case| {
+                case.baseline_time_s.is_some() || case.reason.as_deref() == Some(ONLY_IN_BASELINE)
+            })
+            .collect();
+        let ambiguous = with(Verdict::Ambiguous);
+        if self.common_case_count == 0 {
+            return (
+                Gate::Unclear,
+                "cannot tell: the reports have no measured case in common".to_owned(),
+            );
+        }
+        if !lost.is_empty() || !ambiguous.is_empty() {
+            let mut parts = Vec::new();
+            for (what, cases) in [
+                ("of the baseline not comparable", &lost),
+                ("ambiguous", &ambiguous),
+            ] {
+                if !cases.is_empty() {
+                    parts.push(format!(
+                        "{} {what} ({})",
+                        cases.len(),
+                        named(cases, &because)
+                    ));
+                }
+            }
+            return (
+                Gate::Unclear,
+                format!(
+                    "cannot tell: no case is slower, but {} of {} cases {}",
+                    lost.len() + ambiguous.len(),
+                    self.case_count,
+                    parts.join(", ")
+                ),
+            );
+        }
+        let count = self.common_case_count;
+        (
+            Gate::Passed,
+            format!(
+                "passed: none of {count} compared cases is slower ({} faster, {} same)",
+                self.verdicts.faster, self.verdicts.same
+            ),
+        )
+    }
+
     fn header(&self) -> String {
         let mut text = String::new();
         for (index, side) in self.reports.iter().enumerate() {
@@ -260,6 +642,7 @@ impl Comparison {
         self.cases
             .iter()
             .map(|case| {
+                let (ours, theirs) = (case.baseline_process_count, case.candidate_process_count);
                 vec![
                     case.report_index.to_string(),
                     case.case_id.clone(),
@@ -272,6 +655,11 @@ impl Comparison {
                         }
                         _ => "-".to_owned(),
                     },
+                    match case.method {
+                        Some(Method::PairedProcesses) => format!("{ours} pairs"),
+                        Some(_) => format!("{ours} and {theirs}"),
+                        None => "-".to_owned(),
+                    },
                     match &case.reason {
                         Some(reason) => format!("{}: {reason}", case.verdict.word()),
                         None => case.verdict.word().to_owned(),
@@ -281,20 +669,58 @@ impl Comparison {
             .collect()
     }
 
+    /// The notes, each once, with the case it is of or how many it is of.
+    fn notes(&self) -> String {
+        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        for case in &self.cases {
+            for note in &case.notes {
+                match groups.iter_mut().find(|(text, _)| text == note) {
+                    Some((_, cases)) => cases.push(&case.case_id),
+                    None => groups.push((note, vec![&case.case_id])),
+                }
+            }
+        }
+        groups
+            .iter()
+            .map(|(note, cases)| match cases[..] {
+                [case] => format!("note: {case}: {note}\n"),
+                _ => format!("note: {} cases: {note}\n", cases.len()),
+            })
+            .collect()
+    }
+
     fn footer(&self) -> String {
-        let count = |verdict: Verdict| {
-            self.cases
-                .iter()
-                .filter(|case| case.verdict == verdict)
-                .count()
+        let mut widths: Vec<f64> = self
+            .cases
+            .iter()
+            .filter_map(|case| case.tie_width)
+            .collect();
+        widths.sort_unstable_by(f64::total_cmp);
+        widths.dedup();
+        let rule = match widths[..] {
+            [] => String::new(),
+            _ => format!(
+                "same: the 95 % interval of the speed-up within {} %; faster, slower: wholly beyond, at most {:.0} % of them by chance\n",
+                widths
+                    .iter()
+                    .map(|width| screen::digits(width * 100.0))
+                    .collect::<Vec<_>>()
+                    .join(" or "),
+                self.false_discovery_rate * 100.0
+            ),
         };
+        let VerdictCounts {
+            faster,
+            slower,
+            same,
+            ambiguous,
+            not_comparable,
+        } = self.verdicts;
         format!(
-            "{} of {} cases compared: {} faster, {} slower, {} same (intervals overlap)\n",
+            "{}{rule}{} of {} cases compared: {faster} faster, {slower} slower, {same} same, {ambiguous} ambiguous; {not_comparable} not comparable\n",
+            self.notes(),
             self.common_case_count,
             self.case_count,
-            count(Verdict::Faster),
-            count(Verdict::Slower),
-            count(Verdict::Same)
         )
     }
 
@@ -328,17 +754,21 @@ impl Comparison {
             text += &row(&cells);
         }
         text.push('\n');
-        text + &self.footer()
+        for line in self.footer().lines() {
+            let _ = writeln!(text, "{line}  ");
+        }
+        text
     }
 }
 
-const HEADINGS: [&str; 7] = [
+const HEADINGS: [&str; 8] = [
     "#",
     "case",
     "runner",
     "baseline",
     "candidate",
     "speed-up [95 %]",
+    "processes",
     "verdict",
 ];
 
@@ -376,23 +806,227 @@ mod tests {
         outcome
     }
 
+    /// A report with this one outcome.
+    fn report(outcome: Outcome) -> Report {
+        let mut report = crate::report::empty();
+        report.outcomes = vec![outcome];
+        report
+    }
+
+    fn case(base: &Report, other: &Report, tie: Option<f64>) -> CaseComparison {
+        let reports = [
+            ("a".to_owned(), base.clone()),
+            ("b".to_owned(), other.clone()),
+        ];
+        compare(&reports, tie).cases.remove(0)
+    }
+
+    /// Outcomes of one process each.
+    fn single(base: Outcome, other: Outcome) -> CaseComparison {
+        case(&report(base), &report(other), None)
+    }
+
+    /// A report whose one case was measured in processes with these medians.
+    fn of_processes(medians: &[f64], interleave_id: Option<&str>) -> Report {
+        let mut outcome = outcome(medians[0], medians[0], medians[0]);
+        outcome.time_s.as_mut().unwrap().process_medians = medians.to_vec();
+        let mut report = report(outcome);
+        report.interleave_id = interleave_id.map(str::to_owned);
+        report
+    }
+
+    fn calibrated(mut report: Report, tie_width: f64, process_relative_sd: f64) -> Report {
+        report.calibration = Some(Calibration {
+            made_at: String::new(),
+            runner: "wgpu".to_owned(),
+            device: String::new(),
+            case_id: String::new(),
+            process_count: 6,
+            same_count: 1,
+            false_alarm_count: 0,
+            slowdowns: vec![],
+            detectable_change: None,
+            tie_width,
+            process_relative_sd,
+        });
+        report
+    }
+
+    const STEADY: [f64; 8] = [1.0, 1.001, 0.999, 1.002, 1.0, 0.998, 1.001, 1.0];
+
+    fn times(factor: f64) -> Vec<f64> {
+        STEADY.iter().rev().map(|time| time * factor).collect()
+    }
+
     #[test]
-    fn overlapping_intervals_are_never_ranked() {
-        let base = outcome(0.9, 1.0, 1.1);
-        let verdict = |low, median, high| judge(&base, &outcome(low, median, high), 1).verdict;
-        assert_eq!(verdict(0.5, 0.6, 0.7), Verdict::Faster);
-        assert_eq!(verdict(1.2, 1.3, 1.4), Verdict::Slower);
-        assert_eq!(verdict(0.5, 0.6, 0.95), Verdict::Same);
-        // Touching is overlapping.
-        assert_eq!(verdict(1.1, 1.2, 1.3), Verdict::Same);
+    fn chips_that_differ_threefold_are_told_apart_by_one_process_and_two_per_cent_are_not() {
+        let base = outcome(0.999, 1.0, 1.001);
+        let verdict = |median: f64| {
+            let case = single(
+                base.clone(),
+                outcome(median * 0.999, median, median * 1.001),
+            );
+            assert_eq!(case.method, Some(Method::SamplesAndSpread));
+            assert!(case.notes[0].contains("5.0 % assumed"), "{:?}", case.notes);
+            case.verdict
+        };
+        assert_eq!(verdict(3.0), Verdict::Slower);
+        assert_eq!(verdict(1.0 / 3.0), Verdict::Faster);
+        for near in [0.98, 1.0, 1.02, 1.1] {
+            assert_eq!(verdict(near), Verdict::Ambiguous);
+        }
+    }
+
+    #[test]
+    fn wide_intervals_of_samples_are_not_ranked_though_the_medians_lie_apart() {
+        let case = single(outcome(0.3, 1.0, 3.0), outcome(0.6, 2.0, 6.0));
+        assert_eq!(case.verdict, Verdict::Ambiguous);
+        assert!(case.reason.unwrap().contains("wider than the tie band"));
+    }
+
+    #[test]
+    fn a_calibrated_spread_takes_the_place_of_the_assumed_one() {
+        let of = |median: f64| report(outcome(median * 0.9999, median, median * 1.0001));
+        let (base, other) = (of(1.0), of(1.05));
+        assert_eq!(case(&base, &other, None).verdict, Verdict::Ambiguous);
+        let (base, other) = (
+            calibrated(base, 0.005, 0.002),
+            calibrated(other, 0.008, 0.003),
+        );
+        let found = case(&base, &other, None);
+        assert_eq!(found.verdict, Verdict::Slower);
+        // The wider of the two bands, unless the user says otherwise.
+        assert_eq!(found.tie_width, Some(0.008));
+        assert!(found.notes[0].contains("0.2 % and 0.3 % as calibrated"));
+        assert_eq!(case(&base, &other, Some(0.2)).verdict, Verdict::Same);
+        // The calibration of another runner says nothing.
+        let mut strange = base.clone();
+        strange.calibration.as_mut().unwrap().runner = "host".to_owned();
+        let found = case(&strange, &other, None);
+        assert!(found.notes[0].contains("5.0 % assumed for the baseline"));
+    }
+
+    #[test]
+    fn medians_of_processes_are_the_observations() {
+        let base = of_processes(&STEADY, None);
+        let verdict = |factor: f64| {
+            let found = case(&base, &of_processes(&times(factor), None), None);
+            assert_eq!(found.method, Some(Method::Processes));
+            assert_eq!(
+                (found.baseline_process_count, found.candidate_process_count),
+                (8, 8)
+            );
+            found.verdict
+        };
+        assert_eq!(verdict(1.0), Verdict::Same);
+        assert_eq!(verdict(1.03), Verdict::Slower);
+        assert_eq!(verdict(0.97), Verdict::Faster);
+        assert_eq!(verdict(1.01), Verdict::Ambiguous);
+    }
+
+    #[test]
+    fn runs_taken_by_turns_are_compared_pair_by_pair() {
+        // Both drift by a half; each pair is 3 % apart.
+        let drifting: Vec<f64> = (0..10).map(|i| 1.0 + 0.05 * f64::from(i)).collect();
+        let slower: Vec<f64> = drifting.iter().map(|time| time * 1.03).collect();
+        let compared = |ours: Option<&str>, theirs: Option<&str>| {
+            case(
+                &of_processes(&drifting, ours),
+                &of_processes(&slower, theirs),
+                None,
+            )
+        };
+        let found = compared(Some("x"), Some("x"));
+        assert_eq!(found.method, Some(Method::PairedProcesses));
+        assert_eq!(found.verdict, Verdict::Slower);
+        assert!((found.ratio.unwrap() - 1.0 / 1.03).abs() < 1e-9);
+        // Taken apart, the drift hides it.
+        for (ours, theirs) in [(None, None), (Some("x"), Some("y")), (Some("x"), None)] {
+            let found = compared(ours, theirs);
+            assert_eq!(found.method, Some(Method::Processes));
+            assert_eq!(found.verdict, Verdict::Ambiguous);
+        }
+    }
+
+    #[test]
+    fn the_rule_looks_at_the_whole_interval() {
+        let verdict = |low: f64, high: f64, survives: bool| {
+            let estimate = Estimate {
+                ratio: f64::midpoint(low, high),
+                ci95_low: low,
+                ci95_high: high,
+                p_value: 0.01,
+            };
+            decide(&estimate, 0.01, survives)
+        };
+        assert_eq!(verdict(0.995, 1.005, true), Verdict::Same);
+        assert_eq!(verdict(1.0 / 1.01, 1.01, false), Verdict::Same);
+        assert_eq!(verdict(1.011, 1.2, true), Verdict::Faster);
+        assert_eq!(verdict(1.011, 1.2, false), Verdict::Ambiguous);
+        assert_eq!(verdict(0.8, 0.99, true), Verdict::Slower);
+        assert_eq!(verdict(0.8, 0.99, false), Verdict::Ambiguous);
+        // Different, but perhaps by less than counts.
+        assert_eq!(verdict(1.001, 1.02, true), Verdict::Ambiguous);
+        assert_eq!(verdict(0.9, 1.1, true), Verdict::Ambiguous);
+    }
+
+    #[test]
+    fn among_many_cases_a_difference_has_to_be_clearer() {
+        let six = [1.0, 1.001, 0.999, 1.002, 1.0, 0.998];
+        let outcomes = |slow: bool, count: u64| -> Report {
+            let mut whole = report(outcome(1.0, 1.0, 1.0));
+            whole.interleave_id = Some("x".to_owned());
+            whole.outcomes = (0..count)
+                .map(|index| {
+                    let factor = if slow && index == 0 { 1.05 } else { 1.0 };
+                    let medians: Vec<f64> = if slow {
+                        six.iter().rev().map(|time| time * factor).collect()
+                    } else {
+                        six.to_vec()
+                    };
+                    let mut outcome = of_processes(&medians, None).outcomes.remove(0);
+                    outcome.case_id = format!("copy/n{}/f32", index + 1);
+                    outcome
+                })
+                .collect();
+            whole
+        };
+        assert_eq!(
+            case(&outcomes(false, 1), &outcomes(true, 1), None).verdict,
+            Verdict::Slower
+        );
+        let found = case(&outcomes(false, 20), &outcomes(true, 20), None);
+        assert_eq!(found.verdict, Verdict::Ambiguous);
+        let reason = found.reason.unwrap();
+        assert!(
+            reason.contains("among 20 cases") && reason.contains("6 pairs cannot"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn doubtful_times_are_compared_with_a_note() {
+        let mut other = outcome(2.9, 3.0, 3.1);
+        other.not_converged = Some("half-width 2 %, not 0.5 %".to_owned());
+        other.throttle = Some(crate::report::Throttle {
+            suspected: true,
+            evidence: vec!["the canary slowed by 8 %".to_owned()],
+            ..Default::default()
+        });
+        let found = single(outcome(0.9, 1.0, 1.1), other);
+        assert_eq!(found.verdict, Verdict::Slower);
+        assert!(found.notes[1].contains("throttled: the canary slowed by 8 %"));
+        assert!(found.notes[2].contains("half-width 2 %"));
     }
 
     #[test]
     fn the_ratio_says_how_many_times_faster_the_candidate_is() {
-        let result = judge(&outcome(0.9, 1.0, 1.1), &outcome(0.4, 0.5, 0.55), 1);
-        assert_eq!(result.ratio, Some(2.0));
-        assert!((result.ci95_low.unwrap() - 0.9 / 0.55).abs() < 1e-12);
-        assert!((result.ci95_high.unwrap() - 1.1 / 0.4).abs() < 1e-12);
+        let found = single(outcome(0.99, 1.0, 1.01), outcome(0.49, 0.5, 0.51));
+        assert!((found.ratio.unwrap() - 2.0).abs() < 1e-12);
+        // 0.99 to 1.01 is a standard error of 0.51 %, 0.49 to 0.51 one of 1.02 %, and 5 % each.
+        let error = 0.0051f64.hypot(0.0102).hypot(0.05).hypot(0.05);
+        let low = (2f64.ln() - 1.96 * error).exp();
+        assert!((found.ci95_low.unwrap() - low).abs() < 1e-3, "{found:?}");
     }
 
     #[test]
@@ -400,18 +1034,55 @@ mod tests {
         let base = outcome(0.9, 1.0, 1.1);
         let mut other = outcome(0.4, 0.5, 0.6);
         other.accumulator = "f16".to_owned();
-        assert!(
-            judge(&base, &other, 1)
-                .reason
-                .unwrap()
-                .contains("accumulators differ: f32 and f16")
-        );
+        let reason = single(base.clone(), other).reason.unwrap();
+        assert!(reason.contains("accumulators differ: f32 and f16"));
         let mut other = outcome(0.4, 0.5, 0.6);
         other.labels.as_mut().unwrap().checks = "on".to_owned();
-        assert_eq!(judge(&base, &other, 1).verdict, Verdict::NotComparable);
-        let mut other = outcome(0.4, 0.5, 0.6);
-        other.status = OutcomeStatus::Failed;
-        other.reason = Some("it broke".to_owned());
-        assert!(judge(&base, &other, 1).reason.unwrap().contains("it broke"));
+        assert_eq!(single(base.clone(), other).verdict, Verdict::NotComparable);
+        for status in [OutcomeStatus::Failed, OutcomeStatus::Implausible] {
+            let mut other = outcome(0.4, 0.5, 0.6);
+            other.status = status;
+            other.reason = Some("it broke".to_owned());
+            let found = single(base.clone(), other);
+            assert_eq!((found.verdict, found.ratio), (Verdict::NotComparable, None));
+            assert!(found.reason.unwrap().contains("it broke"));
+        }
+    }
+
+    #[test]
+    fn a_gate_stops_what_is_slower_and_says_where_it_cannot_tell() {
+        let base = of_processes(&STEADY, None);
+        let gate = |other: &Report| {
+            let reports = [
+                ("a".to_owned(), base.clone()),
+                ("b".to_owned(), other.clone()),
+            ];
+            compare(&reports, None).gate()
+        };
+        let of = |factor: f64| of_processes(&times(factor), None);
+        assert_eq!(gate(&of(1.0)).0, Gate::Passed);
+        assert_eq!(gate(&of(0.9)).0, Gate::Passed);
+        let (verdict, line) = gate(&of(1.1));
+        assert_eq!(verdict, Gate::Regressed);
+        assert!(
+            line.contains("1 of 1") && line.contains("copy/n4/f32"),
+            "{line}"
+        );
+        let (verdict, line) = gate(&of(1.01));
+        assert_eq!(verdict, Gate::Unclear);
+        assert!(line.contains("tie band"), "{line}");
+        let mut lost = of(1.0);
+        lost.outcomes.clear();
+        assert_eq!(gate(&lost).0, Gate::Unclear);
+        let mut more = of(1.0);
+        let mut extra = more.outcomes[0].clone();
+        extra.case_id = "copy/n8/f32".to_owned();
+        more.outcomes.push(extra);
+        // What only the candidate has is nobody's regression.
+        assert_eq!(gate(&more).0, Gate::Passed);
+        let mut failed = more.clone();
+        failed.outcomes[0].status = OutcomeStatus::Failed;
+        failed.outcomes[0].reason = Some("it broke".to_owned());
+        assert_eq!(gate(&failed).0, Gate::Unclear);
     }
 }

@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` has the map.
 
 pub mod audit;
+pub mod calibrate;
 pub mod case;
 pub mod catalogue;
 pub mod cli;
@@ -15,10 +16,12 @@ pub mod error;
 pub mod gpu;
 pub mod hierarchy;
 pub mod input;
+pub mod interleave;
 pub mod interrupt;
 pub mod journal;
 pub mod machine;
 pub mod measure;
+pub mod merge;
 pub mod normalise;
 pub mod npy;
 pub mod op;

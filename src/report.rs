@@ -832,6 +832,43 @@ pub fn unmeasured(
     }
 }
 
+/// A report of nothing, for tests to fill.
+#[cfg(test)]
+pub(crate) fn empty() -> Report {
+    Report {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        report_id: String::new(),
+        status: Status::Complete,
+        started_at: "2026-01-01T00:00:00Z".to_owned(),
+        duration_s: 1.0,
+        seed: 1,
+        tool: Tool {
+            version: "0".to_owned(),
+            commit: None,
+            command: String::new(),
+        },
+        host: Host {
+            os: String::new(),
+            kernel: String::new(),
+            cpu: String::new(),
+            cpu_count: 1,
+            memory_bytes: 1,
+        },
+        suite: Suite {
+            name: "tiny".to_owned(),
+            sha256: "0".to_owned(),
+            shard: None,
+        },
+        device: Device::default(),
+        runners: Vec::new(),
+        ceilings: Vec::new(),
+        memory: Vec::new(),
+        calibration: None,
+        interleave_id: None,
+        outcomes: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::case::{Conditions, Moment, Sighting, measure_case, sight, times};
+use crate::case::{Conditions, Moment, measure_case, sight, times};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
 use crate::input::{self, Data};
@@ -17,8 +17,8 @@ use crate::op::{Case, Dtype, OpName};
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION, Status, Suite,
-    Tool,
+    self, Calibration, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION,
+    Status, Suite, Tool,
 };
 use crate::runner::external::Process;
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
@@ -68,7 +68,7 @@ pub struct Reach {
 pub struct Options {
     /// What to run.
     pub plan: Plan,
-    /// Runners by name or path; the default choice if empty.
+    /// Runners by name, path or command; the default choice if empty.
     pub runners: Vec<String>,
     /// How to reach them.
     pub reach: Reach,
@@ -84,6 +84,8 @@ pub struct Options {
     pub resume: bool,
     /// The command line, for the report.
     pub command: String,
+    /// What differences this machine can tell, for the report.
+    pub calibration: Option<Calibration>,
 }
 
 /// What a run tells whoever watches.
@@ -117,7 +119,25 @@ pub struct Opened {
     pub record: RunnerRecord,
 }
 
-/// Starts a runner by name or path and has it open its device.
+/// The program that `name` is the path of, or else that its first word is, with the other words as
+/// its arguments. A single word must be a path; a program that the system finds by name needs
+/// arguments to be told from a mistyped runner.
+fn program(name: &str) -> Option<Command> {
+    let path = |name: &str| std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
+    if std::path::Path::new(name).is_file() {
+        return Some(Command::new(path(name)));
+    }
+    let (first, arguments) = name.trim().split_once(char::is_whitespace)?;
+    let mut command = if std::path::Path::new(first).is_file() {
+        Command::new(path(first))
+    } else {
+        Command::new(first)
+    };
+    command.args(arguments.split_whitespace());
+    Some(command)
+}
+
+/// Starts a runner by name, path or command and has it open its device.
 ///
 /// # Errors
 /// [`ErrorKind::NoDevice`] where it finds none, [`ErrorKind::Usage`] where there is no such runner,
@@ -136,9 +156,8 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
             command.args(["worker", "--runner", name]);
             Box::new(Process::start(name, command)?)
         }
-    } else if std::path::Path::new(name).is_file() {
-        let path = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-        Box::new(Process::start(name, Command::new(path))?)
+    } else if let Some(command) = program(name) {
+        Box::new(Process::start(name, command)?)
     } else {
         return Err(Error::usage(format!(
             "--runner {name}: it is neither {} nor the path of a program",
@@ -326,7 +345,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         runners,
         ceilings,
         memory,
-        calibration: None,
+        calibration: options.calibration.clone(),
         interleave_id: None,
         outcomes,
     };
@@ -687,13 +706,12 @@ impl Work<'_> {
             last: None,
             clock: None,
         };
-        let sighting = Sighting {
-            case,
-            variant,
-            seed: case_seed(self.seed, case),
-            time_s_max: SIGHT_S_MAX,
+        let policy = Policy {
+            warm_up_s_max: SIGHT_S_MAX * 0.4,
+            ..Policy::thorough(&session.timer, SIGHT_S_MAX, session.silence)
         };
-        sight(&sighting, &mut session)
+        let seed = case_seed(self.seed, case);
+        Ok(sight(&mut session, case, seed, variant, &policy)?.measurement)
     }
 
     /// Times every measured case once more in a fresh process, for what differs between processes is
@@ -1045,7 +1063,7 @@ impl Work<'_> {
     }
 }
 
-fn same_device(one: &Device, other: &Device) -> bool {
+pub(crate) fn same_device(one: &Device, other: &Device) -> bool {
     let identity = |device: &Device| {
         (
             device.name.clone(),
@@ -1061,7 +1079,7 @@ fn same_device(one: &Device, other: &Device) -> bool {
 const INTERRUPTED: &str = "the run was interrupted";
 
 /// How the reason of a case begins that the user's time limit left out.
-const BUDGET_USED: &str = "the budget of the run was used up";
+pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
 
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
@@ -1080,7 +1098,7 @@ pub fn case_seed(seed: u32, case: &Case) -> u32 {
 }
 
 /// The size at which all variants can be looked at without waiting seconds for the poor ones.
-fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
+pub(crate) fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
     let slow = |case: &Case| {
         normalise::roofline(case.flop_count(), case.bytes_min(), ceilings, runner)
             .is_some_and(|(best_s, _)| best_s / POOR_FRACTION > SCOUT_S_MAX)

@@ -39,6 +39,23 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$} {prefix}")
 }
 
+/// Up to three significant digits and no zeros at the end: `0.5`, `1.25`, `42`.
+#[must_use]
+pub fn digits(value: f64) -> String {
+    let places = match value.abs() {
+        size if size >= 99.95 => 0,
+        size if size >= 9.995 => 1,
+        size if size >= 0.9995 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.places$}");
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
 /// A time for people.
 #[must_use]
 pub fn seconds(value: f64) -> String {
@@ -389,6 +406,12 @@ impl Watcher for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_end_where_they_say_nothing_more() {
+        let texts = [0.5, 1.0, 1.254, 10.0, 42.04, 100.0, 0.0, -2.5].map(digits);
+        assert_eq!(texts, ["0.5", "1", "1.25", "10", "42", "100", "0", "-2.5"]);
+    }
 
     #[test]
     fn three_digits_and_a_prefix_at_every_size() {

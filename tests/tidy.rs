@@ -42,6 +42,9 @@ const ORDER: &[&str] = &[
     "run", // how it is done
     "screen",
     "compare",
+    "interleave",
+    "calibrate",
+    "merge",
     "audit",
     "schemas",
     "cli", // what is told of it

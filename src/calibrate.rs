@@ -1,0 +1,624 @@
+//! What differences a machine can tell: known slowdowns are injected, and the very rule that judges
+//! comparisons has to find them.
+//!
+//! A kernel of nothing but multiply-adds is given exactly x % more steps, so that it truly does x %
+//! more work, verified like any other. Each block starts one fresh process for the plain kernel,
+//! one for the same again, and one for each slowdown, in an order shuffled per block; so many
+//! blocks in a row make one comparison of each with the first.
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::case::Sight;
+use crate::compare::{Verdict, verdict_of_pairs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::input;
+use crate::interleave::{Choice, choose, fresh};
+use crate::interrupt::interrupted;
+use crate::op::{Case, Dtype, OpName, Shape};
+use crate::protocol::Device;
+use crate::report::{Calibration, RunnerRecord, SlowdownFound, slug};
+use crate::run::{self, Reach, Watcher};
+use crate::screen;
+use crate::stats;
+use crate::tune::End;
+
+/// The slowdowns that are injected, relative.
+const SLOWDOWNS: [f64; 5] = [0.005, 0.01, 0.02, 0.05, 0.1];
+
+/// Steps come in multiples of this: half a per cent of it is eight, which is one turn of the
+/// kernels' unrolled loop, so that more steps are more of the same turns and nothing else.
+const STEPS_UNIT: u64 = 1600;
+
+/// The most steps of the plain kernel: with a tenth more they still count exactly.
+const STEPS_MAX: u64 = 118_400;
+
+/// The most invocations; beyond this even large devices are full.
+const INVOCATIONS_MAX: u64 = 1 << 20;
+
+/// A call should take this long: far above what a launch costs, short against what one process may
+/// measure.
+const CALL_S_WANTED: f64 = 3e-3;
+
+/// Least tie width: a clock and a span of a hundred of its quanta cannot promise more.
+const TIE_WIDTH_MIN: f64 = 0.005;
+
+/// How often a slowdown has to be found to count as detectable.
+const FOUND_SHARE: f64 = 0.95;
+
+/// Blocks lost in a row after which the calibration is given up.
+const LOSSES_MAX: u32 = 5;
+
+/// Seconds for the search of the variant.
+const SEARCH_S: f64 = 2.0;
+
+/// What is to be calibrated.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The runner by name, path or command.
+    pub runner: String,
+    /// How to reach it.
+    pub reach: Reach,
+    /// Fresh processes on each side of a comparison.
+    pub process_count: u32,
+    /// Comparisons of each kind.
+    pub comparison_count: u32,
+    /// Seed of inputs and of the order of processes.
+    pub seed: u32,
+}
+
+/// A calibration, and what it says beyond what a report keeps.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// What a report keeps.
+    pub calibration: Calibration,
+    /// The device it holds for.
+    pub device: Device,
+    /// Comparisons of the same with the same that were called the same.
+    pub called_same_count: u32,
+    /// Whether the user ended it before all comparisons were made.
+    pub interrupted: bool,
+}
+
+/// The case with its share more steps.
+fn slowed(invocations: u64, steps: u64, slowdown: f64) -> Result<Case> {
+    // Whole by STEPS_UNIT: the smallest slowdown is 1/200.
+    let thousandths = (slowdown * 1000.0).round();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // five to a hundred
+    let more = steps * thousandths as u64 / 1000;
+    let sizes = [("invocations", invocations), ("steps", steps + more)];
+    Case::new(OpName::Fma, &Shape::of(&sizes), Dtype::F32)
+}
+
+/// Finds the size at which a call takes long enough, and the variant that does it best.
+fn size_up(request: &Request, first: &RunnerRecord) -> Result<(u64, u64, Choice)> {
+    let (mut invocations, mut steps) = (4096, STEPS_UNIT);
+    loop {
+        let case = slowed(invocations, steps, 0.0)?;
+        let choice = choose(
+            &request.runner,
+            &request.reach,
+            first,
+            &case,
+            case.clone(),
+            request.seed,
+            SEARCH_S,
+        )
+        .map_err(|end| ended(&request.runner, end))?;
+        let time_s = choice.time_s(&choice.variant).unwrap_or(CALL_S_WANTED);
+        let factor = CALL_S_WANTED / time_s;
+        // Wider first, so that the whole device is busy; then longer.
+        if factor < 1.5 || steps >= STEPS_MAX {
+            return Ok((invocations, steps, choice));
+        }
+        if invocations < INVOCATIONS_MAX {
+            invocations = (invocations * doublings(factor)).min(INVOCATIONS_MAX);
+        } else {
+            steps = (steps * doublings(factor)).min(STEPS_MAX);
+        }
+    }
+}
+
+/// The power of two next to `factor`, from two to 64: a small size says little of a large one.
+fn doublings(factor: f64) -> u64 {
+    (1..6)
+        .map(|power| 1u64 << power)
+        .find(|&by| factor < 1.5 * f64::from(u32::try_from(by).unwrap_or(u32::MAX)))
+        .unwrap_or(64)
+}
+
+fn ended(runner: &str, end: End) -> Error {
+    match end {
+        End::Interrupted => Error::new(ErrorKind::Partial, "the calibration was interrupted"),
+        End::Fault(_) if interrupted() => {
+            Error::new(ErrorKind::Partial, "the calibration was interrupted")
+        }
+        End::Fault(fault) => Error::new(ErrorKind::Transient, fault.message),
+        End::Wrong(reason) => Error::new(ErrorKind::WrongResults, reason),
+        End::Skipped(reason) | End::Failed(reason) | End::Implausible(reason) => Error::new(
+            ErrorKind::MeasurementInvalid,
+            format!("runner {runner} cannot be calibrated: {reason}"),
+        ),
+    }
+}
+
+/// A permutation of `0..count`, another one for each `turn`.
+fn shuffled(count: usize, seed: u32, turn: u32) -> Vec<usize> {
+    let keys = input::keys(seed, turn);
+    let mut order: Vec<usize> = (0..count).collect();
+    for place in (1..count).rev() {
+        let word = input::word(keys, u32::try_from(place).unwrap_or(u32::MAX));
+        order.swap(place, word as usize % (place + 1));
+    }
+    order
+}
+
+/// Calibrates, and tells `watcher` how it goes.
+///
+/// # Errors
+/// When the runner cannot be opened or cannot run the kernel, or not one comparison was completed.
+pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Findings> {
+    let first = run::open(&request.runner, &request.reach)?.record;
+    let device = first.device.clone();
+    let (invocations, steps, choice) = size_up(request, &first)?;
+    let mut cases = vec![
+        slowed(invocations, steps, 0.0)?,
+        slowed(invocations, steps, 0.0)?,
+    ];
+    for slowdown in SLOWDOWNS {
+        cases.push(slowed(invocations, steps, slowdown)?);
+    }
+    let block_count = request.process_count * request.comparison_count;
+    watcher.say(&format!(
+        "calibrating {} on {} ({}) with {}: {block_count} blocks of {} processes",
+        first.runner.name,
+        device.name,
+        device.backend,
+        cases[0].id(),
+        cases.len()
+    ));
+    let mut blocks: Vec<Vec<f64>> = Vec::new();
+    let mut losses = 0;
+    for block in 0..block_count {
+        match measure_block(request, &first, &cases, &choice, block) {
+            Ok(medians) => {
+                losses = 0;
+                blocks.push(medians);
+            }
+            Err(_) if interrupted() => break,
+            Err(end @ End::Wrong(_)) => return Err(ended(&request.runner, end)),
+            Err(end) => {
+                losses += 1;
+                let error = ended(&request.runner, end);
+                watcher.say(&format!("block {} is lost: {error}", block + 1));
+                if losses >= LOSSES_MAX {
+                    return Err(error);
+                }
+            }
+        }
+        if blocks.len().is_multiple_of(request.process_count as usize) && losses == 0 {
+            watcher.say(&format!(
+                "[{}/{}] comparisons",
+                blocks.len() / request.process_count as usize,
+                request.comparison_count
+            ));
+        }
+    }
+    let (calibration, called_same_count) =
+        conclude(&blocks, request.process_count).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Partial,
+                "the calibration ended before one comparison was complete",
+            )
+        })?;
+    Ok(Findings {
+        calibration: Calibration {
+            made_at: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
+            runner: first.runner.name.clone(),
+            device: device.name.clone(),
+            case_id: cases[0].id(),
+            ..calibration
+        },
+        device,
+        called_same_count,
+        interrupted: interrupted(),
+    })
+}
+
+/// The median of one fresh process for each case, in the order of `cases`.
+fn measure_block(
+    request: &Request,
+    first: &RunnerRecord,
+    cases: &[Case],
+    choice: &Choice,
+    block: u32,
+) -> std::result::Result<Vec<f64>, End> {
+    let mut taken: Vec<Option<Sight>> = cases.iter().map(|_| None).collect();
+    for index in shuffled(cases.len(), request.seed, block) {
+        taken[index] = Some(fresh(
+            &request.runner,
+            &request.reach,
+            first,
+            &cases[index],
+            request.seed,
+            &choice.variant,
+        )?);
+    }
+    let taken: Vec<Sight> = taken.into_iter().flatten().collect();
+    let clock = taken.first().map(|fresh| fresh.measurement.clock);
+    if taken
+        .iter()
+        .any(|fresh| Some(fresh.measurement.clock) != clock)
+    {
+        return Err(End::Failed(
+            "its processes did not measure by the same clock".to_owned(),
+        ));
+    }
+    Ok(taken
+        .iter()
+        .map(|fresh| fresh.measurement.summary.median)
+        .collect())
+}
+
+/// What blocks of medians (the plain kernel, the same again, each slowdown) say, and how many
+/// comparisons of the same were called the same. `None` where they do not make one comparison.
+fn conclude(blocks: &[Vec<f64>], process_count: u32) -> Option<(Calibration, u32)> {
+    let column = |group: &[Vec<f64>], index: usize| -> Vec<f64> {
+        group.iter().map(|block| block[index]).collect()
+    };
+    let groups: Vec<&[Vec<f64>]> = blocks
+        .chunks_exact(usize::try_from(process_count).ok()?.max(1))
+        .collect();
+    let same_ratios: Vec<f64> = groups
+        .iter()
+        .filter_map(|group| stats::paired(&column(group, 0), &column(group, 1)))
+        .map(|estimate| estimate.ratio.ln().abs())
+        .collect();
+    if same_ratios.is_empty() {
+        return None;
+    }
+    // The width that nineteen of twenty comparisons of the same with the same stay within. Then the
+    // rate of false alarms is bounded without believing in any interval: an alarm needs the whole
+    // interval, and so the ratio in it, to lie beyond the width, and that happens to at most one
+    // in twenty by construction. Nothing wider is needed, and each bit of width is a difference
+    // that can no longer be called one: what can be detected is the width, plus half an interval,
+    // plus the luck of the draw, and it is measured below with this very width. A slowdown of twice
+    // that then lies further beyond by more than all three, so it is found at least as often.
+    let tie_width = quantile95(&same_ratios)?.exp_m1().max(TIE_WIDTH_MIN);
+
+    let judge = |index: usize| {
+        groups
+            .iter()
+            .filter_map(|group| {
+                verdict_of_pairs(&column(group, 0), &column(group, index), tie_width)
+            })
+            .collect::<Vec<_>>()
+    };
+    let count = |found: usize| u32::try_from(found).unwrap_or(u32::MAX);
+    let same = judge(1);
+    let with = |verdict: Verdict| count(same.iter().filter(|(_, v)| *v == verdict).count());
+    let slowdowns: Vec<SlowdownFound> = SLOWDOWNS
+        .into_iter()
+        .zip(2..)
+        .map(|(injected, index)| {
+            let judged = judge(index);
+            let measured: Vec<f64> = judged.iter().map(|(e, _)| 1.0 / e.ratio - 1.0).collect();
+            let slower = judged.iter().filter(|(_, v)| *v == Verdict::Slower);
+            SlowdownFound {
+                injected,
+                count: count(judged.len()),
+                found_count: count(slower.count()),
+                measured: stats::median(&measured).unwrap_or(injected),
+            }
+        })
+        .collect();
+    // Drift is part of it: two runs of one process each, made apart, differ by it as well.
+    let plain: Vec<f64> = blocks
+        .iter()
+        .flat_map(|block| [block[0], block[1]])
+        .collect();
+    let calibration = Calibration {
+        made_at: String::new(),
+        runner: String::new(),
+        device: String::new(),
+        case_id: String::new(),
+        process_count,
+        same_count: count(same.len()),
+        false_alarm_count: with(Verdict::Faster) + with(Verdict::Slower),
+        detectable_change: detectable(&slowdowns),
+        slowdowns,
+        tie_width,
+        process_relative_sd: stats::relative_sd(&plain),
+    };
+    Some((calibration, with(Verdict::Same)))
+}
+
+/// The value that 95 % of `values` do not exceed: the order statistic and not an interpolation, or
+/// few values would promise too much.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn quantile95(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let rank = (FOUND_SHARE * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+/// The smallest slowdown that is found at least 95 % of the time, and every larger one too. Between
+/// the last level that is not and the first that is, the share is taken to grow in proportion; below
+/// the smallest level nothing is claimed.
+fn detectable(slowdowns: &[SlowdownFound]) -> Option<f64> {
+    let share =
+        |found: &SlowdownFound| f64::from(found.found_count) / f64::from(found.count.max(1));
+    let good = slowdowns
+        .iter()
+        .rev()
+        .take_while(|found| share(found) >= FOUND_SHARE)
+        .count();
+    let place = slowdowns.len() - good;
+    let level = slowdowns.get(place)?;
+    let Some(below) = place.checked_sub(1).and_then(|below| slowdowns.get(below)) else {
+        return Some(level.injected);
+    };
+    let part = (FOUND_SHARE - share(below)) / (share(level) - share(below));
+    Some(below.injected + part * (level.injected - below.injected))
+}
+
+impl Findings {
+    /// For a terminal.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let c = &self.calibration;
+        let percent = |value: f64| format!("{} %", screen::digits(value * 100.0));
+        let rows: Vec<Vec<String>> = c
+            .slowdowns
+            .iter()
+            .map(|found| {
+                vec![
+                    percent(found.injected),
+                    percent(found.measured),
+                    format!("{} of {}", found.found_count, found.count),
+                ]
+            })
+            .collect();
+        let detectable = c.detectable_change.map_or_else(
+            || {
+                let most = SLOWDOWNS.into_iter().fold(0.0, f64::max);
+                format!("none up to {}", percent(most))
+            },
+            percent,
+        );
+        format!(
+            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\nsmallest change found at least {:.0} % of the time: {detectable}\ntie width: {}\nstandard deviation between processes: {}\n",
+            c.device,
+            c.runner,
+            c.case_id,
+            c.process_count,
+            screen::table(&["injected", "measured", "called slower"], &rows),
+            c.false_alarm_count,
+            c.same_count,
+            self.called_same_count,
+            FOUND_SHARE * 100.0,
+            percent(c.tie_width),
+            percent(c.process_relative_sd),
+        )
+    }
+}
+
+/// The folder for calibrations, by the XDG base directory specification; `None` where the user has
+/// no home.
+#[must_use]
+pub fn folder() -> Option<PathBuf> {
+    let set = |name: &str| {
+        let value = env::var_os(name).map(PathBuf::from);
+        value.filter(|path| path.is_absolute())
+    };
+    let base = set("XDG_CONFIG_HOME")
+        .or_else(|| set("APPDATA"))
+        .or_else(|| Some(set("HOME")?.join(".config")))?;
+    Some(base.join("chipmark"))
+}
+
+fn file_name(device: &Device, runner: &str) -> String {
+    format!("calibration-{}-{}.json", slug(&device.name), slug(runner))
+}
+
+/// Writes a calibration where [`load`] finds it, or below a folder of the user's; an earlier one of
+/// the same device and runner is replaced.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn store(findings: &Findings, directory: &Path) -> Result<PathBuf> {
+    let path = directory.join(file_name(&findings.device, &findings.calibration.runner));
+    let refuse = |error: std::io::Error| Error::usage(format!("{}: {error}", path.display()));
+    let mut text = serde_json::to_string_pretty(&findings.calibration)
+        .map_err(|error| Error::internal(error.to_string()))?;
+    text.push('\n');
+    fs::create_dir_all(directory).map_err(refuse)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".chipmark-")
+        .tempfile_in(directory)
+        .map_err(refuse)?;
+    file.write_all(text.as_bytes()).map_err(refuse)?;
+    file.as_file().sync_all().map_err(refuse)?;
+    file.persist(&path).map_err(|error| refuse(error.error))?;
+    Ok(path)
+}
+
+/// The calibration of this device by this runner, where one was stored.
+#[must_use]
+pub fn load(device: &Device, runner: &str) -> Option<Calibration> {
+    read(&folder()?.join(file_name(device, runner))).ok()
+}
+
+/// Reads a calibration.
+///
+/// # Errors
+/// A usage error that names the file and what is wrong with it.
+pub fn read(path: &Path) -> Result<Calibration> {
+    let refuse = |what: String| Error::usage(format!("--calibrated {}: {what}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let calibration: Calibration = serde_json::from_str(&text)
+        .map_err(|error| refuse(format!("it is no calibration: {error}")))?;
+    for (name, value) in [
+        ("tie_width", calibration.tie_width),
+        ("process_relative_sd", calibration.process_relative_sd),
+    ] {
+        if !value.is_finite() || value < 0.0 {
+            return Err(refuse(format!(
+                "{name} is {value}; it must be a number from zero up"
+            )));
+        }
+    }
+    Ok(calibration)
+}
+
+/// The calibration that `--calibrated` asks for: of this file, or else the stored one. It must be of
+/// the device and runner that will be measured.
+///
+/// # Errors
+/// A usage error that says what there is instead and what to do.
+pub fn wanted(file: Option<&Path>, runner: &str, reach: &Reach) -> Result<Calibration> {
+    let record = run::open(runner, reach)?.record;
+    let (device, name) = (&record.device, &record.runner.name);
+    let Some(file) = file else {
+        return load(device, name).ok_or_else(|| {
+            let place = folder().map_or_else(
+                || "there is no folder for settings".to_owned(),
+                |folder| format!("{} is not there", folder.join(file_name(device, name)).display()),
+            );
+            Error::usage(format!(
+                "--calibrated: {} by runner {name} was not calibrated yet ({place}); run `chipmark calibrate` first",
+                device.name
+            ))
+        });
+    };
+    let calibration = read(file)?;
+    if calibration.device != device.name || calibration.runner != *name {
+        return Err(Error::usage(format!(
+            "--calibrated {}: it is of {} by runner {}, not of {} by runner {name}",
+            file.display(),
+            calibration.device,
+            calibration.runner,
+            device.name
+        )));
+    }
+    Ok(calibration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of a machine whose processes spread by `sd`, from a fixed stream.
+    fn blocks(count: usize, sd: f64) -> Vec<Vec<f64>> {
+        let keys = input::keys(17, 3);
+        let mut index = 0;
+        // The sum of twelve uniform values has a variance of four; close enough to normal here.
+        let mut normal = || {
+            index += 12;
+            (index - 12..index)
+                .map(|i| f64::from(input::uniform(input::word(keys, i))))
+                .sum::<f64>()
+                / 2.0
+        };
+        let mut all = vec![0.0, 0.0];
+        all.extend(SLOWDOWNS);
+        (0..count)
+            .map(|_| {
+                let drift = 0.05 * normal();
+                all.iter()
+                    .map(|slowdown| 1e-3 * (1.0 + slowdown) * (drift + sd * normal()).exp())
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn injected_steps_are_exactly_the_share_they_claim_in_whole_turns() {
+        for steps in [STEPS_UNIT, 4800, STEPS_MAX] {
+            for slowdown in SLOWDOWNS {
+                let case = slowed(4096, steps, slowdown).unwrap();
+                let more = case.shape.get("steps") - steps;
+                assert_eq!(more * 1000, steps * (slowdown * 1000.0).round() as u64);
+                assert_eq!(more % 8, 0);
+            }
+        }
+        assert_eq!(STEPS_MAX % STEPS_UNIT, 0);
+    }
+
+    #[test]
+    fn a_quiet_machine_finds_small_slowdowns_and_raises_no_alarm() {
+        let (found, called_same) = conclude(&blocks(240, 0.0005), 6).unwrap();
+        assert_eq!((found.same_count, found.false_alarm_count), (40, 0));
+        assert!(called_same >= 38, "{called_same}");
+        assert!((found.tie_width - TIE_WIDTH_MIN).abs() < 1e-12);
+        assert!(found.slowdowns[1..].iter().all(|s| s.found_count == 40));
+        let detectable = found.detectable_change.unwrap();
+        assert!((0.005..=0.01).contains(&detectable), "{detectable}");
+        assert!((found.slowdowns[3].measured - 0.05).abs() < 0.001);
+        // Drift that is common to a block is in the spread between processes, and in no pair.
+        assert!((0.04..0.06).contains(&found.process_relative_sd));
+    }
+
+    #[test]
+    fn a_noisy_machine_gets_a_wide_tie_and_still_raises_no_alarm() {
+        let (found, _) = conclude(&blocks(240, 0.02), 6).unwrap();
+        assert!(found.false_alarm_count <= 2);
+        assert!((0.01..0.05).contains(&found.tie_width), "{found:?}");
+        assert_eq!(found.slowdowns[0].found_count, 0);
+        let (louder, _) = conclude(&blocks(240, 0.2), 6).unwrap();
+        assert_eq!(louder.detectable_change, None);
+    }
+
+    #[test]
+    fn what_is_detectable_lies_between_the_levels_that_enclose_it() {
+        let levels = |found: [u32; 5]| -> Vec<SlowdownFound> {
+            SLOWDOWNS
+                .into_iter()
+                .zip(found)
+                .map(|(injected, found_count)| SlowdownFound {
+                    injected,
+                    count: 20,
+                    found_count,
+                    measured: injected,
+                })
+                .collect()
+        };
+        let close = |found: [u32; 5], want: f64| {
+            let got = detectable(&levels(found)).unwrap();
+            assert!((got - want).abs() < 1e-12, "{found:?}: {got}, not {want}");
+        };
+        close([20, 20, 20, 20, 20], 0.005);
+        close([0, 20, 20, 20, 20], 0.005 + 0.95 * 0.005);
+        close([0, 0, 18, 20, 20], 0.02 + 0.5 * 0.03);
+        // A lucky small one does not count where a larger one was missed.
+        close([20, 10, 20, 20, 20], 0.01 + 0.9 * 0.01);
+        assert_eq!(detectable(&levels([20, 20, 20, 20, 0])), None);
+    }
+
+    #[test]
+    fn blocks_that_make_no_comparison_conclude_nothing() {
+        assert!(conclude(&blocks(5, 0.01), 6).is_none());
+        let (found, _) = conclude(&blocks(13, 0.01), 6).unwrap();
+        assert_eq!(found.same_count, 2);
+    }
+
+    #[test]
+    fn every_order_is_a_permutation_and_they_differ() {
+        let orders: Vec<Vec<usize>> = (0..20).map(|turn| shuffled(7, 1, turn)).collect();
+        for order in &orders {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..7).collect::<Vec<_>>());
+        }
+        assert!(orders.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+}
