@@ -6,7 +6,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::normalise::roofline;
+use crate::normalise::{Work, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::Ceiling;
@@ -118,7 +118,7 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             })
         })
         .transpose()?;
-    let probe = |case: &Case| matches!(case.op, OpName::Empty | OpName::Fma | OpName::Copy);
+    let probe = |case: &Case| case.op.is_probe();
     if let Some(filter) = &filter {
         if !cases.iter().any(|case| filter.is_match(&case.id())) {
             return Err(Error::usage(format!(
@@ -146,11 +146,12 @@ pub fn too_slow(
     runner: &str,
     call_s_max: f64,
 ) -> Option<String> {
-    let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
+    let (best_s, bound) = roofline(&Work::of(case), ceilings, runner)?;
     // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
-    let expected_s = match case.op {
-        OpName::Empty | OpName::Fma | OpName::Copy => best_s,
-        _ => best_s / EXPECTED_FRACTION_MIN,
+    let expected_s = if case.op.is_probe() {
+        best_s
+    } else {
+        best_s / EXPECTED_FRACTION_MIN
     };
     (expected_s > call_s_max).then(|| {
         format!("one call may take {expected_s:.1} s by the measured {bound}; the suite allows {call_s_max} s")
@@ -163,12 +164,15 @@ pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String>
     let limit = |name: &str| device.limits.get(name).copied().unwrap_or(u64::MAX);
     let binding = limit("binding_bytes_max").min(limit("buffer_bytes_max"));
     let budget = limit("memory_bytes_budget");
-    let bytes = |tensor: &crate::op::Tensor| tensor.len() * case.dtype.size_bytes();
-    if let Some(tensor) = case.tensors().iter().find(|tensor| bytes(tensor) > binding) {
+    if let Some(tensor) = case
+        .tensors()
+        .iter()
+        .find(|tensor| tensor.size_bytes() > binding)
+    {
         return Some(format!(
             "tensor {} needs {} bytes; the largest binding is {binding}",
             tensor.name,
-            bytes(tensor)
+            tensor.size_bytes()
         ));
     }
     let needed = case

@@ -163,6 +163,7 @@ pub fn summary(report: &Report) -> String {
     for ceiling in &report.ceilings {
         let unit = match ceiling.unit.as_str() {
             "flop_per_s" => "FLOP/s",
+            "op_per_s" => "op/s",
             "bytes_per_s" => "B/s",
             unit => unit,
         };

@@ -12,7 +12,7 @@ use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Variant,
 };
-use crate::runner::{POISON, error, no_set, outputs};
+use crate::runner::{error, no_set, outputs};
 use crate::shader;
 use crate::unroll::{UnrollOptions, unroll};
 use crate::variant::{Legal, combinations, fit};
@@ -172,10 +172,7 @@ impl WgpuRunner {
                 }
             })
             .collect();
-        let mut sizes: Vec<u64> = tensors
-            .iter()
-            .map(|t| t.len() * case.dtype.size_bytes())
-            .collect();
+        let mut sizes: Vec<u64> = tensors.iter().map(Tensor::size_bytes).collect();
         if scratch_bytes > 0 {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
@@ -207,9 +204,7 @@ impl WgpuRunner {
             }
             sets.push(bound);
         }
-        let call = open
-            .gpu
-            .bind(&pipeline, &case.op.op().params(&case.shape), &sets, grids)?;
+        let call = open.gpu.bind(&pipeline, &case.params(), &sets, grids)?;
         open.poison()?;
         let first = open.gpu.run(&call, 1)?;
         open.call = Some(call);
@@ -333,7 +328,7 @@ impl Open {
         for set in 0..self.sets.len() {
             self.sets[set].truncate(tensors.len());
             for (slot, tensor) in tensors.iter().enumerate() {
-                self.reserve(set, slot, tensor.len() * case.dtype.size_bytes())?;
+                self.reserve(set, slot, tensor.size_bytes())?;
                 if tensor.role == Role::Input {
                     self.fill_input(set, slot, tensor, seed, data)?;
                 }
@@ -353,14 +348,12 @@ impl Open {
     ) -> GpuResult<()> {
         let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
         match tensor.data(data) {
-            Data::Uniform => self.fill(
-                set,
-                slot,
-                tensor.len(),
-                [0, keys[0], keys[1], tensor.scale.to_bits(), 0],
-            ),
-            Data::Integer => self.fill(set, slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
-            Data::Zero => self.fill(set, slot, tensor.len(), [2, 0, 0, 0, 0]),
+            Data::Uniform => {
+                let scale = tensor.scale.to_bits();
+                self.fill(set, slot, tensor, [0, keys[0], keys[1], scale, 0])
+            }
+            Data::Integer => self.fill(set, slot, tensor, [1, keys[0], keys[1], 0, 0]),
+            Data::Zero => self.fill(set, slot, tensor, [2, 0, 0, 0, 0]),
             Data::Files(files) => {
                 let refuse = |message: String| GpuError {
                     kind: FaultKind::Input,
@@ -371,33 +364,35 @@ impl Open {
                 })?;
                 let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
                 self.gpu
-                    .write(self.buffer(set, slot)?, bytemuck::cast_slice(&values))
+                    .write(self.buffer(set, slot)?, &tensor.element.pack(&values))
             }
         }
     }
 
-    /// Runs the fill shader over `count` words; `how` is mode, two keys, scale and word.
-    fn fill(&mut self, set: usize, slot: usize, count: u64, how: [u32; 5]) -> GpuResult<()> {
+    /// Runs the fill shader over a tensor; `how` is mode, two keys, scale and word.
+    fn fill(&mut self, set: usize, slot: usize, tensor: &Tensor, how: [u32; 5]) -> GpuResult<()> {
         const THREADS: u64 = 64;
-        let groups = count.div_ceil(THREADS);
+        // Each invocation writes one word, which may hold several elements.
+        let words = tensor.size_bytes().div_ceil(4);
+        let groups = words.div_ceil(THREADS);
         let across = groups.min(u64::from(self.gpu.capacity.workgroup_count_max));
         let down = groups.div_ceil(across);
         let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let [mode, add, xor, scale, fill] = how;
         let params = [
-            word(count),
+            word(words),
             mode,
             add,
             xor,
             scale,
             fill,
             word(across * THREADS),
-            0,
+            tensor.element.code(),
         ];
         let call = self.gpu.bind(
             &self.fill,
             &params,
-            &[vec![(self.buffer(set, slot)?, count * 4)]],
+            &[vec![(self.buffer(set, slot)?, words * 4)]],
             vec![[word(across), word(down), 1]],
         )?;
         self.gpu.run(&call, 1).map(|_| ())
@@ -408,9 +403,9 @@ impl Open {
         let Some(case) = &self.case else {
             return Ok(());
         };
-        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        let (slot, output) = (case.tensors().len() - 1, case.output());
         for set in 0..self.sets.len() {
-            self.fill(set, slot, len, [2, 0, 0, 0, POISON])?;
+            self.fill(set, slot, &output, [2, 0, 0, 0, output.element.poison()])?;
         }
         Ok(())
     }
@@ -443,17 +438,23 @@ impl Open {
         let Some(case) = self.case.clone() else {
             return Ok(no_case());
         };
-        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        let (slot, output) = (case.tensors().len() - 1, case.output());
         let Some(set) = self.sets.get(set_index as usize) else {
             return Ok(no_set(set_index, self.sets.len()));
         };
         let Some(buffer) = set.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
         };
-        let bytes = self.gpu.read(buffer, len * case.dtype.size_bytes())?;
-        // Not a cast in place: a byte vector need not be aligned for floats.
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok(outputs(&case, &values, positions, projection_seed, all))
+        let bytes = self.gpu.read(buffer, output.size_bytes())?;
+        let element = output.element;
+        Ok(outputs(
+            &case,
+            output.len(),
+            |index| element.get(&bytes, index),
+            positions,
+            projection_seed,
+            all,
+        ))
     }
 }
 
