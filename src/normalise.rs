@@ -115,6 +115,17 @@ fn arithmetic_ceiling(op: OpName, dtype: Dtype) -> Option<(&'static str, &'stati
     }
 }
 
+/// Whether `probe` gives a ceiling that `case` is measured against.
+#[must_use]
+pub fn bounds(probe: &Case, case: &Case) -> bool {
+    match probe.op {
+        OpName::Fma | OpName::Dot4 | OpName::MatrixFma => arithmetic_ceiling(probe.op, probe.dtype)
+            .is_some_and(|(name, _)| Work::of(case).arithmetic().contains(&name)),
+        OpName::WorkgroupRead => Work::of(case).memory() == WORKGROUP_MEMORY,
+        op => op.is_probe(),
+    }
+}
+
 /// The ceilings that the measured probes of `runner` give.
 #[must_use]
 pub fn ceilings(outcomes: &[Outcome], runner: &str) -> Vec<Ceiling> {

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::normalise::{Work, roofline};
+use crate::normalise::{Work, bounds, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::Ceiling;
@@ -126,7 +126,14 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             )));
         }
         // Without its ceilings a case has no fraction, and without an estimate no guard.
-        cases.retain(|case| probe(case) || filter.is_match(&case.id()));
+        let wanted: Vec<Case> = cases
+            .iter()
+            .filter(|case| filter.is_match(&case.id()))
+            .cloned()
+            .collect();
+        cases.retain(|case| {
+            wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted))
+        });
     }
     cases.sort_by_key(|case| !probe(case));
     Ok(Plan {
@@ -205,6 +212,18 @@ mod tests {
         let ops: Vec<OpName> = plan.cases.iter().map(|case| case.op).collect();
         assert_eq!(ops.iter().filter(|op| **op == OpName::Matmul).count(), 1);
         assert!(ops.contains(&OpName::Fma) && ops.contains(&OpName::Copy));
+    }
+
+    #[test]
+    fn only_probes_of_the_right_kind_bound_a_case() {
+        let chains = Shape::of(&[("invocations", 64), ("steps", 8)]);
+        let matmul = Shape::of(&[("m", 8), ("n", 8), ("k", 8)]);
+        let matmul = Case::new(OpName::Matmul, &matmul, Dtype::F32).unwrap();
+        let bound = |op, dtype| bounds(&Case::new(op, &chains, dtype).unwrap(), &matmul);
+        assert!(bound(OpName::Fma, Dtype::F32));
+        assert!(!bound(OpName::Fma, Dtype::I32));
+        assert!(!bound(OpName::Dot4, Dtype::I8));
+        assert!(!bound(OpName::WorkgroupRead, Dtype::F32));
     }
 
     #[test]

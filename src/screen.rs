@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::op::Dtype;
 use crate::report::{Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
@@ -76,6 +77,9 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 fn rate(outcome: &Outcome) -> String {
     match (outcome.flops_per_second, outcome.bytes_per_second) {
+        (Some(rate), _) if matches!(outcome.dtype, Dtype::I32 | Dtype::I8) => {
+            format!("{}op/s", si(rate))
+        }
         (Some(rate), _) => format!("{}FLOP/s", si(rate)),
         (None, Some(rate)) => format!("{}B/s", si(rate)),
         (None, None) => "-".to_owned(),
