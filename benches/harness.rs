@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chipmark::input::{Data, Values, keys};
+use chipmark::input::{Data, Element, Values, keys};
 use chipmark::op::{Case, Dtype, OpName, Shape};
 use chipmark::plan::plan;
 use chipmark::protocol::{Request, Response, Runner, serve};
@@ -29,7 +29,7 @@ fn verification(c: &mut Criterion) {
     let case = matmul(1024);
     let op = case.op.op();
     let inputs: Vec<Values> = (0..2)
-        .map(|tensor| Values::Uniform(keys(1, tensor), 1.0))
+        .map(|tensor| Values::Uniform(keys(1, tensor), 1.0, Element::F32))
         .collect();
     let signs = chipmark::runner::signs(7, 1024);
     let rows: Vec<u64> = (0..1024).collect();

@@ -59,25 +59,49 @@ pub struct Findings {
     interrupted: bool,
 }
 
-/// Shapes that catch what square powers of two hide: ones, primes, thin, wide, just over a tile.
+/// Shapes that catch what square powers of two hide: ones, primes, thin, wide, just over a tile; in
+/// each of these dtypes that the op has.
 ///
 /// # Errors
-/// Never for the dtypes there are.
-pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
+/// Never for the shapes there are.
+pub fn awkward_cases(dtypes: &[Dtype]) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for &dtype in dtypes {
+        for (op, shape) in awkward_shapes() {
+            if op.op().dtypes().contains(&dtype) {
+                cases.push(Case::new(op, &shape, dtype)?);
+            }
+        }
+    }
+    Ok(cases)
+}
+
+fn awkward_shapes() -> Vec<(OpName, Shape)> {
+    let chains = |op: OpName, invocations: u64, steps: u64| {
+        let sizes = [("invocations", invocations), ("steps", steps)];
+        (op, Shape::of(&sizes))
+    };
+    let blocks = |blocks: u64, steps: u64| {
+        let sizes = [("blocks", blocks), ("steps", steps)];
+        (OpName::MatrixFma, Shape::of(&sizes))
+    };
     let mut cases = vec![
-        Case::new(OpName::Empty, &Shape::of(&[("n", 1)]), dtype)?,
-        Case::new(
-            OpName::Fma,
-            &Shape::of(&[("invocations", 1000), ("steps", 37)]),
-            dtype,
-        )?,
-        Case::new(
-            OpName::Fma,
-            &Shape::of(&[("invocations", 64), ("steps", 1)]),
-            dtype,
-        )?,
-        Case::new(OpName::Copy, &Shape::of(&[("n", 4)]), dtype)?,
-        Case::new(OpName::Copy, &Shape::of(&[("n", 100_004)]), dtype)?,
+        (OpName::Empty, Shape::of(&[("n", 1)])),
+        chains(OpName::Fma, 1000, 37),
+        chains(OpName::Fma, 64, 1),
+        // More steps than one handing over of sums in f16.
+        chains(OpName::Fma, 65, 1029),
+        chains(OpName::Dot4, 1003, 37),
+        chains(OpName::Dot4, 1, 1),
+        chains(OpName::Dot4, 65, 1029),
+        blocks(1, 1),
+        blocks(77, 37),
+        blocks(130, 1030),
+        chains(OpName::WorkgroupRead, 1, 1),
+        chains(OpName::WorkgroupRead, 1003, 37),
+        chains(OpName::WorkgroupRead, 515, 1029),
+        (OpName::Copy, Shape::of(&[("n", 4)])),
+        (OpName::Copy, Shape::of(&[("n", 100_004)])),
     ];
     let memory_and_launches: [(OpName, &[(&str, u64)]); 22] = [
         (OpName::Read, &[("n", 4096)]),
@@ -104,7 +128,7 @@ pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
         (OpName::Readback, &[("n", 100_003)]),
     ];
     for (op, sizes) in memory_and_launches {
-        cases.push(Case::new(op, &Shape::of(sizes), dtype)?);
+        cases.push((op, Shape::of(sizes)));
     }
     let matmuls = [
         [1, 1, 1],
@@ -123,11 +147,7 @@ pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
         [129, 516, 1021],
     ];
     for [m, n, k] in matmuls {
-        cases.push(Case::new(
-            OpName::Matmul,
-            &Shape::of(&[("m", m), ("n", n), ("k", k)]),
-            dtype,
-        )?);
+        cases.push((OpName::Matmul, Shape::of(&[("m", m), ("n", n), ("k", k)])));
     }
     let attentions = [
         // batch, heads, kv_heads, query_len, kv_len, head_dim
@@ -152,10 +172,10 @@ pub fn awkward_cases(dtype: Dtype) -> Result<Vec<Case>> {
                 ("head_dim", head_dim),
                 ("causal", causal),
             ];
-            cases.push(Case::new(OpName::Attention, &Shape::of(&sizes), dtype)?);
+            cases.push((OpName::Attention, Shape::of(&sizes)));
         }
     }
-    Ok(cases)
+    cases
 }
 
 /// Verifies and tells `say` what happens on the way.

@@ -1,7 +1,9 @@
 //! Every kernel, as data. Adding one means one `.wgsl` file and one entry here.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use crate::input::Element;
 use crate::op::transfer::CHAIN_LAUNCHES;
 use crate::op::{Dtype, OpName};
 
@@ -53,6 +55,37 @@ pub enum Feature {
     /// Subgroup operations. Such a kernel's constant `SUBGROUP_SIZE` is tried only where it is the
     /// device's smallest subgroup size, so that one workgroup of that many lanes is one subgroup.
     Subgroup,
+    /// Arithmetic in f16.
+    ShaderF16,
+    /// Products of matrices that a subgroup forms by itself, in this very configuration.
+    CooperativeMatrix(MatrixTile),
+}
+
+/// A product of square matrices that a subgroup forms by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixTile {
+    /// Rows and columns of each matrix.
+    pub size: u32,
+    /// What the factors are made of.
+    pub input: Element,
+    /// What sums are kept in.
+    pub accumulator: Element,
+}
+
+impl fmt::Display for MatrixTile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            size,
+            input,
+            accumulator,
+        } = self;
+        write!(
+            f,
+            "cooperative_matrix_{size}x{size}_{}_{}",
+            input.label(),
+            accumulator.label()
+        )
+    }
 }
 
 /// What a kernel needs of the shape.
@@ -76,6 +109,8 @@ pub enum Requirement {
 pub enum Engine {
     /// Ordinary arithmetic units.
     Alu,
+    /// Units that multiply whole matrices.
+    Matrix,
 }
 
 impl Engine {
@@ -84,6 +119,7 @@ impl Engine {
     pub fn label(self) -> &'static str {
         match self {
             Self::Alu => "alu",
+            Self::Matrix => "matrix",
         }
     }
 }
@@ -155,6 +191,14 @@ const fn tune(name: &'static str, values: &'static [u32]) -> Tunable {
     Tunable { name, values }
 }
 
+const fn matrix(size: u32, input: Element, accumulator: Element) -> Feature {
+    Feature::CooperativeMatrix(MatrixTile {
+        size,
+        input,
+        accumulator,
+    })
+}
+
 const fn pass(entry_point: &'static str, grid: [Cover; 3]) -> Pass {
     Pass { entry_point, grid }
 }
@@ -184,6 +228,18 @@ pub fn kernels() -> Vec<Kernel> {
         }
         passes
     };
+    const MATRIX_FMA: &[Pass] = &[pass("main", [tiles("blocks", "TILE"), One, One])];
+    const MATRIX_TUNABLES: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        tune("SUBGROUPS", &[4, 2, 8]),
+        tune("ACCUMULATORS", &[8, 4, 2, 16]),
+    ];
+    // Four accumulators of 8 x 8 make a block.
+    const MATRIX_TUNABLES_8: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        tune("SUBGROUPS", &[4, 2, 8]),
+        tune("BLOCKS", &[2, 4, 1]),
+    ];
     const MATMUL: &[Pass] = &[pass(
         "main",
         [tiles("n", "TILE_N"), tiles("m", "TILE_M"), One],
@@ -248,6 +304,87 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("probe/fma_f32", Fma, {
             tunables: const { &[tune("ACCUMULATORS", &[8, 12, 4, 24])] },
             passes: FMA,
+        }),
+        kernel!("probe/fma_f32_vec4", Fma, {
+            tunables: const { &[tune("ACCUMULATORS", &[2, 3, 1, 6])] },
+            passes: FMA,
+        }),
+        kernel!("probe/fma_f16_vec2", Fma, {
+            dtypes: &[Dtype::F16],
+            tunables: const { &[tune("ACCUMULATORS", &[6, 12, 4, 3])] },
+            passes: FMA,
+            features: &[Feature::ShaderF16],
+        }),
+        kernel!("probe/fma_f16_vec4", Fma, {
+            dtypes: &[Dtype::F16],
+            tunables: const { &[tune("ACCUMULATORS", &[3, 6, 2])] },
+            passes: FMA,
+            features: &[Feature::ShaderF16],
+        }),
+        kernel!("probe/fma_i32", Fma, {
+            dtypes: &[Dtype::I32],
+            tunables: const { &[tune("ACCUMULATORS", &[8, 12, 4, 24])] },
+            passes: FMA,
+        }),
+        kernel!("probe/fma_i32_vec4", Fma, {
+            dtypes: &[Dtype::I32],
+            tunables: const { &[tune("ACCUMULATORS", &[2, 3, 1, 6])] },
+            passes: FMA,
+        }),
+        kernel!("probe/dot4_i8", Dot4, {
+            dtypes: &[Dtype::I8],
+            tunables: const { &[tune("ACCUMULATORS", &[8, 12, 4, 24])] },
+            passes: FMA,
+        }),
+        kernel!("probe/matrix_f16", MatrixFma, {
+            dtypes: &[Dtype::F16],
+            tunables: MATRIX_TUNABLES,
+            passes: MATRIX_FMA,
+            features: const {
+                &[matrix(16, Element::F16, Element::F32), Feature::ShaderF16, Feature::Subgroup]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("probe/matrix_f16_f16", MatrixFma, {
+            dtypes: &[Dtype::F16F16],
+            tunables: MATRIX_TUNABLES,
+            passes: MATRIX_FMA,
+            features: const {
+                &[matrix(16, Element::F16, Element::F16), Feature::ShaderF16, Feature::Subgroup]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("probe/matrix_8x8_f16", MatrixFma, {
+            dtypes: &[Dtype::F16],
+            tunables: MATRIX_TUNABLES_8,
+            passes: MATRIX_FMA,
+            features: const {
+                &[matrix(8, Element::F16, Element::F32), Feature::ShaderF16, Feature::Subgroup]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("probe/matrix_8x8_f16_f16", MatrixFma, {
+            dtypes: &[Dtype::F16F16],
+            tunables: MATRIX_TUNABLES_8,
+            passes: MATRIX_FMA,
+            features: const {
+                &[matrix(8, Element::F16, Element::F16), Feature::ShaderF16, Feature::Subgroup]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("probe/matrix_8x8_f32", MatrixFma, {
+            tunables: MATRIX_TUNABLES_8,
+            passes: MATRIX_FMA,
+            features: const {
+                &[matrix(8, Element::F32, Element::F32), Feature::Subgroup]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("probe/workgroup_read", WorkgroupRead, {
+            tunables: const {
+                &[tune("THREADS", &[256, 64, 128]), tune("ACCUMULATORS", &[2, 4, 1, 8])]
+            },
+            passes: const { &[pass("main", [tiles("invocations", "TILE"), One, One])] },
         }),
         kernel!("probe/copy", Copy, {
             tunables: STREAM_TUNABLES,

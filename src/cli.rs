@@ -298,9 +298,10 @@ struct VerifyArgs {
     /// One shape instead of the built-in awkward ones, such as m=65,n=67,k=129
     #[arg(long, value_name = "k=v,...")]
     shape: Option<String>,
-    /// Element type
-    #[arg(long, default_value = "f32")]
-    dtype: String,
+    /// Only this dtype: f32, f16, f16_f16, i32 or i8; all of them if absent, or with --shape the
+    /// first that the op has
+    #[arg(long)]
+    dtype: Option<String>,
     /// Which op a --shape or --inputs is for; guessed from the shape if absent
     #[arg(long, value_parser = parse_op)]
     op: Option<OpName>,
@@ -758,19 +759,24 @@ fn guess_op(shape: &Shape) -> Result<OpName> {
 }
 
 fn verify(args: &VerifyArgs) -> Result<()> {
-    let dtype: Dtype = args.dtype.parse()?;
+    let dtype: Option<Dtype> = args.dtype.as_deref().map(str::parse).transpose()?;
     let cases = match &args.shape {
         Some(text) => {
             let shape = parse_shape(text)?;
             let op = args.op.map_or_else(|| guess_op(&shape), Ok)?;
-            vec![Case::new(op, &shape, dtype)?]
+            let usual = op.op().dtypes().first().copied();
+            vec![Case::new(
+                op,
+                &shape,
+                dtype.or(usual).unwrap_or(Dtype::F32),
+            )?]
         }
         None if args.inputs.is_some() => {
             return Err(Error::usage(
                 "--inputs needs --shape, which says what the tensors are",
             ));
         }
-        None => audit::awkward_cases(dtype)?
+        None => audit::awkward_cases(dtype.as_ref().map_or(&Dtype::ALL, std::slice::from_ref))?
             .into_iter()
             .filter(|case| args.op.is_none_or(|op| op == case.op))
             .collect(),

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use wgpu::{Backend, Backends, DeviceType, Features};
 
+use crate::catalogue::MatrixTile;
+use crate::input::Element;
 use crate::machine;
 use crate::protocol::{Device, FaultKind, Span, Timer};
 
@@ -35,10 +37,14 @@ pub type GpuResult<T> = Result<T, GpuError>;
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// Optional features that kernels or the clock can use, each asked for only where it is offered.
-const WANTED: [(Features, &str); 3] = [
+const WANTED: [(Features, &str); 4] = [
     (Features::TIMESTAMP_QUERY, "timestamp_query"),
     (Features::SUBGROUP, "subgroup"),
     (Features::SHADER_F16, "shader_f16"),
+    (
+        Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+        "cooperative_matrix",
+    ),
 ];
 
 /// The smallest subgroup of a device, where it is known. Where an API does not tell, wgpu reports the
@@ -52,8 +58,8 @@ fn subgroup_size_min(info: &wgpu::AdapterInfo) -> Option<u32> {
     }
 }
 
-/// The limits that reports and messages speak of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The limits that reports and messages speak of, and what kernels may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Largest buffer.
     pub buffer_bytes_max: u64,
@@ -69,6 +75,10 @@ pub struct Capacity {
     pub workgroup_count_max: u32,
     /// Smallest subgroup, where there are subgroup operations.
     pub subgroup_size_min: Option<u32>,
+    /// Whether shaders may compute in f16.
+    pub shader_f16: bool,
+    /// Products of matrices that subgroups can form by themselves.
+    pub matrix_tiles: Vec<MatrixTile>,
     /// Memory that all buffers together may use, where it can be known.
     pub memory_bytes_budget: Option<u64>,
 }
@@ -130,6 +140,28 @@ fn describe(adapter: &wgpu::Adapter) -> Device {
     }
 }
 
+/// The products of matrices that the device lists and a shader can name. Any other would be
+/// undefined, and neither wgpu nor the driver would say so.
+fn matrix_tiles(adapter: &wgpu::Adapter) -> Vec<MatrixTile> {
+    let element = |scalar: wgpu::CooperativeScalarType| match scalar {
+        wgpu::CooperativeScalarType::F32 => Some(Element::F32),
+        wgpu::CooperativeScalarType::F16 => Some(Element::F16),
+        _ => None,
+    };
+    adapter
+        .cooperative_matrix_properties()
+        .into_iter()
+        .filter(|tile| tile.m_size == tile.n_size && tile.m_size == tile.k_size)
+        .filter_map(|tile| {
+            Some(MatrixTile {
+                size: tile.m_size,
+                input: element(tile.ab_type)?,
+                accumulator: element(tile.cr_type)?,
+            })
+        })
+        .collect()
+}
+
 fn capacity(adapter: &wgpu::Adapter) -> Capacity {
     let limits = adapter.limits();
     let info = adapter.get_info();
@@ -153,6 +185,15 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
             .contains(Features::SUBGROUP)
             .then(|| subgroup_size_min(&info))
             .flatten(),
+        shader_f16: adapter.features().contains(Features::SHADER_F16),
+        matrix_tiles: if adapter
+            .features()
+            .contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        {
+            matrix_tiles(adapter)
+        } else {
+            Vec::new()
+        },
         // A device that lives in the host's memory must leave half of it to everything else.
         memory_bytes_budget: shares_memory
             .then(machine::memory_bytes)
@@ -412,12 +453,22 @@ impl Gpu {
             .collect();
         attempts.push(Vec::new());
         let (device, queue) = loop {
+            let required_features = wanted
+                .iter()
+                .copied()
+                .fold(Features::empty(), Features::union);
+            let experimental = required_features.intersects(Features::all_experimental_mask());
             let request = adapter.request_device(&wgpu::DeviceDescriptor {
                 label: Some("chipmark"),
-                required_features: wanted
-                    .iter()
-                    .copied()
-                    .fold(Features::empty(), Features::union),
+                required_features,
+                // SAFETY: kernels that use cooperative matrices are offered only where the device
+                // lists their very configuration, and their results are verified.
+                #[allow(unsafe_code)]
+                experimental_features: if experimental {
+                    unsafe { wgpu::ExperimentalFeatures::enabled() }
+                } else {
+                    wgpu::ExperimentalFeatures::disabled()
+                },
                 required_limits: adapter.limits(),
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
@@ -449,6 +500,12 @@ impl Gpu {
         if !on.contains(Features::SUBGROUP) {
             capacity.subgroup_size_min = None;
         }
+        capacity.shader_f16 &= on.contains(Features::SHADER_F16);
+        if !on.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            capacity.matrix_tiles.clear();
+        }
+        let tiles = capacity.matrix_tiles.iter().map(MatrixTile::to_string);
+        info.features.extend(tiles);
         let clock = on.contains(Features::TIMESTAMP_QUERY).then(|| {
             let buffer = |usage| {
                 device.create_buffer(&wgpu::BufferDescriptor {

@@ -94,7 +94,7 @@ fn read_bytes(outcome: &Outcome) -> u64 {
     };
     case.tensors()
         .first()
-        .map_or(0, |tensor| tensor.len() * outcome.dtype.size_bytes())
+        .map_or(0, |tensor| tensor.size_bytes())
 }
 
 /// Points by ascending size; of several at one size, what `better` leaves.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Uniform in `[-1, 1)` on a grid of 2^-23, times the tensor's scale: the regime that is timed.
+    /// In f16 the grid is 2^-10; integer tensors have `-128..=127` instead.
     Uniform,
     /// Integers in `-2..=5`: sums of products are exact in an f32 accumulator, so that results
     /// must be bit-exact, and large enough to overflow the exact range of a lower-precision one.
@@ -40,6 +41,143 @@ impl Data {
             Self::Files(_) => "files",
             Self::Cycle(_) => "cycle",
         }
+    }
+}
+
+/// How one element of a tensor lies in memory, little-endian and without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16, two to a 32-bit word.
+    F16,
+    /// 32-bit integer in two's complement.
+    I32,
+    /// 8-bit integer in two's complement, four to a 32-bit word, the first in the lowest byte.
+    I8,
+}
+
+impl Element {
+    /// Every element type there is.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::I32, Self::I8];
+
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size_bytes(self) -> u64 {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::F16 => 2,
+            Self::I8 => 1,
+        }
+    }
+
+    /// The name in messages: `f32`, `f16`, `i32` or `i8`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::I32 => "i32",
+            Self::I8 => "i8",
+        }
+    }
+
+    /// The number by which the fill shader knows it.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::I32 => 2,
+            Self::I8 => 3,
+        }
+    }
+
+    /// The word that an output is filled with before a call, so that an element nobody writes
+    /// shows: quiet NaNs with every mantissa bit set, of one f32 or of two f16 alike; for integers,
+    /// which have no NaN, the lowest number, which no operation here yields.
+    #[must_use]
+    pub const fn poison(self) -> u32 {
+        match self {
+            Self::F32 | Self::F16 => 0x7fff_ffff,
+            Self::I32 => 0x8000_0000,
+            Self::I8 => 0x8080_8080,
+        }
+    }
+
+    /// The uniform value of a random word, before the tensor's scale. Every value is exact in its
+    /// type, because how a shader rounds to f16 is the driver's choice.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // 11 and 8 bits
+    pub fn uniform(self, word: u32) -> f32 {
+        match self {
+            Self::F32 => uniform(word),
+            Self::F16 => (word >> 21) as f32 * (1.0 / 1024.0) - 1.0,
+            Self::I32 | Self::I8 => (word >> 24) as f32 - 128.0,
+        }
+    }
+
+    /// Element `index` of a tensor that lies in `bytes`. The poison of an integer type is a NaN
+    /// here as it is in the others, and so is what lies beyond the end.
+    #[must_use]
+    #[inline]
+    pub fn get(self, bytes: &[u8], index: usize) -> f64 {
+        let size = self.size_bytes() as usize;
+        let Some(found) = index
+            .checked_mul(size)
+            .and_then(|start| bytes.get(start..start.checked_add(size)?))
+        else {
+            return f64::NAN;
+        };
+        match (self, found) {
+            (Self::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
+            (Self::F16, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f64(),
+            (Self::I32, &[a, b, c, d]) => match i32::from_le_bytes([a, b, c, d]) {
+                i32::MIN => f64::NAN,
+                value => f64::from(value),
+            },
+            (Self::I8, &[a]) => match i8::from_le_bytes([a]) {
+                i8::MIN => f64::NAN,
+                value => f64::from(value),
+            },
+            _ => f64::NAN,
+        }
+    }
+
+    /// The value of this type next to `value`; integers beyond the range end at its ends.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // that is the point
+    pub fn nearest(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => half::f16::from_f32(value).to_f32(),
+            Self::I32 => value.round() as i32 as f32,
+            Self::I8 => f32::from(value.round() as i8),
+        }
+    }
+
+    /// `values`, each made the nearest of this type, as they lie in memory, padded with zeros to
+    /// whole 32-bit words.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn pack(self, values: &[f32]) -> Vec<u8> {
+        let mut bytes: Vec<u8> = match self {
+            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F16 => values
+                .iter()
+                .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
+                .collect(),
+            Self::I32 => values
+                .iter()
+                .flat_map(|v| (v.round() as i32).to_le_bytes())
+                .collect(),
+            Self::I8 => values
+                .iter()
+                .flat_map(|v| (v.round() as i8).to_le_bytes())
+                .collect(),
+        };
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     }
 }
 
@@ -171,8 +309,8 @@ impl Cycle {
 /// The values of one input tensor, as every runner has them, for the reference to read.
 #[derive(Clone, Debug)]
 pub enum Values {
-    /// Uniform stream with a power-of-two scale.
-    Uniform([u32; 2], f32),
+    /// Uniform stream of an element type with a power-of-two scale.
+    Uniform([u32; 2], f32, Element),
     /// Integer stream.
     Integer([u32; 2]),
     /// Zeros.
@@ -186,9 +324,15 @@ pub enum Values {
 impl Values {
     /// The stream of tensor number `tensor` under `seed`; `None` for [`Data::Files`].
     #[must_use]
-    pub fn generated(data: &Data, seed: u32, tensor: u32, scale: f32) -> Option<Self> {
+    pub fn generated(
+        data: &Data,
+        seed: u32,
+        tensor: u32,
+        scale: f32,
+        element: Element,
+    ) -> Option<Self> {
         match data {
-            Data::Uniform => Some(Self::Uniform(keys(seed, tensor), scale)),
+            Data::Uniform => Some(Self::Uniform(keys(seed, tensor), scale, element)),
             Data::Integer => Some(Self::Integer(keys(seed, tensor))),
             Data::Zero => Some(Self::Zero),
             Data::Files(_) => None,
@@ -202,7 +346,9 @@ impl Values {
     #[allow(clippy::cast_possible_truncation)] // tensors have fewer than 2^32 elements
     pub fn get(&self, index: u64) -> f32 {
         match self {
-            Self::Uniform(keys, scale) => uniform(word(*keys, index as u32)) * scale,
+            Self::Uniform(keys, scale, element) => {
+                element.uniform(word(*keys, index as u32)) * scale
+            }
             Self::Integer(keys) => integer(word(*keys, index as u32)),
             Self::Zero => 0.0,
             Self::Array(values) => values[index as usize],
@@ -265,6 +411,42 @@ mod tests {
         }
 
         #[test]
+        fn every_value_of_a_stream_is_exact_in_its_type(w in any::<u32>()) {
+            for element in Element::ALL {
+                for value in [element.uniform(w), integer(w)] {
+                    prop_assert_eq!(element.nearest(value), value);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_packed_is_read_back_at_its_place(words in prop::collection::vec(any::<u32>(), 1..40)) {
+            for element in Element::ALL {
+                let values: Vec<f32> = words
+                    .iter()
+                    .map(|&w| element.uniform(w))
+                    // The lowest integer of eight bits stands for never written.
+                    .map(|value| value.max(-127.0))
+                    .collect();
+                let bytes = element.pack(&values);
+                let length = values.len() as u64 * element.size_bytes();
+                prop_assert_eq!(bytes.len() as u64, length.next_multiple_of(4));
+                for (index, value) in values.iter().enumerate() {
+                    prop_assert_eq!(element.get(&bytes, index), f64::from(*value));
+                }
+            }
+        }
+
+        #[test]
+        fn packing_takes_the_nearest_value(value in -200.0f32..200.0) {
+            for element in Element::ALL {
+                let read = element.get(&element.pack(&[value]), 0);
+                let nearest = f64::from(element.nearest(value));
+                prop_assert!(read == nearest || nearest == -128.0, "{element:?} {value}");
+            }
+        }
+
+        #[test]
         fn the_mixer_is_a_bijection_so_neighbours_never_collide(x in any::<u32>(), y in any::<u32>()) {
             prop_assert_eq!(x == y, mix(x) == mix(y));
         }
@@ -307,6 +489,17 @@ mod tests {
     }
 
     #[test]
+    fn an_element_that_nobody_wrote_is_not_a_number_in_every_type() {
+        for element in Element::ALL {
+            let bytes = element.poison().to_le_bytes();
+            for index in 0..4 / element.size_bytes() as usize {
+                assert!(element.get(&bytes, index).is_nan(), "{element:?}");
+            }
+            assert!(element.get(&bytes, 4).is_nan(), "beyond the end");
+        }
+    }
+
+    #[test]
     fn steps_of_a_cycle_fit_32_bits_and_are_not_all_alike() {
         for lines in [256u32, 3 << 10, 1 << 20, 3 << 22, 1 << 24] {
             for seed in 0..50 {
@@ -338,10 +531,17 @@ mod tests {
     const CYCLE_VECTOR: (u32, u32, u32) = (49_117, 1735, 2600);
 
     #[test]
+    fn bytes_lie_in_words_from_the_lowest_up() {
+        assert_eq!(Element::I8.pack(&[1.0, -2.0, 3.0]), [1, 0xfe, 3, 0]);
+        assert_eq!(Element::F16.pack(&[1.0]), [0, 0x3c, 0, 0]);
+        assert_eq!(Element::I32.pack(&[-1.0]), [0xff; 4]);
+    }
+
+    #[test]
     fn streams_have_the_mean_and_variance_of_a_uniform_distribution() {
         let n = 1u32 << 16;
         for tensor in 0..3 {
-            let values = Values::Uniform(keys(7, tensor), 1.0);
+            let values = Values::Uniform(keys(7, tensor), 1.0, Element::F32);
             let sum: f64 = (0..n).map(|i| f64::from(values.get(u64::from(i)))).sum();
             let squares: f64 = (0..n)
                 .map(|i| f64::from(values.get(u64::from(i))).powi(2))

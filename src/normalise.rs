@@ -1,7 +1,7 @@
 //! From times to figures that can be compared: rates, ceilings and the fraction of them achieved.
 
 use crate::op::transfer::CHAIN_LAUNCHES;
-use crate::op::{Case, OpName};
+use crate::op::{Case, Dtype, OpName};
 use crate::report::{Ceiling, Outcome, OutcomeStatus};
 
 /// Measured fractions may exceed one by this much before they are not believed: two medians of one
@@ -12,8 +12,22 @@ const PLAUSIBLE_FRACTION_MAX: f64 = 1.02;
 /// that only reads may move its bytes at up to twice the rate of a copy.
 const READ_OVER_COPY_MAX: f64 = 2.0;
 
-/// Ceiling names.
+/// Fused multiply-adds in f32 by the ordinary units, two operations each.
 pub const ALU_F32: &str = "alu_f32";
+/// The same in f16.
+pub const ALU_F16: &str = "alu_f16";
+/// Multiply-adds of 32-bit integers, two operations each.
+pub const ALU_I32: &str = "alu_i32";
+/// Dot products of four 8-bit integers, eight operations each.
+pub const ALU_I8: &str = "alu_i8";
+/// Products of f16 matrices by matrix units, summed in f32.
+pub const MATRIX_F16: &str = "matrix_f16";
+/// The same summed in f16.
+pub const MATRIX_F16_F16: &str = "matrix_f16_f16";
+/// Products of f32 matrices by matrix units.
+pub const MATRIX_F32: &str = "matrix_f32";
+/// Bytes per second that all workgroups together read from workgroup memory.
+pub const WORKGROUP_MEMORY: &str = "workgroup_memory";
 /// Bytes read and written per second by a copy far larger than any cache.
 pub const MEMORY_COPY: &str = "memory_copy";
 /// Bytes read per second.
@@ -32,6 +46,100 @@ pub const ROUND_TRIP: &str = "round_trip";
 pub const UPLOAD: &str = "upload";
 /// Bytes per second from the device's memory to the host's.
 pub const READBACK: &str = "readback";
+
+/// What a case asks of a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    op: OpName,
+    dtype: Dtype,
+    flop_count: u64,
+    bytes_min: u64,
+    /// The units that do it, `alu` or `matrix`, once that is known.
+    engine: Option<&'a str>,
+}
+
+impl<'a> Work<'a> {
+    /// The work of a case before it is known who does it.
+    #[must_use]
+    pub fn of(case: &Case) -> Self {
+        Self {
+            op: case.op,
+            dtype: case.dtype,
+            flop_count: case.flop_count(),
+            bytes_min: case.bytes_min(),
+            engine: None,
+        }
+    }
+
+    fn done(outcome: &'a Outcome) -> Self {
+        Self {
+            op: outcome.op,
+            dtype: outcome.dtype,
+            flop_count: outcome.flop_count,
+            bytes_min: outcome.bytes_min,
+            engine: outcome.labels.as_ref().map(|labels| &*labels.engine),
+        }
+    }
+
+    /// The ceilings of its arithmetic; the highest of them binds. Numbers in f16 may be multiplied
+    /// in f32 as well, and bytes as 32-bit integers, where that is faster; a probe is measured
+    /// against nothing but its own kind.
+    fn arithmetic(&self) -> &'static [&'static str] {
+        const ALU: &str = "alu";
+        const MATRIX: &str = "matrix";
+        match (self.op, self.dtype, self.engine) {
+            (OpName::Fma, Dtype::F16 | Dtype::F16F16, _) => &[ALU_F16],
+            (OpName::Dot4, ..) => &[ALU_I8],
+            (OpName::Fma, Dtype::F32, _) | (_, Dtype::F32, Some(ALU)) => &[ALU_F32],
+            (OpName::MatrixFma, Dtype::F32, _) | (_, Dtype::F32, Some(MATRIX)) => &[MATRIX_F32],
+            (OpName::MatrixFma, Dtype::F16, _) | (_, Dtype::F16, Some(MATRIX)) => &[MATRIX_F16],
+            (OpName::MatrixFma, Dtype::F16F16, _) | (_, Dtype::F16F16, Some(MATRIX)) => {
+                &[MATRIX_F16_F16]
+            }
+            (_, Dtype::F16 | Dtype::F16F16, Some(ALU)) => &[ALU_F16, ALU_F32],
+            (_, Dtype::F32, _) => &[ALU_F32, MATRIX_F32],
+            (_, Dtype::F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16],
+            (_, Dtype::F16F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16, MATRIX_F16_F16],
+            (_, Dtype::I32, _) => &[ALU_I32],
+            (_, Dtype::I8, _) => &[ALU_I8, ALU_I32],
+        }
+    }
+
+    /// The ceiling of its bytes.
+    fn memory(&self) -> &'static str {
+        match self.op {
+            OpName::WorkgroupRead => WORKGROUP_MEMORY,
+            _ => MEMORY_COPY,
+        }
+    }
+}
+
+/// Name and unit of the ceiling that a probe of arithmetic gives.
+fn arithmetic_ceiling(op: OpName, dtype: Dtype) -> Option<(&'static str, &'static str)> {
+    const FLOATING: &str = "flop_per_s";
+    const INTEGER: &str = "op_per_s";
+    match (op, dtype) {
+        (OpName::Fma, Dtype::F32) => Some((ALU_F32, FLOATING)),
+        (OpName::Fma, Dtype::F16) => Some((ALU_F16, FLOATING)),
+        (OpName::Fma, Dtype::I32) => Some((ALU_I32, INTEGER)),
+        (OpName::Dot4, Dtype::I8) => Some((ALU_I8, INTEGER)),
+        (OpName::MatrixFma, Dtype::F16) => Some((MATRIX_F16, FLOATING)),
+        (OpName::MatrixFma, Dtype::F16F16) => Some((MATRIX_F16_F16, FLOATING)),
+        (OpName::MatrixFma, Dtype::F32) => Some((MATRIX_F32, FLOATING)),
+        _ => None,
+    }
+}
+
+/// Whether `probe` gives a ceiling that `case` is measured against.
+#[must_use]
+pub fn bounds(probe: &Case, case: &Case) -> bool {
+    match probe.op {
+        OpName::Fma | OpName::Dot4 | OpName::MatrixFma => arithmetic_ceiling(probe.op, probe.dtype)
+            .is_some_and(|(name, _)| Work::of(case).arithmetic().contains(&name)),
+        OpName::WorkgroupRead => Work::of(case).memory() == WORKGROUP_MEMORY,
+        op => op.is_yardstick(),
+    }
+}
 
 /// Memory probes and the ceilings they give.
 const MEMORY: [(OpName, &str); 4] = [
@@ -75,8 +183,19 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64
         })
     };
     let by_value = |a: &(&Outcome, f64), b: &(&Outcome, f64)| a.1.total_cmp(&b.1);
-    let alu = measured(OpName::Fma)
-        .filter_map(|o| Some((o, o.flops_per_second?)))
+    let arithmetic = [OpName::Fma, OpName::Dot4, OpName::MatrixFma]
+        .into_iter()
+        .flat_map(|op| Dtype::ALL.map(|dtype| (op, dtype)))
+        .filter_map(|(op, dtype)| {
+            let (name, unit) = arithmetic_ceiling(op, dtype)?;
+            let best = measured(op)
+                .filter(|o| o.dtype == dtype)
+                .filter_map(|o| Some((o, o.flops_per_second?)))
+                .max_by(by_value);
+            ceiling(name, unit, best)
+        });
+    let workgroup = measured(OpName::WorkgroupRead)
+        .filter_map(|o| Some((o, o.bytes_per_second?)))
         .max_by(by_value);
     // The largest, not the fastest: a small one may live in a cache.
     let largest_rate = |op: OpName| {
@@ -96,16 +215,20 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64
             .filter_map(|o| Some((o, o.time_s.as_ref()?.median / f64::from(count))))
             .min_by(by_value)
     };
-    std::iter::once(ceiling(ALU_F32, "flop_per_s", alu))
-        .chain(memory)
-        .chain([
-            ceiling(LAUNCH_LATENCY, "s", least_time(OpName::Empty, 1)),
-            ceiling(LAUNCH_CHAIN, "s", least_time(OpName::Chain, CHAIN_LAUNCHES)),
-            ceiling(ROUND_TRIP, "s", least_time(OpName::RoundTrip, 1)),
-            ceiling(UPLOAD, "bytes_per_s", largest_rate(OpName::Upload)),
-            ceiling(READBACK, "bytes_per_s", largest_rate(OpName::Readback)),
-        ])
-        .flatten()
+    arithmetic
+        .chain(ceiling(WORKGROUP_MEMORY, "bytes_per_s", workgroup))
+        .chain(memory.into_iter().flatten())
+        .chain(
+            [
+                ceiling(LAUNCH_LATENCY, "s", least_time(OpName::Empty, 1)),
+                ceiling(LAUNCH_CHAIN, "s", least_time(OpName::Chain, CHAIN_LAUNCHES)),
+                ceiling(ROUND_TRIP, "s", least_time(OpName::RoundTrip, 1)),
+                ceiling(UPLOAD, "bytes_per_s", largest_rate(OpName::Upload)),
+                ceiling(READBACK, "bytes_per_s", largest_rate(OpName::Readback)),
+            ]
+            .into_iter()
+            .flatten(),
+        )
         .collect()
 }
 
@@ -113,8 +236,7 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
 pub fn roofline(
-    flop_count: u64,
-    bytes_min: u64,
+    work: &Work<'_>,
     ceilings: &[Ceiling],
     runner: &str,
 ) -> Option<(f64, &'static str)> {
@@ -124,7 +246,12 @@ pub fn roofline(
             .find(|ceiling| ceiling.name == name && ceiling.runner == runner)
             .map(|ceiling| (amount as f64 / ceiling.value, name))
     };
-    let both = [time(ALU_F32, flop_count), time(MEMORY_COPY, bytes_min)];
+    let arithmetic = work
+        .arithmetic()
+        .iter()
+        .filter_map(|name| time(name, work.flop_count))
+        .min_by(|a, b| a.0.total_cmp(&b.0));
+    let both = [arithmetic, time(work.memory(), work.bytes_min)];
     both.into_iter()
         .flatten()
         .filter(|(s, _)| *s > 0.0)
@@ -134,12 +261,7 @@ pub fn roofline(
 /// As [`roofline`], for what an outcome did.
 #[must_use]
 pub fn roofline_of(outcome: &Outcome, ceilings: &[Ceiling]) -> Option<(f64, &'static str)> {
-    roofline(
-        outcome.flop_count,
-        outcome.bytes_min,
-        ceilings,
-        &outcome.runner,
-    )
+    roofline(&Work::done(outcome), ceilings, &outcome.runner)
 }
 
 /// Sets the rates of a measured outcome from its median time, and what they cost from its energy.
@@ -182,21 +304,26 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
         let times = probe.time_s.as_ref()?;
         Some(ceiling.value * times.median / times.min)
     };
-    let generosity: Vec<(String, &str, f64)> = ceilings
+    let generosity: Vec<(&str, &str, f64)> = ceilings
         .iter()
         .filter_map(|ceiling| {
             let of_runner = || ceilings.iter().filter(|c| c.runner == ceiling.runner);
-            let (name, rate) = if ceiling.name == ALU_F32 {
-                (ALU_F32, best(ceiling)?)
+            let is_memory = MEMORY.iter().any(|(_, name)| ceiling.name == *name);
+            let rate = if !is_memory {
+                best(ceiling)?
             } else if ceiling.name != MEMORY_COPY {
                 return None;
             } else if of_runner().any(|c| c.name == MEMORY_READ) {
                 let memory = of_runner().filter(|c| MEMORY.iter().any(|(_, name)| c.name == *name));
-                (MEMORY_COPY, memory.filter_map(best).fold(0.0, f64::max))
+                memory.filter_map(best).fold(0.0, f64::max)
             } else {
-                (MEMORY_COPY, READ_OVER_COPY_MAX * best(ceiling)?)
+                READ_OVER_COPY_MAX * best(ceiling)?
             };
-            Some((ceiling.runner.clone(), name, rate / ceiling.value))
+            Some((
+                ceiling.runner.as_str(),
+                ceiling.name.as_str(),
+                rate / ceiling.value,
+            ))
         })
         .collect();
     for outcome in outcomes
@@ -206,12 +333,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
         let Some(times) = &outcome.time_s else {
             continue;
         };
-        let found = roofline(
-            outcome.flop_count,
-            outcome.bytes_min,
-            ceilings,
-            &outcome.runner,
-        );
+        let found = roofline(&Work::done(outcome), ceilings, &outcome.runner);
         let Some((roofline_time_s, bound)) = found else {
             continue;
         };
@@ -243,11 +365,15 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Dtype, Shape};
+    use crate::op::Shape;
     use crate::report::{Times, unmeasured};
 
     fn outcome(op: OpName, sizes: &[(&str, u64)], median: f64) -> Outcome {
-        let case = Case::new(op, &Shape::of(sizes), Dtype::F32).unwrap();
+        outcome_in(Dtype::F32, op, sizes, median)
+    }
+
+    fn outcome_in(dtype: Dtype, op: OpName, sizes: &[(&str, u64)], median: f64) -> Outcome {
+        let case = Case::new(op, &Shape::of(sizes), dtype).unwrap();
         let mut outcome = unmeasured(&case, "wgpu", OutcomeStatus::Measured, String::new());
         outcome.reason = None;
         outcome.time_s = Some(Times {
@@ -355,6 +481,86 @@ mod tests {
             assert_eq!(outcome.status, OutcomeStatus::Measured);
             assert_eq!(outcome.fraction_of_ceiling, None);
         }
+    }
+
+    #[test]
+    fn every_probe_of_arithmetic_gives_a_ceiling_of_its_own() {
+        let chains = [("invocations", 1000), ("steps", 1000)];
+        let blocks = [("blocks", 1000), ("steps", 1000)];
+        let outcomes = [
+            outcome_in(Dtype::F32, OpName::Fma, &chains, 1e-3),
+            outcome_in(Dtype::F16, OpName::Fma, &chains, 1e-4),
+            outcome_in(Dtype::I32, OpName::Fma, &chains, 1e-2),
+            outcome_in(Dtype::I8, OpName::Dot4, &chains, 1e-3),
+            outcome_in(Dtype::F16, OpName::MatrixFma, &blocks, 1e-3),
+            outcome_in(Dtype::F16F16, OpName::MatrixFma, &blocks, 1e-3),
+            outcome_in(Dtype::F32, OpName::WorkgroupRead, &chains, 1e-3),
+        ];
+        let found: Vec<(String, String, f64)> = ceilings(&outcomes, "wgpu", None)
+            .into_iter()
+            .map(|c| (c.name, c.unit, c.value.round()))
+            .collect();
+        let expected = [
+            (ALU_F32, "flop_per_s", 48e9),
+            (ALU_F16, "flop_per_s", 480e9),
+            (ALU_I32, "op_per_s", 4.8e9),
+            (ALU_I8, "op_per_s", 192e9),
+            (MATRIX_F16, "flop_per_s", 8.192e12),
+            (MATRIX_F16_F16, "flop_per_s", 8.192e12),
+            (WORKGROUP_MEMORY, "bytes_per_s", 16e9),
+        ]
+        .map(|(name, unit, value)| (name.to_owned(), unit.to_owned(), value));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_case_is_bound_by_the_ceiling_of_its_own_dtype_and_engine() {
+        let ceilings: Vec<Ceiling> = [
+            (ALU_F32, 10.0),
+            (ALU_F16, 2.0),
+            (ALU_I8, 40.0),
+            (MATRIX_F16, 100.0),
+            (MATRIX_F16_F16, 200.0),
+            (WORKGROUP_MEMORY, 50.0),
+            (MEMORY_COPY, 1e9),
+        ]
+        .map(|(name, value)| Ceiling {
+            name: name.to_owned(),
+            value,
+            unit: String::new(),
+            case_id: String::new(),
+            runner: "wgpu".to_owned(),
+        })
+        .into();
+        let bound = |op, dtype, engine| {
+            let work = Work {
+                op,
+                dtype,
+                flop_count: 1000,
+                bytes_min: 1000,
+                engine,
+            };
+            roofline(&work, &ceilings, "wgpu").map(|(_, name)| name)
+        };
+        let matmul = |dtype, engine| bound(OpName::Matmul, dtype, Some(engine));
+        assert_eq!(matmul(Dtype::F32, "alu"), Some(ALU_F32));
+        assert_eq!(matmul(Dtype::F16, "matrix"), Some(MATRIX_F16));
+        assert_eq!(matmul(Dtype::F16F16, "matrix"), Some(MATRIX_F16_F16));
+        // Where f16 is slow, a kernel that multiplies in f32 is not beyond what is possible.
+        assert_eq!(matmul(Dtype::F16, "alu"), Some(ALU_F32));
+        assert_eq!(matmul(Dtype::I8, "alu"), Some(ALU_I8));
+        assert_eq!(bound(OpName::Fma, Dtype::F16, Some("alu")), Some(ALU_F16));
+        // Nothing is known of matrix units in f32 here, and ordinary ones do not bind them.
+        assert_eq!(matmul(Dtype::F32, "matrix"), Some(MEMORY_COPY));
+        // Before it is known who does it, the best of all counts.
+        assert_eq!(bound(OpName::Matmul, Dtype::F16, None), Some(MATRIX_F16));
+        let reads = Case::new(
+            OpName::WorkgroupRead,
+            &Shape::of(&[("invocations", 64), ("steps", 8)]),
+            Dtype::F32,
+        );
+        let reads = roofline(&Work::of(&reads.unwrap()), &ceilings, "wgpu");
+        assert_eq!(reads.map(|(_, name)| name), Some(WORKGROUP_MEMORY));
     }
 
     #[test]

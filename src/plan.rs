@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::normalise::roofline;
+use crate::normalise::{Work, bounds, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::Ceiling;
@@ -226,7 +226,14 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             )));
         }
         // Without its ceilings a case has no fraction, and without an estimate no guard.
-        cases.retain(|case| case.op.is_yardstick() || filter.is_match(&case.id()));
+        let wanted: Vec<Case> = cases
+            .iter()
+            .filter(|case| filter.is_match(&case.id()))
+            .cloned()
+            .collect();
+        cases.retain(|case| {
+            wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted))
+        });
     }
     cases.sort_by_key(|case| !case.op.is_probe());
     Ok(Plan {
@@ -260,7 +267,7 @@ pub fn too_slow(
     if !case.op.has_roofline() {
         return None;
     }
-    let (best_s, bound) = roofline(case.flop_count(), case.bytes_min(), ceilings, runner)?;
+    let (best_s, bound) = roofline(&Work::of(case), ceilings, runner)?;
     // The probes are what the ceilings are made of, so their estimate is the ceiling itself.
     let expected_s = if case.op.is_probe() {
         best_s
@@ -278,12 +285,15 @@ pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String>
     let limit = |name: &str| device.limits.get(name).copied().unwrap_or(u64::MAX);
     let binding = limit("binding_bytes_max").min(limit("buffer_bytes_max"));
     let budget = limit("memory_bytes_budget");
-    let bytes = |tensor: &crate::op::Tensor| tensor.len() * case.dtype.size_bytes();
-    if let Some(tensor) = case.tensors().iter().find(|tensor| bytes(tensor) > binding) {
+    if let Some(tensor) = case
+        .tensors()
+        .iter()
+        .find(|tensor| tensor.size_bytes() > binding)
+    {
         return Some(format!(
             "tensor {} needs {} bytes; the largest binding is {binding}",
             tensor.name,
-            bytes(tensor)
+            tensor.size_bytes()
         ));
     }
     let needed = case
@@ -346,6 +356,18 @@ mod tests {
         let ops: Vec<OpName> = plan.cases.iter().map(|case| case.op).collect();
         assert_eq!(ops.iter().filter(|op| **op == OpName::Matmul).count(), 1);
         assert!(ops.contains(&OpName::Fma) && ops.contains(&OpName::Copy));
+    }
+
+    #[test]
+    fn only_probes_of_the_right_kind_bound_a_case() {
+        let chains = Shape::of(&[("invocations", 64), ("steps", 8)]);
+        let matmul = Shape::of(&[("m", 8), ("n", 8), ("k", 8)]);
+        let matmul = Case::new(OpName::Matmul, &matmul, Dtype::F32).unwrap();
+        let bound = |op, dtype| bounds(&Case::new(op, &chains, dtype).unwrap(), &matmul);
+        assert!(bound(OpName::Fma, Dtype::F32));
+        assert!(!bound(OpName::Fma, Dtype::I32));
+        assert!(!bound(OpName::Dot4, Dtype::I8));
+        assert!(!bound(OpName::WorkgroupRead, Dtype::F32));
     }
 
     #[test]

@@ -125,11 +125,11 @@ pub struct RunnerRecord {
 /// A peak that a probe kernel measured in this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ceiling {
-    /// `alu_f32`, `memory_copy`, `launch_latency`.
+    /// `alu_f32`, `alu_i8`, `matrix_f16`, `memory_copy`, `launch_latency`, ...
     pub name: String,
     /// The figure.
     pub value: f64,
-    /// `flop_per_s`, `bytes_per_s` or `s`.
+    /// `flop_per_s`, `op_per_s` (operations on integers), `bytes_per_s` or `s`.
     pub unit: String,
     /// The case it comes from.
     pub case_id: String,

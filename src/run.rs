@@ -1100,7 +1100,7 @@ pub fn case_seed(seed: u32, case: &Case) -> u32 {
 /// The size at which all variants can be looked at without waiting seconds for the poor ones.
 pub(crate) fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
     let slow = |case: &Case| {
-        normalise::roofline(case.flop_count(), case.bytes_min(), ceilings, runner)
+        normalise::roofline(&normalise::Work::of(case), ceilings, runner)
             .is_some_and(|(best_s, _)| best_s / POOR_FRACTION > SCOUT_S_MAX)
     };
     let mut small = case.clone();

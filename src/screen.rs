@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::op::OpName;
+use crate::op::{Dtype, OpName};
 use crate::report::{MemoryHierarchy, Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
@@ -108,6 +108,9 @@ fn rate(outcome: &Outcome) -> String {
         };
     }
     match (outcome.flops_per_second, outcome.bytes_per_second) {
+        (Some(rate), _) if matches!(outcome.dtype, Dtype::I32 | Dtype::I8) => {
+            format!("{}op/s", si(rate))
+        }
         (Some(rate), _) => format!("{}FLOP/s", si(rate)),
         (None, Some(rate)) => format!("{}B/s", si(rate)),
         (None, None) => "-".to_owned(),
@@ -230,8 +233,8 @@ pub fn summary(report: &Report) -> String {
     for ceiling in &report.ceilings {
         let unit = match ceiling.unit.as_str() {
             "flop_per_s" => "FLOP/s",
-            "bytes_per_s" => "B/s",
             "op_per_s" => "op/s",
+            "bytes_per_s" => "B/s",
             unit => unit,
         };
         let runner = if several {

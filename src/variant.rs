@@ -60,6 +60,28 @@ pub fn fit(
     capacity: &Capacity,
 ) -> Result<Legal, String> {
     // The device first: what it lacks is the reason at every shape.
+    for feature in kernel.features {
+        match feature {
+            Feature::Subgroup => {}
+            Feature::ShaderF16 if capacity.shader_f16 => {}
+            Feature::ShaderF16 => {
+                return Err("the device has no arithmetic in f16 (shader_f16)".to_owned());
+            }
+            Feature::CooperativeMatrix(tile) if capacity.matrix_tiles.contains(tile) => {}
+            Feature::CooperativeMatrix(tile) => {
+                let listed: Vec<String> = capacity
+                    .matrix_tiles
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                return Err(if listed.is_empty() {
+                    format!("it needs {tile}; the device has no cooperative matrices")
+                } else {
+                    format!("it needs {tile}; the device has {}", listed.join(", "))
+                });
+            }
+        }
+    }
     if kernel.features.contains(&Feature::Subgroup) {
         let size = capacity
             .subgroup_size_min
@@ -217,6 +239,8 @@ pub fn default_capacity() -> Capacity {
         workgroup_size_max: [256, 256, 64],
         workgroup_count_max: 65535,
         subgroup_size_min: Some(32),
+        shader_f16: false,
+        matrix_tiles: Vec::new(),
         memory_bytes_budget: None,
     }
 }

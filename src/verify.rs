@@ -58,7 +58,13 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
         .zip(&tensors)
         .filter(|(_, tensor)| tensor.role == Role::Input)
         .map(|(number, tensor)| {
-            if let Some(values) = Values::generated(tensor.data(data), seed, number, tensor.scale) {
+            if let Some(values) = Values::generated(
+                tensor.data(data),
+                seed,
+                number,
+                tensor.scale,
+                tensor.element,
+            ) {
                 return Ok(values);
             }
             let files: &BTreeMap<String, PathBuf> = match data {
@@ -71,7 +77,12 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
                     tensor.name
                 ))
             })?;
-            npy::read(path, &tensor.dims).map(Values::Array)
+            let mut values = npy::read(path, &tensor.dims)?;
+            // The runner has them in the tensor's own type.
+            for value in &mut values {
+                *value = tensor.element.nearest(*value);
+            }
+            Ok(Values::Array(values))
         })
         .collect()
 }

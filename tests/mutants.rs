@@ -7,9 +7,9 @@ mod devices;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use chipmark::catalogue::{Kernel, kernels};
+use chipmark::catalogue::{Feature, Kernel, Tunable, kernels};
 use chipmark::input::Data;
-use chipmark::op::{Case, Dtype, Shape};
+use chipmark::op::{Case, OpName, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, InProcess};
@@ -42,6 +42,65 @@ const MASKED: &[(&str, u64)] = &[
     ("kv_len", 65),
     ("head_dim", 40),
     ("causal", 1),
+];
+
+const CHAINS: &[(&str, u64)] = &[("invocations", 1000), ("steps", 37)];
+const LONG_CHAINS: &[(&str, u64)] = &[("invocations", 70), ("steps", 2049)];
+const BLOCKS: &[(&str, u64)] = &[("blocks", 7), ("steps", 5)];
+const ONE_BLOCK: &[(&str, u64)] = &[("blocks", 1), ("steps", 1)];
+const LONG_BLOCKS: &[(&str, u64)] = &[("blocks", 3), ("steps", 391)];
+
+/// Mistakes in kernels for matrix units, tried with the products spelt out.
+const MATRIX_MUTANTS: &[Mutant] = &[
+    Mutant {
+        what: "the last pair of steps is left out",
+        kernel: "probe/matrix_f16",
+        from: "pair < steps / 2u;",
+        to: "pair + 1u < steps / 2u;",
+        shape: BLOCKS,
+    },
+    Mutant {
+        what: "the odd step is left out",
+        kernel: "probe/matrix_f16",
+        from: "steps % 2u == 1u",
+        to: "steps % 2u == 2u",
+        shape: BLOCKS,
+    },
+    Mutant {
+        what: "all blocks are computed from the last one's factors",
+        kernel: "probe/matrix_f16",
+        from: "min(first + i, last)",
+        to: "max(first + i, last)",
+        shape: BLOCKS,
+    },
+    Mutant {
+        what: "the last block is never written",
+        kernel: "probe/matrix_8x8_f16",
+        from: "first + block <= last",
+        to: "first + block < last",
+        shape: BLOCKS,
+    },
+    Mutant {
+        what: "a tile is multiplied by the wrong column of tiles",
+        kernel: "probe/matrix_8x8_f32",
+        from: "let row = i / SIDE * SIDE;\n                    sum[i] = coopMultiplyAdd(factor[row + k], odd[k * SIDE + i % SIDE]",
+        to: "let row = i / SIDE * SIDE;\n                    sum[i] = coopMultiplyAdd(factor[row + k], odd[k * SIDE]",
+        shape: BLOCKS,
+    },
+    Mutant {
+        what: "half precision counts further than it can",
+        kernel: "probe/matrix_f16_f16",
+        from: "const FOLD = 192u;",
+        to: "const FOLD = 100000u;",
+        shape: &[("blocks", 3), ("steps", 2001)],
+    },
+    Mutant {
+        what: "what was counted is handed over and kept as well",
+        kernel: "probe/matrix_8x8_f16_f16",
+        from: "            for (var i = 0u; i < ACCUMULATORS; i++) {\n                sum[i] = MatrixC();\n            }",
+        to: "",
+        shape: LONG_BLOCKS,
+    },
 ];
 
 const MUTANTS: &[Mutant] = &[
@@ -151,6 +210,111 @@ const MUTANTS: &[Mutant] = &[
         shape: &[("invocations", 1000), ("steps", 37)],
     },
     Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_f32_vec4",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a chain of four is summed without its last",
+        kernel: "probe/fma_f32_vec4",
+        from: "(sum.z + sum.w)",
+        to: "sum.z",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_f16_vec2",
+        from: "let rest = count % UNROLL;",
+        to: "let rest = max(count % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "half precision counts further than it can",
+        kernel: "probe/fma_f16_vec2",
+        from: "const FOLD = 256u;",
+        to: "const FOLD = 4096u;",
+        shape: LONG_CHAINS,
+    },
+    Mutant {
+        what: "what was counted is handed over and kept as well",
+        kernel: "probe/fma_f16_vec4",
+        from: "z[i] = nothing;",
+        to: "z[i] += nothing;",
+        shape: LONG_CHAINS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_f16_vec4",
+        from: "let rest = count % UNROLL;",
+        to: "let rest = max(count % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_i32",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "the last invocation writes nothing",
+        kernel: "probe/fma_i32",
+        from: "id.x >= params.invocations",
+        to: "id.x + 1u >= params.invocations",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/fma_i32_vec4",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a step of the chain is left out",
+        kernel: "probe/dot4_i8",
+        from: "let rest = params.steps % UNROLL;",
+        to: "let rest = max(params.steps % UNROLL, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "one of the four bytes does not count",
+        kernel: "probe/dot4_i8",
+        from: "let weights = params.weights;",
+        to: "let weights = params.weights & 0x00ffffffu;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a byte is taken from the wrong place",
+        kernel: "probe/dot4_i8",
+        from: "8u * (id.x % 4u)",
+        to: "8u * (id.x % 2u)",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a read is left out",
+        kernel: "probe/workgroup_read",
+        from: "let rest = params.steps % RUN;",
+        to: "let rest = max(params.steps % RUN, 1u) - 1u;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "the reads stay where they are",
+        kernel: "probe/workgroup_read",
+        from: "at = (at + stride) % VECTORS;",
+        to: "at = at % VECTORS;",
+        shape: CHAINS,
+    },
+    Mutant {
+        what: "a run that wraps reads something else",
+        kernel: "probe/workgroup_read",
+        from: "table[i % VECTORS]",
+        to: "table[min(i, VECTORS - 1u)]",
+        shape: CHAINS,
+    },
+    Mutant {
         what: "the tail of a copy is left out",
         kernel: "probe/copy",
         from: "if (index < count) {",
@@ -246,7 +410,7 @@ fn kernel(name: &str) -> Kernel {
 /// The verdict on the preferred variant of `kernel`, over integers where they are exact and over
 /// uniform data: a mutant may show in either.
 fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
-    let case = Case::new(kernel.op, &Shape::of(shape), Dtype::F32).unwrap();
+    let case = Case::new(kernel.op, &Shape::of(shape), kernel.dtypes[0]).unwrap();
     let mut runner = InProcess(Box::new(WgpuRunner::new(vec![kernel.clone()])));
     let hello = Request::Hello {
         protocol: PROTOCOL_VERSION,
@@ -309,6 +473,111 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
     verdicts
 }
 
+/// A kernel for matrix units with their products spelt out in ordinary WGSL: factors are places in
+/// memory, and the lanes of a subgroup share the elements of a sum. All but the product itself is
+/// the kernel's own text, and it runs anywhere.
+fn spelt_out(kernel: &Kernel) -> Kernel {
+    let size = if kernel.name.contains("8x8") { 8 } else { 16 };
+    let tile = format!("coop_mat{size}x{size}");
+    let mut source = String::new();
+    for line in kernel.source.lines() {
+        let line = line
+            .replace("enable wgpu_cooperative_matrix;", "")
+            .replace(&format!("{tile}<Input, A>"), "u32")
+            .replace(&format!("{tile}<Input, B>"), "u32")
+            .replace(
+                &format!("{tile}<Sum, C>"),
+                "array<Sum, SQUARE / SUBGROUP_SIZE>",
+            )
+            .replace("coopLoadT<MatrixA>(&a[", "(u32(")
+            .replace("coopLoadT<MatrixB>(&b[", "(u32(")
+            .replace("coopLoadT<MatrixB>(&complement[", "(ELEMENTS + u32(")
+            .replace("coopStoreT(value, &stage[", "store(value, (")
+            .replace("], BLOCK)", "))")
+            .replace("coopMultiplyAdd(", "multiply_add(");
+        source += &line;
+        source += "\n";
+        if line == ") {" {
+            source += "lane_of = lane; lanes = subgroup_size; length = SIDE_LENGTH;\n";
+        }
+    }
+    source += &format!("const SIDE_LENGTH = {size}u;\n");
+    source += "const SQUARE = SIDE_LENGTH * SIDE_LENGTH;
+var<private> lane_of: u32;
+var<private> lanes: u32;
+var<private> length: u32;
+fn within(index: u32) -> u32 {
+    return index / SIDE_LENGTH * BLOCK + index % SIDE_LENGTH;
+}
+fn store(matrix: MatrixC, at: u32) {
+    var copy = matrix;
+    for (var e = 0u; e * lanes + lane_of < length * length; e++) {
+        stage[at + within(e * lanes + lane_of)] = copy[e];
+    }
+}
+fn multiply_add(left: u32, right: u32, added: MatrixC) -> MatrixC {
+    var copy = added;
+    for (var e = 0u; e * lanes + lane_of < length * length; e++) {
+        let index = e * lanes + lane_of;
+        for (var k = 0u; k < length; k++) {
+            let factor = a[left + within(index / SIDE_LENGTH * SIDE_LENGTH + k)];
+            let at = within(k * SIDE_LENGTH + index % SIDE_LENGTH);
+            var other: Input;
+            if (right < ELEMENTS) {
+                other = b[right + at];
+            } else {
+                other = complement[right - ELEMENTS + at];
+            }
+            copy[e] += Sum(factor) * Sum(other);
+        }
+    }
+    return copy;
+}
+";
+    let smallest = |tunable: &Tunable| Tunable {
+        name: tunable.name,
+        values: match tunable.name {
+            "SUBGROUP_SIZE" => tunable.values,
+            "BLOCKS" => &[1],
+            _ => &[2],
+        },
+    };
+    Kernel {
+        source: Cow::Owned(source),
+        tunables: kernel
+            .tunables
+            .iter()
+            .map(smallest)
+            .collect::<Vec<_>>()
+            .leak(),
+        features: &[Feature::Subgroup, Feature::ShaderF16],
+        ..kernel.clone()
+    }
+}
+
+fn mutated(original: &Kernel, mutant: &Mutant) -> Kernel {
+    assert_eq!(
+        original.source.matches(mutant.from).count(),
+        1,
+        "{}: the text to change stands there not exactly once: {:?}",
+        mutant.kernel,
+        mutant.from
+    );
+    Kernel {
+        source: Cow::Owned(original.source.replace(mutant.from, mutant.to)),
+        ..original.clone()
+    }
+}
+
+/// Whether some adapter here can run matrix kernels once their products are spelt out.
+fn computes_in_f16() -> bool {
+    chipmark::gpu::enumerate(None).first().is_some_and(|first| {
+        ["subgroup", "shader_f16"]
+            .iter()
+            .all(|name| first.device.features.iter().any(|f| f == name))
+    })
+}
+
 fn caught(verdicts: &[Verdict]) -> bool {
     verdicts
         .iter()
@@ -341,23 +610,17 @@ fn every_mutant_is_caught_and_its_original_is_not() {
     let mut escaped = Vec::new();
     for mutant in MUTANTS {
         let original = kernel(mutant.kernel);
-        assert_eq!(
-            original.source.matches(mutant.from).count(),
-            1,
-            "{}: the text to change stands there not exactly once: {:?}",
-            mutant.kernel,
-            mutant.from
-        );
+        if original.features.contains(&Feature::ShaderF16) && !computes_in_f16() {
+            devices::skipped(mutant.kernel);
+            continue;
+        }
+        let broken = mutated(&original, mutant);
         let right = verdicts(&original, mutant.shape);
         assert!(
             !caught(&right),
             "{} itself was called wrong: {right:?}",
             mutant.kernel
         );
-        let broken = Kernel {
-            source: Cow::Owned(original.source.replace(mutant.from, mutant.to)),
-            ..original
-        };
         let verdicts = verdicts(&broken, mutant.shape);
         if caught(&verdicts) {
             eprintln!("caught: {} ({})", mutant.what, mutant.kernel);
@@ -371,4 +634,37 @@ fn every_mutant_is_caught_and_its_original_is_not() {
         escaped.join("\n")
     );
     assert!(MUTANTS.len() >= 8);
+}
+
+#[test]
+fn matrix_kernels_are_right_with_their_products_spelt_out_and_their_mutants_are_caught() {
+    if !computes_in_f16() {
+        return devices::skipped("matrix_kernels_are_right_with_their_products_spelt_out");
+    }
+    for kernel in kernels().iter().filter(|k| k.op == OpName::MatrixFma) {
+        // The long one is for sums that are handed over on the way.
+        let last = if kernel.source.contains("FOLD") {
+            LONG_BLOCKS
+        } else {
+            ONE_BLOCK
+        };
+        for shape in [BLOCKS, last] {
+            let verdicts = verdicts(&spelt_out(kernel), shape);
+            assert!(
+                verdicts.iter().all(|v| matches!(v, Verdict::Right(_))),
+                "{} {shape:?}: {verdicts:?}",
+                kernel.name
+            );
+        }
+    }
+    for mutant in MATRIX_MUTANTS {
+        let broken = mutated(&kernel(mutant.kernel), mutant);
+        let verdicts = verdicts(&spelt_out(&broken), mutant.shape);
+        assert!(
+            caught(&verdicts),
+            "{} ({}): {verdicts:?}",
+            mutant.what,
+            mutant.kernel
+        );
+    }
 }

@@ -2,17 +2,19 @@
 //
 // Every element is a pure function of (seed, tensor, index): two rounds of the lowbias32 mixer. A
 // cycle of slots is one too: its factor and summand come with the call.
-// src/input.rs is this shader's twin; docs/protocol.md has the test vectors.
+// src/input.rs is this shader's twin; docs/protocol.md has the test vectors. One invocation writes
+// one word: one element of 32 bits, two of 16 or four of 8. Half precision is packed by a built-in
+// function that needs no feature, and every value is exact in its type, so rounding never matters.
 
 struct Params {
-    count: u32,       // elements to write
-    mode: u32,        // 0 uniform [-1, 1) * scale, 1 integer -2..5, 2 the word `fill`, 3 a cycle
+    words: u32,       // words to write
+    mode: u32,        // 0 uniform * scale, 1 integer -2..5, 2 the word `fill`, 3 a cycle
     key_add: u32,     // first key of the stream; factor of a cycle
     key_xor: u32,     // second key of the stream; summand of a cycle
     scale: f32,
     fill: u32,        // the word; slots of a cycle
     row: u32,         // invocations in one row of the grid
-    unused: u32,
+    element: u32,     // 0 f32, 1 f16, 2 i32, 3 i8
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -29,10 +31,29 @@ fn mix32(value: u32) -> u32 {
     return x ^ (x >> 16u);
 }
 
+fn random(index: u32) -> u32 {
+    return mix32(mix32(index + params.key_add) ^ params.key_xor);
+}
+
+fn float(word: u32) -> f32 {
+    if (params.mode == 1u) {
+        return f32(word >> 29u) - 2.0;
+    }
+    // Uniform in [-1, 1) on the finest grid that the type has all over it.
+    if (params.element == 1u) {
+        return (f32(word >> 21u) * (1.0 / 1024.0) - 1.0) * params.scale;
+    }
+    return (f32(word >> 8u) * (1.0 / 8388608.0) - 1.0) * params.scale;
+}
+
+fn integer(word: u32) -> i32 {
+    return select(i32(word >> 24u) - 128, i32(word >> 29u) - 2, params.mode == 1u);
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let index = id.y * params.row + id.x;
-    if (index >= params.count) {
+    if (index >= params.words) {
         return;
     }
     if (params.mode == 2u) {
@@ -44,12 +65,24 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         target_words[index] = select(0u, slot * SLOT_WORDS, index % SLOT_WORDS == 0u);
         return;
     }
-    let random = mix32(mix32(index + params.key_add) ^ params.key_xor);
-    var value: f32;
-    if (params.mode == 0u) {
-        value = (f32(random >> 8u) * (1.0 / 8388608.0) - 1.0) * params.scale;
-    } else {
-        value = f32(random >> 29u) - 2.0;
+    var word = 0u;
+    switch (params.element) {
+        case 1u: {
+            let first = 2u * index;
+            word = pack2x16float(vec2(float(random(first)), float(random(first + 1u))));
+        }
+        case 2u: {
+            word = bitcast<u32>(integer(random(index)));
+        }
+        case 3u: {
+            for (var i = 0u; i < 4u; i++) {
+                let byte = bitcast<u32>(integer(random(4u * index + i))) & 0xffu;
+                word |= byte << (8u * i);
+            }
+        }
+        default: {
+            word = bitcast<u32>(float(random(index)));
+        }
     }
-    target_words[index] = bitcast<u32>(value);
+    target_words[index] = word;
 }

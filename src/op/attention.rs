@@ -183,23 +183,23 @@ impl Op for Attention {
             })
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         let s = Sizes::of(shape);
         let kv = [s.batch, s.kv_heads, s.kv_len, s.head_dim];
         let query = [s.batch, s.heads, s.query_len, s.head_dim];
         vec![
             Tensor {
                 scale: QUERY_SCALE,
-                ..Tensor::input("q", &query)
+                ..Tensor::input("q", &query, dtype.input())
             },
-            Tensor::input("k", &kv),
-            Tensor::input("v", &kv),
-            Tensor::output("o", &query),
+            Tensor::input("k", &kv, dtype.input()),
+            Tensor::input("v", &kv, dtype.input()),
+            Tensor::output("o", &query, dtype.output()),
         ]
     }
 
     #[allow(clippy::cast_possible_truncation)] // the scale is meant to be an f32
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         let s = Sizes::of(shape);
         vec![
             word(s.heads),
@@ -230,10 +230,11 @@ impl Op for Attention {
 
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
         let s = Sizes::of(shape);
-        let queries = 2 * s.heads * s.query_len;
+        let queries = s.heads * s.query_len;
         // A causal mask over more queries than keys still reads every key.
         let keys = 2 * s.kv_heads * s.kv_len;
-        dtype.size_bytes() * s.batch * s.head_dim * (queries + keys)
+        let (input, output) = (dtype.input().size_bytes(), dtype.output().size_bytes());
+        s.batch * s.head_dim * (input * (queries + keys) + output * queries)
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -341,7 +342,7 @@ impl Op for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::keys;
+    use crate::input::{Element, keys};
 
     fn shape(query_len: u64, kv_len: u64, causal: u64) -> Shape {
         Shape::of(&[
@@ -389,7 +390,9 @@ mod tests {
 
     #[test]
     fn a_query_that_sees_no_key_yields_zero() {
-        let inputs: Vec<Values> = (0..3).map(|t| Values::Uniform(keys(1, t), 1.0)).collect();
+        let inputs: Vec<Values> = (0..3)
+            .map(|t| Values::Uniform(keys(1, t), 1.0, Element::F32))
+            .collect();
         let got = Attention.reference(&shape(4, 2, 1), &inputs, &[0, 8], false);
         assert!(got.iter().all(|expected| expected.value == 0.0));
     }

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, signed_sum_factor, sum_error_factor, word,
+    Dim, Dtype, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, signed_sum_factor,
+    sum_error_factor, word,
 };
 use crate::error::{Error, Result};
 use crate::input::Values;
@@ -52,16 +53,16 @@ impl Op for Matmul {
             })
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         let (m, n, k) = sizes(shape);
         vec![
-            Tensor::input("a", &[m, k]),
-            Tensor::input("b", &[k, n]),
-            Tensor::output("c", &[m, n]),
+            Tensor::input("a", &[m, k], dtype.input()),
+            Tensor::input("b", &[k, n], dtype.input()),
+            Tensor::output("c", &[m, n], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         let (m, n, k) = sizes(shape);
         vec![word(m), word(n), word(k), 0]
     }
@@ -170,7 +171,7 @@ impl Op for Matmul {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::keys;
+    use crate::input::{Element, keys};
 
     fn inputs() -> Vec<Values> {
         vec![Values::Integer(keys(1, 0)), Values::Integer(keys(1, 1))]
@@ -201,8 +202,8 @@ mod tests {
         let (n, k) = (4096, 4096);
         let shape = Shape::of(&[("m", 1), ("n", n), ("k", k)]);
         let inputs = vec![
-            Values::Uniform(keys(9, 0), 1.0),
-            Values::Uniform(keys(9, 1), 1.0),
+            Values::Uniform(keys(9, 0), 1.0, Element::F32),
+            Values::Uniform(keys(9, 1), 1.0, Element::F32),
         ];
         let signs = crate::runner::signs(5, n);
         let bound = Matmul.project(&shape, &inputs, &signs, &[0], false)[0].bound;
@@ -214,8 +215,8 @@ mod tests {
     fn the_bound_covers_a_plain_f32_sum() {
         let shape = Shape::of(&[("m", 3), ("n", 5), ("k", 1021)]);
         let inputs = vec![
-            Values::Uniform(keys(9, 0), 1.0),
-            Values::Uniform(keys(9, 1), 1.0),
+            Values::Uniform(keys(9, 0), 1.0, Element::F32),
+            Values::Uniform(keys(9, 1), 1.0, Element::F32),
         ];
         let positions: Vec<u64> = (0..15).collect();
         for (position, expected) in positions

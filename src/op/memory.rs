@@ -77,17 +77,22 @@ impl Op for Read {
         }
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
-            integer_input("x", &[read_blocks(shape), READ_ROWS, READ_COLUMNS]),
+            integer_input(
+                "x",
+                &[read_blocks(shape), READ_ROWS, READ_COLUMNS],
+                dtype.input(),
+            ),
             Tensor::output(
                 "out",
                 &[read_blocks(shape) * shape.get("rounds"), READ_COLUMNS],
+                dtype.output(),
             ),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         vec![
             word(read_blocks(shape)),
             word(read_outputs(shape)),
@@ -108,7 +113,7 @@ impl Op for Read {
     }
 
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        (shape.get("n") * shape.get("rounds") + read_outputs(shape)) * dtype.size_bytes()
+        (shape.get("n") * shape.get("rounds") + read_outputs(shape)) * dtype.input().size_bytes()
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -165,18 +170,18 @@ impl Op for Write {
         const { &[Dim::size("n", "n", None)] }
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
             // Uniform whatever is asked for: the bits of a small integer would be a poor key.
             Tensor {
                 always: Some(Data::Uniform),
-                ..Tensor::input("x", &[1])
+                ..Tensor::input("x", &[1], dtype.input())
             },
-            Tensor::output("out", &[shape.get("n")]),
+            Tensor::output("out", &[shape.get("n")], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         vec![word(shape.get("n")), 0, 0, 0]
     }
 
@@ -236,15 +241,15 @@ impl Op for Triad {
         const { &[Dim::size("n", "n", None)] }
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
-            integer_input("b", &[shape.get("n")]),
-            integer_input("c", &[shape.get("n")]),
-            Tensor::output("a", &[shape.get("n")]),
+            integer_input("b", &[shape.get("n")], dtype.input()),
+            integer_input("c", &[shape.get("n")], dtype.input()),
+            Tensor::output("a", &[shape.get("n")], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         vec![word(shape.get("n")), TRIAD_SCALAR.to_bits(), 0, 0]
     }
 
@@ -334,18 +339,18 @@ impl Op for Chase {
         Ok(())
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         let lines = shape.get("lines");
         vec![
             Tensor {
                 always: Some(Data::Cycle(word(lines))),
-                ..Tensor::input("links", &[lines, u64::from(SLOT_WORDS)])
+                ..Tensor::input("links", &[lines, u64::from(SLOT_WORDS)], dtype.input())
             },
-            Tensor::output("last", &[1]),
+            Tensor::output("last", &[1], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         // One walker; only the host knows that there are no more.
         vec![word(shape.get("steps")), 1, 0, 0]
     }
@@ -354,14 +359,9 @@ impl Op for Chase {
         0
     }
 
-    fn doubled(&self, shape: &Shape) -> Option<Shape> {
-        let steps = shape.get("steps").checked_mul(2)?;
-        (steps <= super::ELEMENTS_MAX).then(|| shape.with("steps", steps))
-    }
-
     /// One word of each line.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        (shape.get("lines") + 1) * dtype.size_bytes()
+        (shape.get("lines") + 1) * dtype.input().size_bytes()
     }
 
     fn output_rows(&self, _shape: &Shape) -> (u64, u64) {

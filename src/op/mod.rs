@@ -4,10 +4,13 @@
 //! Nothing else in the crate knows what a matmul is.
 
 pub mod attention;
+pub mod dot4;
 pub mod matmul;
+pub mod matrix_fma;
 pub mod memory;
 pub mod probe;
 pub mod transfer;
+pub mod workgroup_read;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::input::{Data, Values};
+use crate::input::{Data, Element, Values};
 
 /// Unit roundoff of f32: half the distance from one to the next number.
 pub const F32_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
@@ -34,6 +37,12 @@ pub enum OpName {
     Empty,
     /// Independent chains of fused multiply-adds: the arithmetic ceiling.
     Fma,
+    /// Independent chains of dot products of four 8-bit integers: the ceiling of quantised work.
+    Dot4,
+    /// Blocks multiplied and added over and over by matrix units: their ceiling.
+    MatrixFma,
+    /// Reads of workgroup memory at changing places: its ceiling.
+    WorkgroupRead,
     /// A copy of one buffer to another: the memory ceiling.
     Copy,
     /// Every element is loaded and summed.
@@ -60,9 +69,12 @@ pub enum OpName {
 
 impl OpName {
     /// Every operation, probes first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Empty,
         Self::Fma,
+        Self::Dot4,
+        Self::MatrixFma,
+        Self::WorkgroupRead,
         Self::Copy,
         Self::Read,
         Self::Write,
@@ -82,6 +94,9 @@ impl OpName {
         match self {
             Self::Empty => &probe::Empty,
             Self::Fma => &probe::Fma,
+            Self::Dot4 => &dot4::Dot4,
+            Self::MatrixFma => &matrix_fma::MatrixFma,
+            Self::WorkgroupRead => &workgroup_read::WorkgroupRead,
             Self::Copy => &probe::Copy,
             Self::Read => &memory::Read,
             Self::Write => &memory::Write,
@@ -103,11 +118,11 @@ impl OpName {
         !matches!(self, Self::Matmul | Self::Attention)
     }
 
-    /// Whether this is a probe that other cases are measured against or sized by, and so runs
-    /// whatever the user filters.
+    /// Whether this is a probe of more than arithmetic that other cases are measured against, and so
+    /// runs whatever the user filters. The walk is among them for the size of the last cache.
     #[must_use]
     pub fn is_yardstick(self) -> bool {
-        matches!(self, Self::Empty | Self::Fma | Self::Copy)
+        matches!(self, Self::Empty | Self::Copy | Self::Read | Self::Chase)
     }
 
     /// Whether arithmetic and memory rates bound its time. What waits for single loads, for
@@ -126,6 +141,9 @@ impl fmt::Display for OpName {
         f.write_str(match self {
             Self::Empty => "empty",
             Self::Fma => "fma",
+            Self::Dot4 => "dot4",
+            Self::MatrixFma => "matrix_fma",
+            Self::WorkgroupRead => "workgroup_read",
             Self::Copy => "copy",
             Self::Read => "read",
             Self::Write => "write",
@@ -141,7 +159,8 @@ impl fmt::Display for OpName {
     }
 }
 
-/// Element type of a case's tensors.
+/// The arithmetic of a case: what its inputs are made of and what sums are kept in. Each tensor has
+/// an [`Element`] type of its own, which the op derives from this.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -149,31 +168,61 @@ impl fmt::Display for OpName {
 pub enum Dtype {
     /// IEEE 754 binary32, accumulated in binary32.
     F32,
+    /// IEEE 754 binary16, accumulated in binary32.
+    F16,
+    /// IEEE 754 binary16, accumulated in binary16.
+    F16F16,
+    /// 32-bit integers, accumulated in the same, wrapping.
+    I32,
+    /// 8-bit integers, four to a word, accumulated in 32-bit integers.
+    I8,
 }
 
 impl Dtype {
-    /// Bytes of one element.
+    /// Every dtype there is.
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::F16F16, Self::I32, Self::I8];
+
+    /// What inputs are made of.
     #[must_use]
-    pub fn size_bytes(self) -> u64 {
+    pub const fn input(self) -> Element {
         match self {
-            Self::F32 => 4,
+            Self::F32 => Element::F32,
+            Self::F16 | Self::F16F16 => Element::F16,
+            Self::I32 => Element::I32,
+            Self::I8 => Element::I8,
+        }
+    }
+
+    /// What sums are kept in, and outputs are made of unless an op says otherwise.
+    #[must_use]
+    pub const fn output(self) -> Element {
+        match self {
+            Self::F32 | Self::F16 => Element::F32,
+            Self::F16F16 => Element::F16,
+            Self::I32 | Self::I8 => Element::I32,
         }
     }
 
     /// The type sums are kept in.
     #[must_use]
-    pub fn accumulator(self) -> &'static str {
+    pub const fn accumulator(self) -> &'static str {
+        self.output().label()
+    }
+
+    const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::F16F16 => "f16_f16",
+            Self::I32 => "i32",
+            Self::I8 => "i8",
         }
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-        }
+        f.write_str(self.name())
     }
 }
 
@@ -181,13 +230,21 @@ impl std::str::FromStr for Dtype {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f32" => Ok(Self::F32),
-            _ => Err(Error::usage(format!(
-                "dtype {text:?} is not known; use f32"
-            ))),
-        }
+        Self::ALL
+            .into_iter()
+            .find(|dtype| dtype.name() == text)
+            .ok_or_else(|| {
+                Error::usage(format!(
+                    "dtype {text:?} is not known; use {}",
+                    names(&Self::ALL)
+                ))
+            })
     }
+}
+
+fn names(dtypes: &[Dtype]) -> String {
+    let names: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+    names.join(", ")
 }
 
 /// One named dimension of an op.
@@ -277,7 +334,7 @@ impl Case {
     /// A usage error that names the dimension and what it must be.
     pub fn new(op: OpName, shape: &Shape, dtype: Dtype) -> Result<Self> {
         let dims = op.op().dims();
-        let names = || dims.iter().map(|d| d.name).collect::<Vec<_>>().join(", ");
+        let dim_names = || dims.iter().map(|d| d.name).collect::<Vec<_>>().join(", ");
         if let Some(unknown) = shape
             .0
             .keys()
@@ -285,7 +342,7 @@ impl Case {
         {
             return Err(Error::usage(format!(
                 "{op} has no dimension {unknown:?}; its dimensions are {}",
-                names()
+                dim_names()
             )));
         }
         let mut sizes = BTreeMap::new();
@@ -299,7 +356,7 @@ impl Case {
                     Error::usage(format!(
                         "{op} needs the dimension {:?}; its dimensions are {}",
                         dim.name,
-                        names()
+                        dim_names()
                     ))
                 })?;
             if dim.flag && size > 1 {
@@ -317,8 +374,14 @@ impl Case {
             sizes.insert(dim.name.to_owned(), size);
         }
         let shape = Shape(sizes);
+        if !op.op().dtypes().contains(&dtype) {
+            return Err(Error::usage(format!(
+                "{op} is not defined in {dtype}; it is in {}",
+                names(op.op().dtypes())
+            )));
+        }
         op.op().check(&shape)?;
-        for tensor in op.op().tensors(&shape) {
+        for tensor in op.op().tensors(&shape, dtype) {
             let count = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
             if count.is_none_or(|n| n > ELEMENTS_MAX) {
                 return Err(Error::usage(format!(
@@ -356,16 +419,13 @@ impl Case {
     /// The tensors of this case, inputs first.
     #[must_use]
     pub fn tensors(&self) -> Vec<Tensor> {
-        self.op.op().tensors(&self.shape)
+        self.op.op().tensors(&self.shape, self.dtype)
     }
 
     /// Bytes of all tensors together.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors()
-            .iter()
-            .map(|t| t.len() * self.dtype.size_bytes())
-            .sum()
+        self.tensors().iter().map(Tensor::size_bytes).sum()
     }
 
     /// The output tensor.
@@ -384,7 +444,13 @@ impl Case {
             .map_or(data.label(), |tensor| tensor.data(data).label())
     }
 
-    /// Floating-point operations of one call.
+    /// The words of the uniform block every kernel of this case is given.
+    #[must_use]
+    pub fn params(&self) -> Vec<u32> {
+        self.op.op().params(&self.shape, self.dtype)
+    }
+
+    /// Arithmetic operations of one call, on floating-point numbers or integers.
     #[must_use]
     pub fn flop_count(&self) -> u64 {
         self.op.op().flop_count(&self.shape)
@@ -415,6 +481,8 @@ pub struct Tensor {
     pub role: Role,
     /// Sizes, slowest first.
     pub dims: Vec<u64>,
+    /// How its elements lie in memory.
+    pub element: Element,
     /// Power of two that uniform values are multiplied by.
     pub scale: f32,
     /// A regime this tensor keeps whatever the case asks for (probes that must stay exact).
@@ -422,20 +490,21 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn input(name: &'static str, dims: &[u64]) -> Self {
+    fn input(name: &'static str, dims: &[u64], element: Element) -> Self {
         Self {
             name,
             role: Role::Input,
             dims: dims.to_vec(),
+            element,
             scale: 1.0,
             always: None,
         }
     }
 
-    fn output(name: &'static str, dims: &[u64]) -> Self {
+    fn output(name: &'static str, dims: &[u64], element: Element) -> Self {
         Self {
             role: Role::Output,
-            ..Self::input(name, dims)
+            ..Self::input(name, dims, element)
         }
     }
 
@@ -443,6 +512,12 @@ impl Tensor {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.dims.iter().product()
+    }
+
+    /// Bytes of its elements, without the padding to whole words.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.len() * self.element.size_bytes()
     }
 
     /// Whether there are no elements; never so in a checked case.
@@ -475,6 +550,11 @@ pub trait Op: Sync {
     /// Its dimensions in the order of the case id.
     fn dims(&self) -> &'static [Dim];
 
+    /// The dtypes it is defined in, the most usual first.
+    fn dtypes(&self) -> &'static [Dtype] {
+        &[Dtype::F32]
+    }
+
     /// What [`Case::new`] cannot know: how dimensions must relate.
     ///
     /// # Errors
@@ -484,24 +564,25 @@ pub trait Op: Sync {
     }
 
     /// Inputs in binding order, then the one output.
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor>;
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor>;
 
     /// The words of the uniform block every kernel of this op is given.
-    fn params(&self, shape: &Shape) -> Vec<u32>;
+    fn params(&self, shape: &Shape, dtype: Dtype) -> Vec<u32>;
 
     /// A derived size that kernels' grids may be laid over, beside the dimensions themselves.
     fn extent(&self, shape: &Shape, name: &str) -> u64 {
         shape.get(name)
     }
 
-    /// Floating-point operations of one call, an FMA counted as two, padding not counted.
+    /// Operations of one call on floating-point numbers or integers, a multiply-add counted as two,
+    /// padding not counted.
     fn flop_count(&self, shape: &Shape) -> u64;
 
     /// Each input read once and the output written once.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        self.tensors(shape)
+        self.tensors(shape, dtype)
             .iter()
-            .map(|t| t.len() * dtype.size_bytes())
+            .map(Tensor::size_bytes)
             .sum()
     }
 
@@ -545,9 +626,11 @@ pub trait Op: Sync {
     ) -> Vec<Expected>;
 
     /// The shape with twice the work on the same tensors, for a probe whose work could be left out by
-    /// a compiler that sees through it: if so, time does not grow. `None` where there is none.
-    fn doubled(&self, _shape: &Shape) -> Option<Shape> {
-        None
+    /// a compiler that sees through it: if so, time does not grow. `None` where there is none; whether
+    /// the shape is allowed is for [`Case::new`] to say.
+    fn doubled(&self, shape: &Shape) -> Option<Shape> {
+        let steps = shape.0.get("steps")?.checked_mul(2)?;
+        Some(shape.with("steps", steps))
     }
 
     /// A smaller shape of the same kind, to look at slow variants before the full size; `None`

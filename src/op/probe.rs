@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
-use crate::input::{Data, Values};
+use crate::input::{Data, Element, Values};
 
 /// One workgroup that copies one word.
 pub struct Empty;
@@ -11,7 +11,9 @@ pub struct Empty;
 /// `out[i] = sum over c < 24 of the s-fold iteration of z -> 1 z + y[i], started at x[i] + c`.
 ///
 /// The factor one is only known at run time, so no compiler can shorten the chain; the inputs are
-/// integers, so the result counts the steps exactly: one step left out is a wrong answer.
+/// integers, so the result counts the steps exactly: one step left out is a wrong answer. The dtype
+/// is that of the multiply-adds; f16, which counts no further than 2048, hands over to a sum in f32
+/// often enough.
 pub struct Fma;
 
 /// `dst = src`.
@@ -28,10 +30,10 @@ pub(super) const COPY_COLUMNS: u64 = 4096;
 /// Rows of a copy whose sum is compared: 64 MiB of it. The others must still be finite.
 pub(super) const COPY_ROWS_MAX: u64 = 4096;
 
-pub(super) fn integer_input(name: &'static str, dims: &[u64]) -> Tensor {
+pub(super) fn integer_input(name: &'static str, dims: &[u64], element: Element) -> Tensor {
     Tensor {
         always: Some(Data::Integer),
-        ..Tensor::input(name, dims)
+        ..Tensor::input(name, dims, element)
     }
 }
 
@@ -66,14 +68,14 @@ impl Op for Empty {
         const { &[Dim::size("n", "n", Some(1))] }
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
-            Tensor::input("x", &[shape.get("n")]),
-            Tensor::output("out", &[shape.get("n")]),
+            Tensor::input("x", &[shape.get("n")], dtype.input()),
+            Tensor::output("out", &[shape.get("n")], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         vec![word(shape.get("n")), 0, 0, 0]
     }
 
@@ -139,6 +141,10 @@ impl Op for Fma {
         }
     }
 
+    fn dtypes(&self) -> &'static [Dtype] {
+        &[Dtype::F32, Dtype::F16, Dtype::I32]
+    }
+
     fn check(&self, shape: &Shape) -> crate::error::Result<()> {
         if shape.get("steps") > STEPS_MAX {
             return Err(crate::error::Error::usage(format!(
@@ -149,25 +155,23 @@ impl Op for Fma {
         Ok(())
     }
 
-    fn doubled(&self, shape: &Shape) -> Option<Shape> {
-        let steps = 2 * shape.get("steps");
-        (steps <= STEPS_MAX).then(|| shape.with("steps", steps))
-    }
-
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         let n = shape.get("invocations");
         vec![
-            integer_input("x", &[n]),
-            integer_input("y", &[n]),
-            Tensor::output("out", &[n]),
+            integer_input("x", &[n], dtype.input()),
+            integer_input("y", &[n], dtype.input()),
+            Tensor::output("out", &[n], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, dtype: Dtype) -> Vec<u32> {
         vec![
             word(shape.get("invocations")),
             word(shape.get("steps")),
-            1.0f32.to_bits(),
+            match dtype.input() {
+                Element::F32 | Element::F16 => 1.0f32.to_bits(),
+                Element::I32 | Element::I8 => 1,
+            },
             0,
         ]
     }
@@ -219,14 +223,14 @@ impl Op for Copy {
         const { &[Dim::size("n", "n", None)] }
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
-            Tensor::input("src", &[shape.get("n")]),
-            Tensor::output("dst", &[shape.get("n")]),
+            Tensor::input("src", &[shape.get("n")], dtype.input()),
+            Tensor::output("dst", &[shape.get("n")], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
+    fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         vec![word(shape.get("n")), 0, 0, 0]
     }
 
@@ -235,7 +239,7 @@ impl Op for Copy {
     }
 
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        2 * shape.get("n") * dtype.size_bytes()
+        shape.get("n") * (dtype.input().size_bytes() + dtype.output().size_bytes())
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {

@@ -36,15 +36,15 @@ impl Op for Chain {
         Empty.dims()
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         vec![
-            integer_input("x", &[shape.get("n")]),
-            Tensor::output("out", &[shape.get("n")]),
+            integer_input("x", &[shape.get("n")], dtype.input()),
+            Tensor::output("out", &[shape.get("n")], dtype.output()),
         ]
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
-        Empty.params(shape)
+    fn params(&self, shape: &Shape, dtype: Dtype) -> Vec<u32> {
+        Empty.params(shape, dtype)
     }
 
     fn flop_count(&self, _shape: &Shape) -> u64 {
@@ -96,12 +96,12 @@ impl Op for RoundTrip {
         Empty.dims()
     }
 
-    fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
-        Empty.tensors(shape)
+    fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
+        Empty.tensors(shape, dtype)
     }
 
-    fn params(&self, shape: &Shape) -> Vec<u32> {
-        Empty.params(shape)
+    fn params(&self, shape: &Shape, dtype: Dtype) -> Vec<u32> {
+        Empty.params(shape, dtype)
     }
 
     fn flop_count(&self, _shape: &Shape) -> u64 {
@@ -150,14 +150,14 @@ macro_rules! transfer {
                 const { &[Dim::size("n", "n", None)] }
             }
 
-            fn tensors(&self, shape: &Shape) -> Vec<Tensor> {
+            fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
                 vec![
-                    Tensor::input("src", &[shape.get("n")]),
-                    Tensor::output("dst", &[shape.get("n")]),
+                    Tensor::input("src", &[shape.get("n")], dtype.input()),
+                    Tensor::output("dst", &[shape.get("n")], dtype.output()),
                 ]
             }
 
-            fn params(&self, shape: &Shape) -> Vec<u32> {
+            fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
                 vec![word(shape.get("n")), 0, 0, 0]
             }
 
@@ -167,7 +167,7 @@ macro_rules! transfer {
 
             /// What goes over the link, once.
             fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-                shape.get("n") * dtype.size_bytes()
+                shape.get("n") * dtype.input().size_bytes()
             }
 
             fn output_rows(&self, shape: &Shape) -> (u64, u64) {

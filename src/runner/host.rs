@@ -13,16 +13,16 @@ use gemm::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::input::{Data, Values};
+use crate::input::{Data, Element, Values};
 use crate::machine;
 use crate::npy;
 use crate::op::probe::FMA_CHAINS;
-use crate::op::{Case, OpName, Role, Shape, Tensor};
+use crate::op::{Case, Dtype, OpName, Role, Shape, Tensor};
 use crate::protocol::{
     Device, FaultKind, PROTOCOL_VERSION, Request, Response, Runner, RunnerInfo, Span, Timer,
     Tunables, Variant,
 };
-use crate::runner::{POISON, error, no_set, outputs};
+use crate::runner::{error, no_set, outputs};
 use crate::variant;
 
 /// Executes cases on the CPU.
@@ -235,6 +235,12 @@ impl Open {
         if let Some(message) = missing {
             return Err(refuse(FaultKind::Unsupported, message));
         }
+        if case.dtype != Dtype::F32 {
+            return Err(refuse(
+                FaultKind::Unsupported,
+                format!("the host computes in f32, not in {}", case.dtype),
+            ));
+        }
         let needed = case
             .tensor_bytes()
             .saturating_mul(u64::from(set_count.max(1)));
@@ -253,7 +259,7 @@ impl Open {
                     inputs.push(input(tensor, number, seed, data)?);
                 }
             }
-            let output = filled(&case.output(), |_| {}, |_| f32::from_bits(POISON))?;
+            let output = filled(&case.output(), |_| {}, |_| poison())?;
             sets.push(Set { inputs, output });
         }
         let variants = KERNELS
@@ -357,7 +363,7 @@ impl Loaded {
             let piece = share(set.output.len(), 1);
             set.output
                 .par_chunks_mut(piece)
-                .for_each(|piece| piece.fill(f32::from_bits(POISON)));
+                .for_each(|piece| piece.fill(poison()));
         }
     }
 }
@@ -413,9 +419,14 @@ impl Runner for HostRunner {
             ) => open
                 .loaded()
                 .map(|loaded| match loaded.sets.get(set_index as usize) {
-                    Some(set) => {
-                        outputs(&loaded.case, &set.output, &positions, projection_seed, all)
-                    }
+                    Some(set) => outputs(
+                        &loaded.case,
+                        set.output.len() as u64,
+                        |index| f64::from(set.output[index]),
+                        &positions,
+                        projection_seed,
+                        all,
+                    ),
                     None => no_set(set_index, loaded.sets.len()),
                 }),
         };
@@ -438,6 +449,11 @@ fn hello(device: Device) -> Response {
             note: Some("the host is the device".to_owned()),
         },
     }
+}
+
+/// What an output holds before anything is written.
+fn poison() -> f32 {
+    f32::from_bits(Element::F32.poison())
 }
 
 fn thread_count() -> usize {
@@ -506,7 +522,7 @@ fn input(tensor: &Tensor, number: u32, seed: u32, data: &Data) -> Result<Vec<f32
         return npy::read(path, &tensor.dims)
             .map_err(|refused| refuse(FaultKind::Input, refused.message));
     }
-    match Values::generated(data, seed, number, tensor.scale) {
+    match Values::generated(data, seed, number, tensor.scale, tensor.element) {
         Some(Values::Cycle(cycle)) => memory::links(tensor, cycle),
         values => {
             let values = values.unwrap_or(Values::Zero);
@@ -1036,7 +1052,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::op::Dtype;
 
     const SEED: u32 = 11;
 
@@ -1129,7 +1144,14 @@ mod tests {
             .zip(case.tensors())
             .filter(|(_, tensor)| tensor.role == Role::Input)
             .map(|(number, tensor)| {
-                Values::generated(tensor.data(data), SEED, number, tensor.scale).unwrap()
+                Values::generated(
+                    tensor.data(data),
+                    SEED,
+                    number,
+                    tensor.scale,
+                    tensor.element,
+                )
+                .unwrap()
             })
             .collect();
         let positions: Vec<u64> = (0..case.output().len()).collect();
@@ -1302,7 +1324,7 @@ mod tests {
             loaded.sets[0]
                 .output
                 .iter()
-                .all(|value| value.to_bits() == POISON)
+                .all(|value| value.to_bits() == poison().to_bits())
         };
         assert!(all_poison(&runner));
         assert!(read(&mut runner).iter().all(|value| value.is_nan()));

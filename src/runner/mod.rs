@@ -62,9 +62,6 @@ pub fn native(name: &str) -> Option<Box<dyn Runner>> {
     }
 }
 
-/// A quiet NaN with every mantissa bit set: no kernel computes it by accident.
-pub(crate) const POISON: u32 = 0x7fff_ffff;
-
 /// The names that [`native`] knows.
 pub const NATIVE: [&str; 2] = ["wgpu", "host"];
 
@@ -85,40 +82,40 @@ pub(crate) fn no_set(set_index: u32, set_count: usize) -> Response {
     )
 }
 
-/// The answer to [`Request::Outputs`] from an output that lies in host memory.
+/// The answer to [`Request::Outputs`] from an output of `len` elements that `element` reads.
 #[must_use]
+#[allow(clippy::cast_possible_truncation)] // positions are checked, and memory holds the rest
 pub(crate) fn outputs(
     case: &Case,
-    output: &[f32],
+    len: u64,
+    element: impl Fn(usize) -> f64 + Sync,
     positions: &[u64],
     projection_seed: Option<u32>,
     all: bool,
 ) -> Response {
-    let len = output.len() as u64;
     if let Some(beyond) = positions.iter().find(|position| **position >= len) {
         return error(
             FaultKind::Input,
             format!("position {beyond} is beyond the output of {len} elements"),
         );
     }
-    #[allow(clippy::cast_possible_truncation)] // checked just above
     let values = if all {
-        output.iter().map(|&value| f64::from(value)).collect()
+        (0..len as usize).map(&element).collect()
     } else {
         positions
             .iter()
-            .map(|&position| f64::from(output[position as usize]))
+            .map(|&position| element(position as usize))
             .collect()
     };
     let projection = projection_seed.map_or_else(Vec::new, |seed| {
         let (_, columns) = case.op.op().output_rows(&case.shape);
         let signs = signs(seed, columns);
-        output
-            .par_chunks(signs.len())
+        (0..len.div_ceil(columns.max(1)))
+            .into_par_iter()
             .map(|row| {
-                row.iter()
+                (row * columns..len)
                     .zip(&signs)
-                    .map(|(&value, sign)| f64::from(value) * sign)
+                    .map(|(index, sign)| element(index as usize) * sign)
                     .sum()
             })
             .collect()

@@ -7,14 +7,14 @@ use rayon::prelude::*;
 
 use crate::catalogue::{Engine, Kernel};
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
-use crate::input::{self, Cycle, Data, Values};
+use crate::input::{self, Cycle, Data, Element, Values};
 use crate::npy;
 use crate::op::{Case, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span, Variant,
 };
-use crate::runner::{POISON, error, no_set, outputs};
+use crate::runner::{error, no_set, outputs};
 use crate::shader;
 use crate::unroll::{UnrollOptions, unroll};
 use crate::variant::{Legal, combinations, fit};
@@ -225,10 +225,7 @@ impl WgpuRunner {
                 }
             })
             .collect();
-        let mut sizes: Vec<u64> = tensors
-            .iter()
-            .map(|t| t.len() * case.dtype.size_bytes())
-            .collect();
+        let mut sizes: Vec<u64> = tensors.iter().map(Tensor::size_bytes).collect();
         if scratch_bytes > 0 {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
@@ -260,9 +257,7 @@ impl WgpuRunner {
             }
             sets.push(bound);
         }
-        let call = open
-            .gpu
-            .bind(&pipeline, &case.op.op().params(&case.shape), &sets, grids)?;
+        let call = open.gpu.bind(&pipeline, &case.params(), &sets, grids)?;
         let job = if kernel.apart {
             Job::Apart(call)
         } else {
@@ -446,10 +441,10 @@ impl Open {
                     continue;
                 }
                 if (case.op, tensor.role) == (OpName::Readback, Role::Output) {
-                    self.host = vec![f32::from_bits(POISON); len(tensor)];
+                    self.host = vec![f32::from_bits(Element::F32.poison()); len(tensor)];
                     continue;
                 }
-                self.reserve(set, slot, tensor.len() * case.dtype.size_bytes())?;
+                self.reserve(set, slot, tensor.size_bytes())?;
                 if tensor.role == Role::Input {
                     self.fill_input(set, slot, tensor, seed, data)?;
                 }
@@ -469,18 +464,16 @@ impl Open {
     ) -> GpuResult<()> {
         let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
         match tensor.data(data) {
-            Data::Uniform => self.fill(
-                set,
-                slot,
-                tensor.len(),
-                [0, keys[0], keys[1], tensor.scale.to_bits(), 0],
-            ),
-            Data::Integer => self.fill(set, slot, tensor.len(), [1, keys[0], keys[1], 0, 0]),
-            Data::Zero => self.fill(set, slot, tensor.len(), [2, 0, 0, 0, 0]),
+            Data::Uniform => {
+                let scale = tensor.scale.to_bits();
+                self.fill(set, slot, tensor, [0, keys[0], keys[1], scale, 0])
+            }
+            Data::Integer => self.fill(set, slot, tensor, [1, keys[0], keys[1], 0, 0]),
+            Data::Zero => self.fill(set, slot, tensor, [2, 0, 0, 0, 0]),
             Data::Cycle(lines) => {
                 let cycle = Cycle::drawn(keys, *lines);
                 let how = [3, cycle.multiplier, cycle.increment, 0, cycle.lines];
-                self.fill(set, slot, tensor.len(), how)
+                self.fill(set, slot, tensor, how)
             }
             Data::Files(files) => {
                 let refuse = |message: String| GpuError {
@@ -492,33 +485,35 @@ impl Open {
                 })?;
                 let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
                 self.gpu
-                    .write(self.buffer(set, slot)?, bytemuck::cast_slice(&values))
+                    .write(self.buffer(set, slot)?, &tensor.element.pack(&values))
             }
         }
     }
 
-    /// Runs the fill shader over `count` words; `how` is mode, two keys, scale and word.
-    fn fill(&mut self, set: usize, slot: usize, count: u64, how: [u32; 5]) -> GpuResult<()> {
+    /// Runs the fill shader over a tensor; `how` is mode, two keys, scale and word.
+    fn fill(&mut self, set: usize, slot: usize, tensor: &Tensor, how: [u32; 5]) -> GpuResult<()> {
         const THREADS: u64 = 64;
-        let groups = count.div_ceil(THREADS);
+        // Each invocation writes one word, which may hold several elements.
+        let words = tensor.size_bytes().div_ceil(4);
+        let groups = words.div_ceil(THREADS);
         let across = groups.min(u64::from(self.gpu.capacity.workgroup_count_max));
         let down = groups.div_ceil(across);
         let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let [mode, add, xor, scale, fill] = how;
         let params = [
-            word(count),
+            word(words),
             mode,
             add,
             xor,
             scale,
             fill,
             word(across * THREADS),
-            0,
+            tensor.element.code(),
         ];
         let call = self.gpu.bind(
             &self.fill,
             &params,
-            &[vec![(self.buffer(set, slot)?, count * 4)]],
+            &[vec![(self.buffer(set, slot)?, words * 4)]],
             vec![[word(across), word(down), 1]],
         )?;
         self.gpu.run(&call, 1).map(|_| ())
@@ -530,12 +525,12 @@ impl Open {
             return Ok(());
         };
         if case.op == OpName::Readback {
-            self.host.fill(f32::from_bits(POISON));
+            self.host.fill(f32::from_bits(Element::F32.poison()));
             return Ok(());
         }
-        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        let (slot, output) = (case.tensors().len() - 1, case.output());
         for set in 0..self.sets.len() {
-            self.fill(set, slot, len, [2, 0, 0, 0, POISON])?;
+            self.fill(set, slot, &output, [2, 0, 0, 0, output.element.poison()])?;
         }
         Ok(())
     }
@@ -569,21 +564,35 @@ impl Open {
         let Some(case) = self.case.clone() else {
             return Ok(no_case());
         };
-        let (slot, len) = (case.tensors().len() - 1, case.output().len());
+        let (slot, output) = (case.tensors().len() - 1, case.output());
         let Some(set) = self.sets.get(set_index as usize) else {
             return Ok(no_set(set_index, self.sets.len()));
         };
         if case.op == OpName::Readback {
             // The very tensor that the timed calls filled.
-            return Ok(outputs(&case, &self.host, positions, projection_seed, all));
+            let host = &self.host;
+            return Ok(outputs(
+                &case,
+                output.len(),
+                |index| f64::from(host[index]),
+                positions,
+                projection_seed,
+                all,
+            ));
         }
         let Some(buffer) = set.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
         };
-        let bytes = self.gpu.read(buffer, len * case.dtype.size_bytes())?;
-        // Not a cast in place: a byte vector need not be aligned for floats.
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok(outputs(&case, &values, positions, projection_seed, all))
+        let bytes = self.gpu.read(buffer, output.size_bytes())?;
+        let element = output.element;
+        Ok(outputs(
+            &case,
+            output.len(),
+            |index| element.get(&bytes, index),
+            positions,
+            projection_seed,
+            all,
+        ))
     }
 }
 
@@ -598,7 +607,10 @@ fn host_input(tensor: &Tensor, seed: u32, data: &Data) -> GpuResult<Vec<f32>> {
         kind: FaultKind::Input,
         message,
     };
-    match (Values::generated(data, seed, 0, tensor.scale), data) {
+    match (
+        Values::generated(data, seed, 0, tensor.scale, tensor.element),
+        data,
+    ) {
         (Some(values), _) => Ok((0..len(tensor))
             .into_par_iter()
             .map(|index| values.get(index as u64))

@@ -1,0 +1,102 @@
+// Ceiling of matrix units in half precision with sums in single: 16 x 16 products by whole subgroups.
+//
+// Each subgroup holds ACCUMULATORS blocks of sums in its registers and multiplies its own A of each
+// by a B that all share: that many products are independent of one another, which hides the latency
+// of one. Nothing but registers is touched between two steps, so this is what the units can do, and
+// what a matrix product that must also fetch its operands will stay below.
+//
+// Even steps multiply by B and odd ones by I - B, so two steps add exactly A: dense data, and small
+// integers for a sum. One step left out is a wrong answer.
+//
+// How many lanes a subgroup has is the driver's choice; SUBGROUP_SIZE is the fewest it may be, so a
+// workgroup has at most SUBGROUPS of them, and fewer take several turns. Blocks beyond the end are
+// computed from the last one's factors and not stored.
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+const SUBGROUP_SIZE = 32u;
+const SUBGROUPS = 4u;
+const ACCUMULATORS = 8u;  // blocks of one subgroup at a time
+const THREADS = SUBGROUP_SIZE * SUBGROUPS;
+const TILE = SUBGROUPS * ACCUMULATORS;  // blocks per workgroup
+const BLOCK = 16u;
+const ELEMENTS = BLOCK * BLOCK;
+const PER_LANE = ELEMENTS / SUBGROUP_SIZE;  // of one block, where subgroups are smallest
+
+alias Input = f16;
+alias Sum = f32;
+alias MatrixA = coop_mat16x16<Input, A>;
+alias MatrixB = coop_mat16x16<Input, B>;
+alias MatrixC = coop_mat16x16<Sum, C>;
+
+struct Params {
+    blocks: u32,
+    steps: u32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<Input>;
+@group(0) @binding(2) var<storage, read> b: array<Input>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+var<workgroup> complement: array<Input, ELEMENTS>;           // I - B
+var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>;      // one block for each subgroup
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroup_count: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    for (var i = local; i < ELEMENTS; i += THREADS) {
+        let identity = select(Input(0.0), Input(1.0), i / BLOCK == i % BLOCK);
+        complement[i] = identity - b[i];
+    }
+    workgroupBarrier();
+    let steps = params.steps;
+    let last = params.blocks - 1u;
+    let even = coopLoadT<MatrixB>(&b[0], BLOCK);
+    let odd = coopLoadT<MatrixB>(&complement[0], BLOCK);
+    for (var turn = 0u; turn < SUBGROUPS; turn += subgroup_count) {
+        let first = group.x * TILE + (turn + subgroup) * ACCUMULATORS;
+        var factor: array<MatrixA, ACCUMULATORS>;
+        var sum: array<MatrixC, ACCUMULATORS>;
+        for (var i = 0u; i < ACCUMULATORS; i++) {
+            let at = min(first + i, last) * ELEMENTS;
+            factor[i] = coopLoadT<MatrixA>(&a[at], BLOCK);
+            sum[i] = MatrixC();
+        }
+        for (var pair = 0u; pair < steps / 2u; pair++) {
+            for (var i = 0u; i < ACCUMULATORS; i++) {
+                sum[i] = coopMultiplyAdd(factor[i], even, sum[i]);
+            }
+            for (var i = 0u; i < ACCUMULATORS; i++) {
+                sum[i] = coopMultiplyAdd(factor[i], odd, sum[i]);
+            }
+        }
+        if (steps % 2u == 1u) {
+            for (var i = 0u; i < ACCUMULATORS; i++) {
+                sum[i] = coopMultiplyAdd(factor[i], even, sum[i]);
+            }
+        }
+        for (var i = 0u; i < ACCUMULATORS; i++) {
+            let value = sum[i];
+            let place = subgroup * ELEMENTS;
+            coopStoreT(value, &stage[place], BLOCK);
+            workgroupBarrier();
+            for (var e = 0u; e < PER_LANE; e++) {
+                let at = e * subgroup_size + lane;
+                if (at < ELEMENTS && first + i <= last) {
+                    out[(first + i) * ELEMENTS + at] = f32(stage[subgroup * ELEMENTS + at]);
+                }
+            }
+            workgroupBarrier();
+        }
+    }
+}
