@@ -32,9 +32,14 @@ const NOISE_REACH: usize = 2;
 const POINTS_MIN: usize = 3;
 
 /// What the measured `chase` and `read` cases of `runner` show; `None` where there are neither.
+/// `stated_bytes` are the caches that the operating system knows of, where the device is the processor.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
-pub fn hierarchy(outcomes: &[Outcome], runner: &str) -> Option<MemoryHierarchy> {
+pub fn hierarchy(
+    outcomes: &[Outcome],
+    runner: &str,
+    stated_bytes: &[u64],
+) -> Option<MemoryHierarchy> {
     let measured = |op: OpName| {
         outcomes.iter().filter(move |o| {
             o.op == op && o.runner == runner && o.status == OutcomeStatus::Measured
@@ -71,7 +76,8 @@ pub fn hierarchy(outcomes: &[Outcome], runner: &str) -> Option<MemoryHierarchy> 
     );
     Some(MemoryHierarchy {
         runner: runner.to_owned(),
-        last_level_bytes: caches_bytes.last().copied(),
+        last_level_bytes: caches_bytes.iter().chain(stated_bytes).max().copied(),
+        stated_bytes: stated_bytes.to_vec(),
         latency,
         bandwidth,
         caches_bytes,
@@ -79,10 +85,10 @@ pub fn hierarchy(outcomes: &[Outcome], runner: &str) -> Option<MemoryHierarchy> 
     })
 }
 
-/// Size of the last cache that the measured cases of `runner` show.
+/// Size of the last cache that the measured cases of `runner` show, or that is stated if it is larger.
 #[must_use]
-pub fn last_level_bytes(outcomes: &[Outcome], runner: &str) -> Option<u64> {
-    hierarchy(outcomes, runner)?.last_level_bytes
+pub fn last_level_bytes(outcomes: &[Outcome], runner: &str, stated_bytes: &[u64]) -> Option<u64> {
+    hierarchy(outcomes, runner, stated_bytes)?.last_level_bytes
 }
 
 /// Bytes of the tensor that is read.
@@ -371,16 +377,16 @@ mod tests {
         foreign.runner = "host".to_owned();
         outcomes.push(foreign);
         outcomes.push(outcome(OpName::Read, &[("n", 1 << 20)], 1e-3));
-        let found = hierarchy(&outcomes, "wgpu").unwrap();
+        let found = hierarchy(&outcomes, "wgpu", &[]).unwrap();
         let sizes: Vec<u64> = found.latency.iter().map(|point| point.bytes).collect();
         assert_eq!(sizes, [128 * KIB, MIB, 8 * MIB, 32 * MIB, 128 * MIB]);
         assert!((found.latency[0].value - 50e-9).abs() < 1e-12);
         assert_eq!(found.caches_bytes, [8 * MIB]);
         assert_eq!(found.last_level_bytes, Some(8 * MIB));
         assert_eq!(found.bandwidth[0].bytes, 4 * MIB);
-        assert_eq!(last_level_bytes(&outcomes, "wgpu"), Some(8 * MIB));
-        assert_eq!(last_level_bytes(&outcomes, "host"), None);
-        assert_eq!(hierarchy(&outcomes, "torch"), None);
+        assert_eq!(last_level_bytes(&outcomes, "wgpu", &[]), Some(8 * MIB));
+        assert_eq!(last_level_bytes(&outcomes, "host", &[]), None);
+        assert_eq!(hierarchy(&outcomes, "torch", &[]), None);
     }
 
     #[test]
@@ -394,6 +400,6 @@ mod tests {
                 outcome(OpName::Read, &[("n", n)], time_s)
             })
             .collect();
-        assert_eq!(last_level_bytes(&outcomes, "wgpu"), Some(16 * MIB));
+        assert_eq!(last_level_bytes(&outcomes, "wgpu", &[]), Some(16 * MIB));
     }
 }

@@ -521,7 +521,11 @@ fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Repo
     let ceilings = normalise::ceilings(
         &probes,
         side.label(),
-        hierarchy::last_level_bytes(&outcomes, side.label()),
+        hierarchy::last_level_bytes(
+            &outcomes,
+            side.label(),
+            &machine::caches_of(&side.record.device),
+        ),
     );
     normalise::set_fractions(&mut outcomes, &ceilings);
     let failed =

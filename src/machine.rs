@@ -1,9 +1,11 @@
 //! Facts of the machine the program runs on.
 
+use std::path::Path;
 use std::time::Instant;
 
 use sysinfo::{CpuRefreshKind, System};
 
+use crate::protocol::Device;
 use crate::report::Host;
 
 /// Bytes of main memory that this process may use; zero where the system does not tell. In a
@@ -57,6 +59,45 @@ pub fn clock_quantum_s() -> f64 {
     differences.fold(f64::INFINITY, f64::min)
 }
 
+/// Sizes in bytes of the processor's data caches as the operating system states them, from the first
+/// level to the last; empty where it does not.
+#[must_use]
+pub fn cache_bytes() -> Vec<u64> {
+    let folder = Path::new("/sys/devices/system/cpu/cpu0/cache");
+    let mut sizes: Vec<u64> = (0..8)
+        .map(|index| folder.join(format!("index{index}")))
+        .filter(|cache| {
+            std::fs::read_to_string(cache.join("type"))
+                .is_ok_and(|kind| matches!(kind.trim(), "Data" | "Unified"))
+        })
+        .filter_map(|cache| with_unit(std::fs::read_to_string(cache.join("size")).ok()?.trim()))
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+/// The processor's caches where `device` is the processor, and none where it is another chip.
+#[must_use]
+pub fn caches_of(device: &Device) -> Vec<u64> {
+    if device.device_type == "cpu" {
+        cache_bytes()
+    } else {
+        Vec::new()
+    }
+}
+
+/// Bytes of a size as Linux writes it: `32K`, `1024K`, `32M`.
+fn with_unit(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(['K', 'M']);
+    let unit = match text.strip_prefix(number)? {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// What a report says of the machine.
 #[must_use]
 pub fn host() -> Host {
@@ -66,5 +107,19 @@ pub fn host() -> Host {
         cpu: cpu_name(),
         cpu_count: cpu_count(),
         memory_bytes: memory_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_linux_writes_them() {
+        assert_eq!(with_unit("32K"), Some(32 << 10));
+        assert_eq!(with_unit("32M"), Some(32 << 20));
+        assert_eq!(with_unit("512"), Some(512));
+        assert_eq!(with_unit("32G"), None);
+        assert_eq!(with_unit(""), None);
     }
 }

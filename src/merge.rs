@@ -143,17 +143,22 @@ pub fn merge(reports: Vec<(String, Report)>, command: String) -> Result<Report> 
         .iter()
         .map(|record| record.runner.name.clone())
         .collect();
+    let memory = std::mem::take(&mut merged.memory);
+    let stated = |label: &str| -> &[u64] {
+        let known = memory.iter().find(|memory| memory.runner == label);
+        known.map_or(&[], |memory| &memory.stated_bytes)
+    };
     merged.ceilings = labels
         .iter()
         .flat_map(|label| {
-            let cache = hierarchy::last_level_bytes(&merged.outcomes, label);
+            let cache = hierarchy::last_level_bytes(&merged.outcomes, label, stated(label));
             normalise::ceilings(&merged.outcomes, label, cache)
         })
         .collect();
     normalise::set_fractions(&mut merged.outcomes, &merged.ceilings);
     merged.memory = labels
         .iter()
-        .filter_map(|label| hierarchy::hierarchy(&merged.outcomes, label))
+        .filter_map(|label| hierarchy::hierarchy(&merged.outcomes, label, stated(label)))
         .collect();
     let lost = |outcome: &Outcome| match outcome.status {
         OutcomeStatus::Measured => false,

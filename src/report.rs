@@ -338,7 +338,13 @@ pub struct MemoryHierarchy {
     pub bandwidth: Vec<HierarchyPoint>,
     /// Sizes of the caches found, ascending.
     pub caches_bytes: Vec<u64>,
-    /// Size of the last of them; absent where none was found.
+    /// Sizes of the caches that the operating system states, ascending, where the device is the
+    /// processor itself.
+    #[serde(default)]
+    pub stated_bytes: Vec<u64>,
+    /// Size of the last cache: the larger of what was found and what is stated, since a shared or
+    /// virtual machine may get less than all of it now and all of it later. Absent where neither is
+    /// known.
     pub last_level_bytes: Option<u64>,
     /// How the sizes were found.
     pub method: String,

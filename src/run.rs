@@ -294,8 +294,11 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
     normalise::set_fractions(&mut outcomes, &ceilings);
     let memory = opened
         .iter()
-        .filter_map(|(_, opened)| Some(&opened.as_ref().ok()?.record.runner.name))
-        .filter_map(|runner| hierarchy::hierarchy(&outcomes, runner))
+        .filter_map(|(_, opened)| Some(&opened.as_ref().ok()?.record))
+        .filter_map(|record| {
+            let stated = machine::caches_of(&record.device);
+            hierarchy::hierarchy(&outcomes, &record.runner.name, &stated)
+        })
         .collect();
 
     let runners: Vec<RunnerRecord> = opened
@@ -601,7 +604,11 @@ impl Work<'_> {
             }
             // Each probe may raise a ceiling that later cases are sized by.
             ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
-            self.cache_bytes = hierarchy::last_level_bytes(&outcomes, self.label.as_str());
+            self.cache_bytes = hierarchy::last_level_bytes(
+                &outcomes,
+                self.label.as_str(),
+                &machine::caches_of(&self.opened.record.device),
+            );
             ceilings.extend(normalise::ceilings(
                 &outcomes,
                 self.label.as_str(),

@@ -315,6 +315,12 @@ fn caches(memory: &MemoryHierarchy, several: bool) -> String {
         let sizes: Vec<String> = memory.caches_bytes.iter().map(|&b| bytes(b)).collect();
         sizes.join(", ")
     };
+    let stated = if memory.stated_bytes.is_empty() {
+        String::new()
+    } else {
+        let sizes: Vec<String> = memory.stated_bytes.iter().map(|&b| bytes(b)).collect();
+        format!(" (the system states {})", sizes.join(", "))
+    };
     let ends = match (memory.latency.first(), memory.latency.last()) {
         (Some(first), Some(last)) if first.bytes < last.bytes => format!(
             "; a dependent load takes {} in {} and {} in {}",
@@ -325,7 +331,7 @@ fn caches(memory: &MemoryHierarchy, several: bool) -> String {
         ),
         _ => String::new(),
     };
-    format!("caches{runner}: {found}{ends}")
+    format!("caches{runner}: {found}{stated}{ends}")
 }
 
 /// Progress on stderr: a spinner on a terminal, a line per case elsewhere.
