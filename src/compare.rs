@@ -671,20 +671,28 @@ impl Comparison {
 
     /// The notes, each once, with the case it is of or how many it is of.
     fn notes(&self) -> String {
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        // What is the same but for its figures, which follow a colon, is told once.
+        let kind = |note: &'_ str| note.split(": ").next().unwrap_or_default().to_owned();
+        let mut groups: Vec<(String, Vec<(&str, &str)>)> = Vec::new();
         for case in &self.cases {
             for note in &case.notes {
-                match groups.iter_mut().find(|(text, _)| text == note) {
-                    Some((_, cases)) => cases.push(&case.case_id),
-                    None => groups.push((note, vec![&case.case_id])),
+                match groups.iter_mut().find(|(text, _)| *text == kind(note)) {
+                    Some((_, cases)) => cases.push((&case.case_id, note)),
+                    None => groups.push((kind(note), vec![(&case.case_id, note)])),
                 }
             }
         }
         groups
             .iter()
-            .map(|(note, cases)| match cases[..] {
-                [case] => format!("note: {case}: {note}\n"),
-                _ => format!("note: {} cases: {note}\n", cases.len()),
+            .map(|(kind, cases)| match cases[..] {
+                [(case, note)] => format!("note: {case}: {note}\n"),
+                [(_, first), ..] if cases.iter().all(|(_, note)| *note == first) => {
+                    format!("note: {} cases: {first}\n", cases.len())
+                }
+                _ => format!(
+                    "note: {} cases: {kind} (--format json says how far)\n",
+                    cases.len()
+                ),
             })
             .collect()
     }

@@ -192,12 +192,27 @@ fn reports(folder: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(reports(&path));
-        } else {
+        } else if !journal(&path) {
             found.push(path);
         }
     }
     found.sort();
     found
+}
+
+/// Whether a file keeps what an unfinished run has learnt.
+fn journal(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy();
+    name.starts_with(".chipmark-") && name.ends_with(".unfinished.jsonl")
+}
+
+/// The files of unfinished runs in a folder.
+fn journals(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap();
+    files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| journal(path))
+        .collect()
 }
 
 /// The only report in a folder: it must be valid and nothing else, such as a leftover temporary
@@ -1511,6 +1526,11 @@ fn write_pair(folder: &Path) {
     times(&mut candidate, 3, 1.01e-3, 1e-5);
     for report in [&mut baseline, &mut candidate] {
         set(report, "/outcomes/2/time_s/process_medians", steady(1e-3));
+        // What the machine did while this was made is not what is compared here.
+        for outcome in report["outcomes"].as_array_mut().unwrap() {
+            outcome["not_converged"] = Value::Null;
+            outcome["throttle"] = Value::Null;
+        }
     }
     candidate["outcomes"].as_array_mut().unwrap().pop();
     for (name, report) in [("baseline.json", baseline), ("candidate.json", candidate)] {
@@ -2234,11 +2254,75 @@ mod fakes {
     fn spans_that_no_clock_can_show_are_refused() {
         for host_s in ["-1.0", "0.0"] {
             let stage = with_spans(&format!("s/\"host_s\":[^,}}]*/\"host_s\":{host_s}/g"));
-            all_failed(&stage.report(6, &[]), &["impossible span", "matmul/gemm"]);
+            all_failed(
+                &stage.report(6, &[]),
+                &["are zero, backwards", "matmul/gemm"],
+            );
         }
         let report = with_spans("s/\"host_s\":[^,}]*/\"host_s\":1e999/g").report(6, &[]);
         assert!(
             reasons(&report, "failed")[0].contains("not the protocol"),
+            "{report:#}"
+        );
+    }
+
+    /// The real runner with the requests it is given rewritten by `sed`, and its answers as they are.
+    fn with_requests(script: &str) -> Stage {
+        Stage::new(&format!(
+            "while IFS= read -r line; do printf '%s\n' \"$line\" | sed '{script}'; done | '{}' worker --runner host",
+            env!("CARGO_BIN_EXE_chipmark")
+        ))
+    }
+
+    #[test]
+    fn outputs_cached_from_another_seed_are_wrong_results() {
+        // Whatever seed it is given, it answers with what it has computed once.
+        let stage = with_requests("s/\"seed\":[0-9]*/\"seed\":1/");
+        all_failed(&stage.report(4, &[]), &["wrong results", "expected"]);
+    }
+
+    #[test]
+    fn a_runner_with_right_outputs_and_times_too_short_for_physics_is_not_believed() {
+        // A tenth of the time on every span: the conductor waits ten times as long as is claimed.
+        let script = "s/\"host_s\":0\\./\"host_s\":0.0/g";
+        let stage = with_spans(script);
+        let cases = ["matmul m = 160, n = 160, k = 160"];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(1.0, &cases)).unwrap();
+        let done = stage.run(&[]);
+        assert_eq!(done.code, 5, "{done:?}");
+        let report = only_report(&stage.folder.path().join("out"));
+        let reasons = reasons(&report, "implausible");
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("the conductor waited"),
+            "{report:#}"
+        );
+    }
+
+    #[test]
+    fn a_runner_whose_clock_never_varies_is_not_believed() {
+        let stage = Stage::new(&format!(
+            r#"'{}' worker --runner host | while IFS= read -r line; do
+                case $line in *'"type":"samples"'*)
+                    line=$(printf '%s\n' "$line" | awk '{{
+                        while (match($0, /"host_s":[0-9.e-]*,"submit_s":null,"repeat_count":[0-9]*/)) {{
+                            span = substr($0, RSTART, RLENGTH); calls = span; sub(/.*:/, "", calls)
+                            $0 = substr($0, 1, RSTART - 1) "\"HOST\":" calls * 0.00002 ",\"submit_s\":null,\"repeat_count\":" calls substr($0, RSTART + RLENGTH)
+                        }}
+                        gsub(/"HOST"/, "\"host_s\""); print
+                    }}') ;;
+                esac
+                printf '%s\n' "$line"
+            done"#,
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let cases = ["matmul m = 160, n = 160, k = 160"];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(1.0, &cases)).unwrap();
+        let done = stage.run(&[]);
+        assert_eq!(done.code, 5, "{done:?}");
+        let report = only_report(&stage.folder.path().join("out"));
+        let reasons = reasons(&report, "implausible");
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("to the last digit"),
             "{report:#}"
         );
     }
@@ -2570,6 +2654,90 @@ mod signals {
             medians.map(|medians| medians.as_array().unwrap().len())
         });
         assert_eq!(counts[0], counts[1], "{said:?}");
+    }
+
+    /// Goes on with what `struck` left and returns the report that comes of it.
+    fn resumed(folder: &Path) -> Value {
+        let arguments = [
+            "run",
+            "--suite",
+            "long.toml",
+            "--runner",
+            "host",
+            "--output",
+            "out",
+            "--resume",
+        ];
+        let done = chipmark(folder, &arguments);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert!(done.stderr.contains("going on with the run of"), "{done:?}");
+        let path = done.stdout.lines().last().unwrap();
+        assert_eq!(
+            journals(&folder.join("out")),
+            NO_FILES,
+            "the run is finished"
+        );
+        serde_json::from_str(&fs::read_to_string(folder.join(path)).unwrap()).unwrap()
+    }
+
+    fn measured(report: &Value) -> Vec<&Value> {
+        with_status(report, "measured")
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_what_was_measured_and_ends_with_one_complete_report() {
+        let folder = folder();
+        let (_, said, before) = struck(folder.path(), |conductor| send("INT", conductor));
+        assert!(said.contains("--resume"), "{said}");
+        let report = resumed(folder.path());
+        assert_eq!(report["status"], "complete");
+        assert_eq!(outcomes(&report).len(), LONG.len());
+        assert_eq!(report["seed"], before["seed"]);
+        for old in measured(&before) {
+            let new = outcomes(&report)
+                .iter()
+                .find(|new| new["case_id"] == old["case_id"])
+                .unwrap();
+            assert_eq!(
+                at(new, "/time_s/samples"),
+                at(old, "/time_s/samples"),
+                "it was measured again"
+            );
+        }
+        must_follow(&schema("report"), &report);
+    }
+
+    #[test]
+    fn a_killed_conductor_loses_no_case_that_was_done() {
+        let folder = folder();
+        fs::write(folder.path().join("long.toml"), suite(0.5, &LONG)).unwrap();
+        let base = [
+            "run",
+            "--suite",
+            "long.toml",
+            "--runner",
+            "host",
+            "--output",
+            "out",
+        ];
+        let mut child = start(folder.path(), &base);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(
+            lines.any(|line| line.unwrap().starts_with("[3/8]")),
+            "it ended early"
+        );
+        send("KILL", child.id());
+        wait(&mut child);
+        assert_eq!(reports(&folder.path().join("out")), NO_FILES);
+        // Another command is another run.
+        let other = [&base[..], &["--resume", "--checks"]].concat();
+        let refused = chipmark(folder.path(), &other);
+        assert!(
+            refused.complaint(2).contains("differs in checks"),
+            "{refused:?}"
+        );
+        let report = resumed(folder.path());
+        assert_eq!(measured(&report).len(), LONG.len());
     }
 
     #[test]
