@@ -555,6 +555,35 @@ pub fn sight(
 mod tests {
     use super::*;
     use crate::op::{Dtype, OpName};
+    use crate::stats::Summary;
+
+    #[test]
+    fn equal_samples_of_a_fine_clock_are_not_believed() {
+        let measurement = |samples: &[f64]| Measurement {
+            summary: Summary::of(samples).unwrap(),
+            samples: samples.to_vec(),
+            clock: "host",
+            clock_note: None,
+            repeat_count: 10,
+            invalid_count: 0,
+            host_s_median: 1e-3,
+            submit_s_median: None,
+            burst_s_median: None,
+            stop_reason: "precision_reached",
+            not_converged: None,
+        };
+        let equal = measurement(&[1e-3; 12]);
+        assert!(
+            without_variance(&equal, 1e-8)
+                .unwrap()
+                .contains("to the last digit")
+        );
+        // By a coarse clock they may well be equal.
+        assert_eq!(without_variance(&equal, 1e-5), None);
+        let mut samples = [1e-3; 12];
+        samples[7] += 1e-9;
+        assert_eq!(without_variance(&measurement(&samples), 1e-8), None);
+    }
 
     #[test]
     fn a_rotation_covers_the_caches_and_large_cases_need_none() {

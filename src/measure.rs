@@ -35,6 +35,10 @@ const REPEAT_COUNT_MAX: u32 = 100_000;
 /// What recording one launch may cost a runner on the host, beside the span it reports.
 const RECORDING_S_MAX: f64 = 20e-6;
 
+/// A call among many may be slower than one among few, for a device that gets hot or busy, but three
+/// times in a row not by this factor.
+const SLOWER_AMONG_MANY_MAX: f64 = 4.0;
+
 /// What one request may cost beside its spans: pipes, wake-ups, reading timestamps back.
 const REQUEST_S_MAX: f64 = 0.05;
 
@@ -590,6 +594,11 @@ impl Stopwatch<'_> {
                 Some(format!(
                     "time does not grow with the work: {} calls take {:.3e} s each, {repeat_count} take {call_s:.3e} s each",
                     self.repeat_count, median_s
+                ))
+            } else if call_s > median_s * SLOWER_AMONG_MANY_MAX {
+                Some(format!(
+                    "{} calls take {median_s:.3e} s each, but {repeat_count} take {call_s:.3e} s each: one of the two is untrue",
+                    self.repeat_count
                 ))
             } else if waited_s > believable_s {
                 Some(format!(

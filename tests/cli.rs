@@ -2284,7 +2284,7 @@ mod fakes {
     #[test]
     fn a_runner_with_right_outputs_and_times_too_short_for_physics_is_not_believed() {
         // A tenth of the time on every span: the conductor waits ten times as long as is claimed.
-        let script = "s/\"host_s\":0\\./\"host_s\":0.0/g";
+        let script = "s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g";
         let stage = with_spans(script);
         let cases = ["matmul m = 160, n = 160, k = 160"];
         fs::write(stage.folder.path().join("tiny.toml"), suite(1.0, &cases)).unwrap();
@@ -2294,35 +2294,6 @@ mod fakes {
         let reasons = reasons(&report, "implausible");
         assert!(
             reasons.len() == 1 && reasons[0].contains("the conductor waited"),
-            "{report:#}"
-        );
-    }
-
-    #[test]
-    fn a_runner_whose_clock_never_varies_is_not_believed() {
-        let stage = Stage::new(&format!(
-            r#"'{}' worker --runner host | while IFS= read -r line; do
-                case $line in *'"type":"samples"'*)
-                    line=$(printf '%s\n' "$line" | awk '{{
-                        while (match($0, /"host_s":[0-9.e-]*,"submit_s":null,"repeat_count":[0-9]*/)) {{
-                            span = substr($0, RSTART, RLENGTH); calls = span; sub(/.*:/, "", calls)
-                            $0 = substr($0, 1, RSTART - 1) "\"HOST\":" calls * 0.00002 ",\"submit_s\":null,\"repeat_count\":" calls substr($0, RSTART + RLENGTH)
-                        }}
-                        gsub(/"HOST"/, "\"host_s\""); print
-                    }}') ;;
-                esac
-                printf '%s\n' "$line"
-            done"#,
-            env!("CARGO_BIN_EXE_chipmark")
-        ));
-        let cases = ["matmul m = 160, n = 160, k = 160"];
-        fs::write(stage.folder.path().join("tiny.toml"), suite(1.0, &cases)).unwrap();
-        let done = stage.run(&[]);
-        assert_eq!(done.code, 5, "{done:?}");
-        let report = only_report(&stage.folder.path().join("out"));
-        let reasons = reasons(&report, "implausible");
-        assert!(
-            reasons.len() == 1 && reasons[0].contains("to the last digit"),
             "{report:#}"
         );
     }
