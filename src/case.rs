@@ -284,6 +284,7 @@ pub fn times(measurement: &Measurement) -> Times {
         submit_median: measurement.submit_s_median,
         burst_median: measurement.burst_s_median,
         process_medians: Vec::new(),
+        process_minima: Vec::new(),
     }
 }
 

@@ -242,7 +242,7 @@ struct AbArgs {
     #[arg(long, value_name = "REGEX")]
     filter: Option<String>,
     /// Fresh processes on each side, by turns
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
     #[command(flatten)]
     reach: ReachArgs,
@@ -273,7 +273,7 @@ struct CalibrateArgs {
     #[command(flatten)]
     reach: ReachArgs,
     /// Fresh processes on each side of a comparison; below six none can be clear by itself
-    #[arg(long, value_name = "K", default_value_t = 6, value_parser = clap::value_parser!(u32).range(6..=100))]
+    #[arg(long, value_name = "K", default_value_t = 12, value_parser = clap::value_parser!(u32).range(6..=100))]
     processes: u32,
     /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Calibration, Outcome, OutcomeStatus, Report, Times};
+use crate::report::{Calibration, MINIMUM, Outcome, OutcomeStatus, Report, Times};
 use crate::screen;
 use crate::stats::{self, Estimate};
 
@@ -291,13 +291,21 @@ fn pair<'a>(baseline: &'a Report, candidate: &'a Report, report_index: usize) ->
 /// Why a case is not comparable that the candidate lost.
 const ONLY_IN_BASELINE: &str = "it is only in the baseline";
 
-/// The medians of the processes that measured a case.
-fn processes(times: &Times) -> Vec<f64> {
-    if times.process_medians.is_empty() {
+/// What the processes that measured a case are compared by: their fastest samples if so wanted and
+/// there, else their medians.
+fn processes(times: &Times, by_minimum: bool) -> Vec<f64> {
+    if by_minimum && has_minima(times) {
+        times.process_minima.clone()
+    } else if times.process_medians.is_empty() {
         vec![times.median]
     } else {
         times.process_medians.clone()
     }
+}
+
+fn has_minima(times: &Times) -> bool {
+    times.process_minima.len() >= PROCESSES_MIN
+        && times.process_minima.len() == times.process_medians.len()
 }
 
 /// What makes two outcomes incomparable.
@@ -353,7 +361,7 @@ fn weigh(
     tie: Option<f64>,
 ) -> CaseComparison {
     let mut result = blank(&candidate.case_id, &candidate.runner, report_index);
-    let middle = |outcome: &Outcome| stats::median(&processes(outcome.time_s.as_ref()?));
+    let middle = |outcome: &Outcome| stats::median(&processes(outcome.time_s.as_ref()?, false));
     (result.baseline_time_s, result.candidate_time_s) = (middle(baseline), middle(candidate));
     result.reason = obstacle(baseline, candidate);
     if result.reason.is_some() {
@@ -369,7 +377,20 @@ fn weigh(
     ];
     let calibrated = calibrations.iter().flatten().map(|c| c.tie_width);
     let tie_width = tie.unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
-    let (ours, theirs) = (processes(base), processes(other));
+    // A calibration may have found that medians scatter with other work on the machine.
+    let by_minimum = calibrations
+        .iter()
+        .flatten()
+        .any(|c| c.statistic == MINIMUM)
+        && has_minima(base)
+        && has_minima(other);
+    if by_minimum {
+        result.notes.push(
+            "compared by the fastest sample of each process, as calibrated: medians scatter with other work on this machine"
+                .to_owned(),
+        );
+    }
+    let (ours, theirs) = (processes(base, by_minimum), processes(other, by_minimum));
     (
         result.baseline_process_count,
         result.candidate_process_count,
@@ -856,6 +877,8 @@ mod tests {
             detectable_change: None,
             tie_width,
             process_relative_sd,
+            statistic: "median".to_owned(),
+            clocks: None,
         });
         report
     }

@@ -36,10 +36,10 @@ use crate::verify;
 
 /// Seconds that one process may spend on timing. Between processes medians vary more than a longer
 /// look at one of them could mend, so the time goes into more of them.
-const PROCESS_S_MAX: f64 = 0.25;
+const PROCESS_S_MAX: f64 = 0.3;
 
 /// Least seconds that the samples of one process span together.
-const SAMPLED_S_MIN: f64 = 0.1;
+const SAMPLED_S_MIN: f64 = 0.2;
 
 /// Blocks lost in a row after which a case is given up.
 const LOSSES_MAX: u32 = 3;
@@ -79,7 +79,7 @@ pub fn policy(timer: &Timer, silence: Duration) -> Policy {
 }
 
 /// Hands `opened` to `work` as a session.
-fn with_session<T>(
+pub fn with_session<T>(
     opened: &mut Opened,
     silence: Duration,
     work: impl FnOnce(&mut Session<'_>) -> T,
@@ -505,6 +505,10 @@ fn outcome(
         process_medians: blocks
             .iter()
             .map(|fresh| fresh.measurement.summary.median)
+            .collect(),
+        process_minima: blocks
+            .iter()
+            .map(|fresh| fresh.measurement.summary.min)
             .collect(),
         ..times(&first.measurement)
     });

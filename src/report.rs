@@ -382,8 +382,36 @@ pub struct Calibration {
     pub detectable_change: Option<f64>,
     /// Relative difference below which two times count as the same.
     pub tie_width: f64,
-    /// Relative standard deviation of medians between processes.
+    /// Relative standard deviation between processes of the statistic that is compared.
     pub process_relative_sd: f64,
+    /// What is compared of each process: its `median`, or its `minimum` where other work on the
+    /// machine makes medians scatter more than twice as much.
+    #[serde(default = "median_statistic")]
+    pub statistic: String,
+    /// The device's clock against the slope of the host's on the same kernel; absent where there is
+    /// only one clock.
+    #[serde(default)]
+    pub clocks: Option<ClockAgreement>,
+}
+
+/// The value of [`Calibration::statistic`] for medians.
+pub const MEDIAN: &str = "median";
+/// The value of [`Calibration::statistic`] for fastest samples.
+pub const MINIMUM: &str = "minimum";
+
+fn median_statistic() -> String {
+    MEDIAN.to_owned()
+}
+
+/// Two clocks on the same kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClockAgreement {
+    /// Seconds of one call by the device's clock: the median of several measurements.
+    pub device_s: f64,
+    /// Seconds of one call by the slope of the host's clock, taken by turns with the other.
+    pub host_slope_s: f64,
+    /// The host's over the device's: the median of the pairs.
+    pub ratio: f64,
 }
 
 /// How often a known slowdown was found.
@@ -434,6 +462,9 @@ pub struct Times {
     /// Medians of the same variant in fresh processes, this one's first; empty where there was one.
     #[serde(default)]
     pub process_medians: Vec<f64>,
+    /// Fastest samples of the same processes, in the same order.
+    #[serde(default)]
+    pub process_minima: Vec<f64>,
 }
 
 /// The evidence that an output is right.

@@ -786,8 +786,10 @@ impl Work<'_> {
                     if let Some(times) = &mut outcome.time_s {
                         if times.process_medians.is_empty() {
                             times.process_medians.push(times.median);
+                            times.process_minima.push(times.min);
                         }
                         times.process_medians.push(measurement.summary.median);
+                        times.process_minima.push(measurement.summary.min);
                     }
                     let outcome = outcome.clone();
                     self.note(&outcome, watcher);

@@ -233,6 +233,19 @@ pub fn paired_p_min(pair_count: usize) -> f64 {
     0.5f64.powi(i32::try_from(pair_count).unwrap_or(i32::MAX) - 1)
 }
 
+/// Spread of values relative to their median: the median absolute deviation, scaled so that it is the
+/// standard deviation of a normal distribution. A few values far off do not move it. Zero for none.
+#[must_use]
+pub fn robust_spread(values: &[f64]) -> f64 {
+    /// One over the third quartile of the standard normal distribution.
+    const SCALE: f64 = 1.4826;
+    let Some(middle) = median(values).filter(|middle| *middle > 0.0) else {
+        return 0.0;
+    };
+    let deviations: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
+    median(&deviations).map_or(0.0, |deviation| SCALE * deviation / middle)
+}
+
 /// Standard deviation of logarithms: the relative one of times, where it is small. Zero below two.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
@@ -527,6 +540,16 @@ mod tests {
     fn quartiles_match_numpy() {
         let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]).unwrap();
         assert_eq!((summary.q1, summary.median, summary.q3), (1.75, 2.5, 3.25));
+    }
+
+    #[test]
+    fn a_robust_spread_is_not_moved_by_a_few_values_far_off() {
+        let even: Vec<f64> = (0..101).map(|i| 1.0 + f64::from(i) * 1e-3).collect();
+        let mut far = even.clone();
+        far[100] = 50.0;
+        assert!((robust_spread(&even) - 1.4826 * 0.025 / 1.05).abs() < 1e-3);
+        assert_eq!(robust_spread(&even), robust_spread(&far));
+        assert_eq!(robust_spread(&[]), 0.0);
     }
 
     #[test]

@@ -523,7 +523,9 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
         "case $1 in
          devices) echo '{\"runner\":\"wgpu\"}' ;;
          verify) echo wrong; exit 4 ;;
-         run) echo \"$LD_LIBRARY_PATH\"; mkdir -p \"$9/gpu\"; echo '{}' >\"$9/gpu/report.json\" ;;
+         calibrate) echo '{}' >\"$5/calibration-fake.json\" ;;
+         run) echo \"$LD_LIBRARY_PATH\"
+             if [ \"$3\" = standard ]; then mkdir -p \"$9/gpu\"; echo '{}' >\"$9/gpu/report.json\"; fi ;;
          esac",
     );
     let done = machine.x_with(
@@ -539,7 +541,9 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
         [
             "chipmark devices",
             "chipmark verify",
-            "chipmark run --suite standard --runner wgpu --runner host --output out/reports",
+            "chipmark run --suite quick --output out/quick",
+            "chipmark calibrate --comparisons 5 --output out",
+            "chipmark run --suite standard --runner wgpu --runner host --output out/reports --calibrated out/calibration-fake.json",
             "chipmark validate out/reports/gpu/report.json",
         ]
     );
@@ -551,6 +555,10 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "ok",
             "verify",
             "failed(4)",
+            "quick",
+            "ok",
+            "calibrate",
+            "ok",
             "run",
             "ok",
             "validate",
