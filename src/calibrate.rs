@@ -28,8 +28,8 @@ use crate::screen;
 use crate::stats;
 use crate::tune::End;
 
-/// The slowdowns that are injected, relative.
-const SLOWDOWNS: [f64; 5] = [0.005, 0.01, 0.02, 0.05, 0.1];
+/// The slowdowns that are injected unless others are asked for, relative.
+pub const SLOWDOWNS: [f64; 5] = [0.005, 0.01, 0.02, 0.05, 0.1];
 
 /// Steps come in multiples of this: half a per cent of it is eight, which is one turn of the
 /// kernels' unrolled loop, so that more steps are more of the same turns and nothing else.
@@ -68,6 +68,8 @@ pub struct Request {
     pub process_count: u32,
     /// Comparisons of each kind.
     pub comparison_count: u32,
+    /// The slowdowns to inject, relative, ascending: multiples of 0.005 up to 0.1.
+    pub slowdowns: Vec<f64>,
     /// Seed of inputs and of the order of processes.
     pub seed: u32,
 }
@@ -170,7 +172,7 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
         slowed(invocations, steps, 0.0)?,
         slowed(invocations, steps, 0.0)?,
     ];
-    for slowdown in SLOWDOWNS {
+    for &slowdown in &request.slowdowns {
         cases.push(slowed(invocations, steps, slowdown)?);
     }
     let block_count = request.process_count * request.comparison_count;
@@ -210,13 +212,15 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
             ));
         }
     }
-    let (calibration, called_same_count) = conclude_by_the_steadier(&blocks, request.process_count)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::Partial,
-                "the calibration ended before one comparison was complete",
-            )
-        })?;
+    let (calibration, called_same_count) =
+        conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
+            || {
+                Error::new(
+                    ErrorKind::Partial,
+                    "the calibration ended before one comparison was complete",
+                )
+            },
+        )?;
     Ok(Findings {
         calibration: Calibration {
             made_at: jiff::Timestamp::now()
@@ -272,8 +276,9 @@ fn measure_block(
         .collect())
 }
 
-/// How often each clock is read when the two are compared.
-const CLOCK_PAIRS: u32 = 7;
+/// How often each clock is read when the two are compared, and for how long.
+const CLOCK_PAIRS: u32 = 9;
+const CLOCK_S: f64 = 0.6;
 
 /// The same kernel by the device's clock and by the slope of the host's, by turns in one process;
 /// `None` where the device has no clock of its own or does not keep to it.
@@ -290,6 +295,8 @@ fn compare_clocks(
     with_session(&mut opened, request.reach.silence, |session| {
         let by_device = Policy {
             warm_up_s_max: 0.1,
+            sampled_s_min: CLOCK_S,
+            time_s_max: CLOCK_S,
             ..policy(&session.timer, session.silence)
         };
         let by_host = Policy {
@@ -324,6 +331,7 @@ fn compare_clocks(
 fn conclude_by_the_steadier(
     blocks: &[Vec<[f64; 2]>],
     process_count: u32,
+    slowdowns: &[f64],
 ) -> Option<(Calibration, u32)> {
     let of = |statistic: usize| -> Vec<Vec<f64>> {
         blocks
@@ -332,15 +340,20 @@ fn conclude_by_the_steadier(
             .collect()
     };
     let (medians, minima) = (of(0), of(1));
-    let spread = |blocks: &[Vec<f64>]| {
+    // Typical spread and tails: either can make medians useless.
+    let spreads = |blocks: &[Vec<f64>]| {
         let plain: Vec<f64> = blocks
             .iter()
             .flat_map(|block| block.iter().take(2).copied())
             .collect();
-        stats::robust_spread(&plain)
+        [stats::robust_spread(&plain), stats::relative_sd(&plain)]
     };
-    if 2.0 * spread(&minima) < spread(&medians) {
-        let (calibration, called_same_count) = conclude(&minima, process_count)?;
+    let steadier = spreads(&minima)
+        .into_iter()
+        .zip(spreads(&medians))
+        .any(|(minimum, median)| 2.0 * minimum < median);
+    if steadier {
+        let (calibration, called_same_count) = conclude(&minima, process_count, slowdowns)?;
         let statistic = MINIMUM.to_owned();
         return Some((
             Calibration {
@@ -350,12 +363,16 @@ fn conclude_by_the_steadier(
             called_same_count,
         ));
     }
-    conclude(&medians, process_count)
+    conclude(&medians, process_count, slowdowns)
 }
 
 /// What blocks of medians (the plain kernel, the same again, each slowdown) say, and how many
 /// comparisons of the same were called the same. `None` where they do not make one comparison.
-fn conclude(blocks: &[Vec<f64>], process_count: u32) -> Option<(Calibration, u32)> {
+fn conclude(
+    blocks: &[Vec<f64>],
+    process_count: u32,
+    injected: &[f64],
+) -> Option<(Calibration, u32)> {
     let column = |group: &[Vec<f64>], index: usize| -> Vec<f64> {
         group.iter().map(|block| block[index]).collect()
     };
@@ -390,8 +407,9 @@ fn conclude(blocks: &[Vec<f64>], process_count: u32) -> Option<(Calibration, u32
     let count = |found: usize| u32::try_from(found).unwrap_or(u32::MAX);
     let same = judge(1);
     let with = |verdict: Verdict| count(same.iter().filter(|(_, v)| *v == verdict).count());
-    let slowdowns: Vec<SlowdownFound> = SLOWDOWNS
-        .into_iter()
+    let slowdowns: Vec<SlowdownFound> = injected
+        .iter()
+        .copied()
         .zip(2..)
         .map(|(injected, index)| {
             let judged = judge(index);
@@ -489,7 +507,7 @@ impl Findings {
         });
         let detectable = c.detectable_change.map_or_else(
             || {
-                let most = SLOWDOWNS.into_iter().fold(0.0, f64::max);
+                let most = c.slowdowns.iter().map(|s| s.injected).fold(0.0, f64::max);
                 format!("none up to {}", percent(most))
             },
             percent,
@@ -656,7 +674,7 @@ mod tests {
 
     #[test]
     fn a_quiet_machine_finds_small_slowdowns_and_raises_no_alarm() {
-        let (found, called_same) = conclude(&blocks(240, 0.0005), 6).unwrap();
+        let (found, called_same) = conclude(&blocks(240, 0.0005), 6, &SLOWDOWNS).unwrap();
         assert_eq!((found.same_count, found.false_alarm_count), (40, 0));
         assert!(called_same >= 38, "{called_same}");
         assert!((found.tie_width - TIE_WIDTH_MIN).abs() < 1e-12);
@@ -670,11 +688,11 @@ mod tests {
 
     #[test]
     fn a_noisy_machine_gets_a_wide_tie_and_still_raises_no_alarm() {
-        let (found, _) = conclude(&blocks(240, 0.02), 6).unwrap();
+        let (found, _) = conclude(&blocks(240, 0.02), 6, &SLOWDOWNS).unwrap();
         assert!(found.false_alarm_count <= 2);
         assert!((0.01..0.05).contains(&found.tie_width), "{found:?}");
         assert_eq!(found.slowdowns[0].found_count, 0);
-        let (louder, _) = conclude(&blocks(240, 0.2), 6).unwrap();
+        let (louder, _) = conclude(&blocks(240, 0.2), 6, &SLOWDOWNS).unwrap();
         assert_eq!(louder.detectable_change, None);
     }
 
@@ -706,8 +724,8 @@ mod tests {
 
     #[test]
     fn blocks_that_make_no_comparison_conclude_nothing() {
-        assert!(conclude(&blocks(5, 0.01), 6).is_none());
-        let (found, _) = conclude(&blocks(13, 0.01), 6).unwrap();
+        assert!(conclude(&blocks(5, 0.01), 6, &SLOWDOWNS).is_none());
+        let (found, _) = conclude(&blocks(13, 0.01), 6, &SLOWDOWNS).unwrap();
         assert_eq!(found.same_count, 2);
     }
 

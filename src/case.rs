@@ -34,7 +34,7 @@ const EQUAL_QUANTA_MIN: f64 = 1e4;
 const GROWTH_MIN: f64 = 1.4;
 
 /// Probes shorter than this are mostly launch, and do not double.
-const MOSTLY_LAUNCH_S: f64 = 20e-6;
+const MOSTLY_LAUNCH_S: f64 = 8e-6;
 
 /// Seconds that an energy window takes beside itself: steady work before it, steps of the counter.
 const ENERGY_OVERHEAD_S: f64 = 1.5;

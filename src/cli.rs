@@ -21,7 +21,7 @@ use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, merge, schemas};
+use crate::{audit, calibrate, merge, schemas, telemetry};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -278,6 +278,10 @@ struct CalibrateArgs {
     /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     comparisons: u32,
+    /// A slowdown to inject in per cent, a multiple of 0.5 up to 10; may be given more than once
+    /// [default: 0.5, 1, 2, 5 and 10]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    slowdown: Vec<f64>,
     /// Folder that the calibration is written to [default: the user's settings, where `--calibrated`
     /// finds it]
     #[arg(long, value_name = "DIR")]
@@ -339,6 +343,26 @@ fn shard(text: &str) -> std::result::Result<(u32, u32), String> {
         .ok_or_else(|| {
             "it must be two whole numbers, such as 1/3 for the first of three shares".to_owned()
         })
+}
+
+/// The slowdowns to inject, ascending: whole turns of the probe's loop, and few enough to stay exact.
+fn slowdowns(asked: &[f64]) -> Result<Vec<f64>> {
+    if asked.is_empty() {
+        return Ok(calibrate::SLOWDOWNS.to_vec());
+    }
+    let mut slowdowns = asked.to_vec();
+    slowdowns.sort_by(f64::total_cmp);
+    slowdowns.dedup();
+    for slowdown in &slowdowns {
+        let halves = slowdown * 200.0;
+        if (halves - halves.round()).abs() > 1e-9 || *slowdown > 0.1 {
+            return Err(Error::usage(format!(
+                "--slowdown {}: it must be a multiple of 0.5 per cent, up to 10",
+                slowdown * 100.0
+            )));
+        }
+    }
+    Ok(slowdowns)
 }
 
 /// Per cent as the user writes it, to a fraction.
@@ -582,7 +606,15 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
         .filter(|device| device.runner == "wgpu")
         .count();
     if json {
-        print(&pretty(&serde_json::json!({ "devices": devices })))?;
+        let listed: Vec<serde_json::Value> = devices
+            .iter()
+            .map(|device| {
+                let mut value = serde_json::json!(device);
+                value["sensors"] = telemetry::describe(device).into();
+                value
+            })
+            .collect();
+        print(&pretty(&serde_json::json!({ "devices": listed })))?;
     } else {
         let mut index = 0usize;
         let rows: Vec<Vec<String>> = devices
@@ -599,7 +631,14 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
         let headings = [
             "#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver",
         ];
-        print(&format!("{}\n", screen::table(&headings, &rows)))?;
+        let sensors: String = devices
+            .iter()
+            .map(|device| {
+                let found = telemetry::describe(device);
+                format!("sensors of {} ({}): {found}\n", device.name, device.runner)
+            })
+            .collect();
+        print(&format!("{}\n{sensors}", screen::table(&headings, &rows)))?;
     }
     if gpus == 0 {
         let what = backend.map_or_else(
@@ -918,6 +957,7 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
         reach,
         process_count: args.processes,
         comparison_count: args.comparisons,
+        slowdowns: slowdowns(&args.slowdown)?,
         seed: args.seed.unwrap_or_else(entropy),
     };
     let mut progress = Progress::new();

@@ -36,10 +36,10 @@ use crate::verify;
 
 /// Seconds that one process may spend on timing. Between processes medians vary more than a longer
 /// look at one of them could mend, so the time goes into more of them.
-const PROCESS_S_MAX: f64 = 0.3;
+const PROCESS_S_MAX: f64 = 0.6;
 
 /// Least seconds that the samples of one process span together.
-const SAMPLED_S_MIN: f64 = 0.2;
+const SAMPLED_S_MIN: f64 = 0.4;
 
 /// Blocks lost in a row after which a case is given up.
 const LOSSES_MAX: u32 = 3;

@@ -1,0 +1,140 @@
+//! The measurement engine on a real adapter, given kernels and clocks that must not be believed.
+
+#![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
+
+mod devices;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use chipmark::case::{Conditions, measure_case};
+use chipmark::catalogue::{Kernel, kernels};
+use chipmark::op::{Case, Dtype, OpName, Shape};
+use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
+use chipmark::report::{Outcome, OutcomeStatus};
+use chipmark::runner::worker::WgpuRunner;
+use chipmark::runner::{Conversation, Fault, InProcess};
+use chipmark::telemetry::Sensors;
+use chipmark::tune::{End, Session, Task};
+
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What a runner answers, changed on the way.
+struct Tampered<F> {
+    runner: InProcess,
+    change: F,
+}
+
+impl<F: FnMut(&mut Response)> Conversation for Tampered<F> {
+    fn ask(&mut self, request: &Request, timeout: Duration) -> Result<Response, Fault> {
+        let mut response = self.runner.ask(request, timeout)?;
+        (self.change)(&mut response);
+        Ok(response)
+    }
+}
+
+fn kernel(name: &str) -> Kernel {
+    kernels().into_iter().find(|k| k.name == name).unwrap()
+}
+
+/// Measures `case` with nothing but `kernel`.
+fn measured(
+    kernel: Kernel,
+    case: &Case,
+    change: impl FnMut(&mut Response),
+) -> Result<Outcome, End> {
+    let mut runner = Tampered {
+        runner: InProcess(Box::new(WgpuRunner::new(vec![kernel]))),
+        change,
+    };
+    let hello = Request::Hello {
+        protocol: PROTOCOL_VERSION,
+        device: None,
+        backend: None,
+        checks: false,
+    };
+    let Ok(Response::Hello { timer, .. }) = runner.ask(&hello, SILENCE) else {
+        panic!("the adapter does not open")
+    };
+    let mut session = Session {
+        runner: &mut runner,
+        timer,
+        silence: SILENCE,
+        interrupted: &|| false,
+        last: None,
+        clock: None,
+    };
+    let task = Task {
+        case,
+        scout: case.clone(),
+        seed: 5,
+        budget_s: 2.0,
+        case_budget_s: 3.0,
+        strict: false,
+        banned: &[],
+    };
+    let sensors = Sensors::none("this is a test".to_owned());
+    let mut conditions = Conditions {
+        budget_s: 3.0,
+        checks: false,
+        native: true,
+        regimes: &[],
+        cold_bytes: None,
+        implausible: &|_| None,
+        energy_window_s: 0.0,
+        sensors: &sensors,
+        watch: &mut |_| {},
+    };
+    measure_case(&task, &mut session, &mut conditions, &mut Vec::new())
+}
+
+fn case(op: OpName, sizes: &[(&str, u64)]) -> Case {
+    Case::new(op, &Shape::of(sizes), Dtype::F32).unwrap()
+}
+
+#[test]
+fn a_probe_whose_work_a_compiler_has_seen_through_is_implausible() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("a_probe_whose_work_a_compiler_has_seen_through_is_implausible");
+    }
+    // What a compiler clever enough would make of the chains: right to the last bit, and no work.
+    let honest = kernel("probe/fma_f32");
+    let loops = honest.source.find("    var sum = 0.0;").unwrap();
+    let closed = format!(
+        "{}    out[id.x] = f32(CHAINS) * start + f32(CHAINS * (CHAINS - 1u) / 2u) + f32(CHAINS) * f32(params.steps) * step * factor;\n}}\n",
+        &honest.source[..loops]
+    )
+    .replace("let turns = params.steps / UNROLL;", "")
+    .replace("let rest = params.steps % UNROLL;", "");
+    let clever = Kernel {
+        source: Cow::Owned(closed),
+        ..honest.clone()
+    };
+    let chains = case(OpName::Fma, &[("invocations", 4_194_240), ("steps", 16)]);
+    let outcome = measured(clever, &chains, |_| {}).unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Implausible, "{outcome:?}");
+    let reason = outcome.reason.unwrap();
+    assert!(reason.contains("left out"), "{reason}");
+}
+
+#[test]
+fn a_device_clock_that_returns_zeros_gives_way_to_the_hosts() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("a_device_clock_that_returns_zeros_gives_way_to_the_hosts");
+    }
+    let product = case(OpName::Matmul, &[("m", 128), ("n", 128), ("k", 128)]);
+    let zeros = |response: &mut Response| {
+        if let Response::Samples { samples } = response {
+            for span in samples {
+                span.device_s = span.device_s.map(|_| 0.0);
+            }
+        }
+    };
+    let outcome = measured(kernel("matmul/naive"), &product, zeros).unwrap();
+    assert_eq!(outcome.status, OutcomeStatus::Measured);
+    assert_eq!(outcome.labels.unwrap().timer, "host_slope");
+    let times = outcome.time_s.unwrap();
+    assert!(times.median > 0.0);
+    // Where there is a device clock at all, the report says why it is not used.
+    assert_eq!(outcome.clock_note.is_some(), times.invalid_count > 0);
+}
