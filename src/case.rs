@@ -13,6 +13,7 @@ use crate::protocol::{Request, Response, Variant};
 use crate::report::{
     self, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
 };
+use crate::runner::Fault;
 use crate::telemetry::Sensors;
 use crate::tune::{End, Ready, Session, Task, choose};
 use crate::verify::{self, Verdict};
@@ -40,7 +41,7 @@ const MOSTLY_LAUNCH_S: f64 = 8e-6;
 const ENERGY_OVERHEAD_S: f64 = 1.5;
 
 /// Two clocks that differ by more than this do not confirm each other.
-const CLOCKS_DIFFER: f64 = 0.05;
+pub const CLOCKS_DIFFER: f64 = 0.05;
 
 /// What a case is measured under, besides the case itself.
 pub struct Conditions<'a> {
@@ -60,6 +61,11 @@ pub struct Conditions<'a> {
     pub energy_window_s: f64,
     /// The device's sensors.
     pub sensors: &'a Sensors,
+    /// Seconds of one launch, where that is known.
+    pub launch_s: Option<f64>,
+    /// How the runner ended after the headline was measured, if it did: the outcome stands, and the
+    /// runner has to be replaced.
+    pub fault: Option<Fault>,
     /// Called when the final measurement begins and, with its outcome, when it has ended: for
     /// whoever watches the sensors.
     pub watch: &'a mut dyn FnMut(Moment<'_>),
@@ -145,9 +151,38 @@ pub fn measure_case(
         )?;
         right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
     }
+    // The headline is there and right. What goes wrong from here on costs what it was for, and not
+    // the headline, unless it shows that results are wrong.
+    match besides(&mut outcome, task, session, conditions, &chosen, started) {
+        Ok(()) | Err(End::Interrupted) => {}
+        Err(End::Wrong(reason)) => return Err(End::Wrong(reason)),
+        Err(End::Fault(fault)) => {
+            outcome
+                .energy_reason
+                .get_or_insert_with(|| fault.message.clone());
+            conditions.fault = Some(fault);
+        }
+        Err(End::Skipped(reason) | End::Failed(reason) | End::Implausible(reason)) => {
+            outcome.energy_reason.get_or_insert(reason);
+        }
+    }
+    Ok(outcome)
+}
+
+/// What is measured beside the headline: whether a probe's work was done, regimes and energy.
+fn besides(
+    outcome: &mut Outcome,
+    task: &Task<'_>,
+    session: &mut Session<'_>,
+    conditions: &Conditions<'_>,
+    chosen: &Variant,
+    started: Instant,
+) -> Result<(), End> {
+    let case = task.case;
+    let left = || conditions.budget_s - started.elapsed().as_secs_f64();
     if outcome.status == OutcomeStatus::Measured
         && let Some(shape) = case.op.op().doubled(&case.shape)
-        && let Some(reason) = left_out(task, session, &chosen, &shape, &outcome)?
+        && let Some(reason) = left_out(task, session, conditions, chosen, &shape, outcome)?
     {
         outcome.status = OutcomeStatus::Implausible;
         outcome.reason = Some(reason);
@@ -157,15 +192,17 @@ pub fn measure_case(
             if left() < REGIME_S_MAX {
                 break;
             }
-            if let Some(regime) = regime_of(task, session, conditions, &chosen, &outcome, regime)? {
-                outcome.regimes.push(regime);
+            match regime_of(task, session, conditions, chosen, outcome, regime) {
+                Ok(found) => outcome.regimes.extend(found),
+                Err(End::Failed(_) | End::Implausible(_) | End::Skipped(_)) => {}
+                Err(end) => return Err(end),
             }
         }
     }
     if outcome.status == OutcomeStatus::Measured {
-        count_energy(&mut outcome, task, session, conditions, &chosen, left())?;
+        count_energy(outcome, task, session, conditions, chosen, left())?;
     }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Joules of a call over a window of steady work, or the reason why there are none.
@@ -341,6 +378,8 @@ fn second_opinion(
     let policy = Policy {
         host_slope: true,
         span_s_min: policy.span_s_min.max(5e-3),
+        time_s_max: policy.time_s_max.min(REGIME_S_MAX),
+        warm_up_s_max: 0.3,
         ..*policy
     };
     let second = match session.measure(&policy) {
@@ -390,6 +429,7 @@ fn second_opinion(
 fn left_out(
     task: &Task<'_>,
     session: &mut Session<'_>,
+    conditions: &Conditions<'_>,
     chosen: &Variant,
     doubled: &Shape,
     outcome: &Outcome,
@@ -406,12 +446,13 @@ fn left_out(
         Err(End::Skipped(_) | End::Failed(_)) => return Ok(None),
         Err(end) => return Err(end),
     }
-    if single_s < MOSTLY_LAUNCH_S || session.prepare(chosen)?.is_err() {
+    let launch_s = conditions.launch_s.unwrap_or(MOSTLY_LAUNCH_S / 2.5);
+    if single_s < MOSTLY_LAUNCH_S.max(2.5 * launch_s) || session.prepare(chosen)?.is_err() {
         return Ok(None);
     }
     right(session, &case, task.seed, &Data::Uniform, chosen, 0)?;
-    let policy = Policy::glance(&session.timer, 3, 0.5, session.silence);
-    let double_s = session.measure(&policy).map_err(ended)?.summary.median;
+    let policy = Policy::glance(&session.timer, 6, 0.5, session.silence);
+    let double_s = session.measure(&policy).map_err(ended)?.summary.min;
     if double_s < GROWTH_MIN * single_s {
         // Once more side by side, for the machine may have been busier then than it is now.
         session.case(task.case, task.seed, &Data::Uniform)?;

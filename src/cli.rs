@@ -161,7 +161,7 @@ struct ReachArgs {
     #[arg(long)]
     in_process: bool,
     /// Seconds a runner may be silent before it is taken for dead
-    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_S_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_S_MAX, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     silence: u64,
 }
 
@@ -330,8 +330,8 @@ struct VerifyArgs {
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
-        _ => Err("it must be a number of seconds above zero".to_owned()),
+        Ok(value) if value.is_finite() && value > 0.0 && value <= 1e9 => Ok(value),
+        _ => Err("it must be a number of seconds above zero, up to 1e9".to_owned()),
     }
 }
 
@@ -503,6 +503,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         runners: args.runner.clone(),
         reach,
         seed: args.seed.unwrap_or_else(entropy),
+        seed_is_fixed: args.seed.is_some(),
         budget_s: args.budget,
         process_count: args.processes,
         journal: (!to_stdout).then(|| args.output.clone()),

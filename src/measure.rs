@@ -32,6 +32,9 @@ const BURST_DIFFERENCE_MIN: f64 = 0.03;
 /// A hundred thousand launches in one submission is where drivers begin to choke.
 const REPEAT_COUNT_MAX: u32 = 100_000;
 
+/// A span this many times as long as it has to be is no hiccup, or one that does not matter.
+const CERTAINLY_LONG: f64 = 20.0;
+
 /// What recording one launch may cost a runner on the host, beside the span it reports.
 const RECORDING_S_MAX: f64 = 20e-6;
 
@@ -358,32 +361,45 @@ impl Stopwatch<'_> {
                     self.mode = Mode::HostSlope;
                 }
             }
-            let span_s = first[0]
+            let mut span_s = first[0]
                 .length_s(self.mode)
                 .or(first[0].host_s())
                 .unwrap_or(self.policy.span_s_min);
             self.span_s = first[0].host_s().unwrap_or(span_s);
             let call_s = span_s / f64::from(self.repeat_count);
-            if self
-                .policy
-                .give_up_above_s
-                .is_some_and(|limit| call_s > limit)
+            // A short span is mostly launch, and says nothing of the call.
+            if span_s >= self.policy.span_s_min
+                && self
+                    .policy
+                    .give_up_above_s
+                    .is_some_and(|limit| call_s > limit)
             {
                 return Ok(Some(first));
             }
             // By the conductor's own clock too: a runner that claims tiny spans must not be asked
             // for ever more calls.
-            if span_s >= self.policy.span_s_min || (self.now)() - asked > 1.0 {
+            if (self.now)() - asked > 1.0 || span_s >= CERTAINLY_LONG * self.policy.span_s_min {
                 break;
             }
+            if span_s >= self.policy.span_s_min {
+                // It may have been a hiccup, so it has to be as long once more.
+                let again = self.ask(self.repeat_count, 1, false)?;
+                span_s = again[0].length_s(self.mode).unwrap_or(span_s).min(span_s);
+                if span_s >= self.policy.span_s_min {
+                    break;
+                }
+            }
             let factor = (self.policy.span_s_min / span_s.max(1e-9) * 1.2).clamp(2.0, 1000.0);
-            let most = match self.mode {
-                Mode::HostSlope => REPEAT_COUNT_MAX / SLOPE_FACTOR,
-                Mode::Device | Mode::Host => REPEAT_COUNT_MAX,
-            };
-            self.repeat_count = scaled(self.repeat_count, factor).min(most);
+            self.repeat_count = scaled(self.repeat_count, factor).min(self.repeat_count_max());
         }
         Ok(None)
+    }
+
+    fn repeat_count_max(&self) -> u32 {
+        match self.mode {
+            Mode::HostSlope => REPEAT_COUNT_MAX / SLOPE_FACTOR,
+            Mode::Device | Mode::Host => REPEAT_COUNT_MAX,
+        }
     }
 
     /// Windows until the device has settled: real GPUs take from half a second to several to raise
@@ -393,6 +409,7 @@ impl Stopwatch<'_> {
     fn warm_up(&mut self) -> Result<(Option<f64>, Option<String>), Trouble> {
         let (mut burst, mut previous, mut agreeing) = (None, None, 0);
         let mut change = None;
+        let mut settled_s = None;
         let begun = (self.now)();
         while (self.now)() - begun < self.policy.warm_up_s_max {
             let span_count = whole(WARM_UP_WINDOW_S / self.span_s.max(1e-6)).clamp(1, 200);
@@ -404,15 +421,27 @@ impl Stopwatch<'_> {
                 break;
             };
             burst.get_or_insert(summary.median);
+            settled_s = Some(summary.median);
             change = previous.map(|previous: f64| (summary.median / previous - 1.0).abs());
             agreeing = match change {
                 Some(change) if change < WARM_UP_CHANGE_MAX => agreeing + 1,
                 _ => 0,
             };
             if agreeing >= 2 {
-                return Ok((burst, None));
+                break;
             }
             previous = Some(summary.median);
+        }
+        // A device that has raised its clocks meanwhile needs more calls for a span.
+        if let Some(call_s) = settled_s {
+            let span_s = call_s * f64::from(self.repeat_count);
+            if span_s < 0.8 * self.policy.span_s_min {
+                let factor = 1.1 * self.policy.span_s_min / span_s.max(1e-9);
+                self.repeat_count = scaled(self.repeat_count, factor).min(self.repeat_count_max());
+            }
+        }
+        if agreeing >= 2 {
+            return Ok((burst, None));
         }
         let ramp = change.filter(|_| agreeing == 0).map(|change| {
             format!(
@@ -457,6 +486,7 @@ impl Stopwatch<'_> {
                 } else {
                     Mode::Host
                 };
+                self.repeat_count = self.repeat_count.min(self.repeat_count_max());
                 samples = Samples {
                     invalid_count: samples.invalid_count,
                     ..Samples::default()
@@ -589,6 +619,7 @@ impl Stopwatch<'_> {
             let (Some(claimed_s), Some(short_s)) =
                 (seen[0].length_s(self.mode), short[0].length_s(self.mode))
             else {
+                complaint = None;
                 continue;
             };
             let call_s = claimed_s / calls;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::hierarchy;
 use crate::normalise;
 use crate::report::{Outcome, OutcomeStatus, Report, Status};
-use crate::run::BUDGET_USED;
+use crate::run::by_budget;
 
 /// Which shares of how many a report holds: `1/3`, or `1,3/3` for some that were joined already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,10 +163,7 @@ pub fn merge(reports: Vec<(String, Report)>, command: String) -> Result<Report> 
     let lost = |outcome: &Outcome| match outcome.status {
         OutcomeStatus::Measured => false,
         OutcomeStatus::Failed | OutcomeStatus::Implausible => true,
-        OutcomeStatus::Skipped => outcome
-            .reason
-            .as_deref()
-            .is_some_and(|reason| reason.starts_with(BUDGET_USED)),
+        OutcomeStatus::Skipped => outcome.reason.as_deref().is_some_and(by_budget),
     };
     if merged.status != Status::Interrupted {
         let whole = share.is_whole() && !merged.outcomes.iter().any(lost);
@@ -308,7 +305,7 @@ mod tests {
     fn what_was_measured_is_kept_before_what_was_not() {
         let mut missed = matmul(4, 1.0);
         missed.status = OutcomeStatus::Skipped;
-        missed.reason = Some(format!("{BUDGET_USED}, 3 s"));
+        missed.reason = Some(format!("{}, 3 s", crate::run::BUDGET_USED));
         let first = shard("1/2", vec![missed.clone()]);
         let report = joined(vec![first.clone(), shard("2/2", vec![matmul(4, 2.0)])]).unwrap();
         assert_eq!(report.outcomes[0].status, OutcomeStatus::Measured);

@@ -187,7 +187,7 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
         Error::usage(format!("--suite {suite}: {}", one_line(&error.to_string())))
     })?;
     let positive = |field: &str, value: f64| {
-        if value.is_finite() && value > 0.0 {
+        if value.is_finite() && value > 0.0 && value <= 1e9 {
             Ok(value)
         } else {
             Err(Error::usage(format!(

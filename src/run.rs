@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::case::{Conditions, Moment, measure_case, sight, times};
+use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, measure_case, sight, times};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
 use crate::input::{self, Data};
@@ -24,7 +24,7 @@ use crate::runner::external::Process;
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
 use crate::shader::sha256;
 use crate::telemetry::{self, Recorder, Sensors, suspect};
-use crate::tune::{self, End, Session, Task};
+use crate::tune::{self, End, SHARE_USED, Session, Task};
 
 /// A runner that dies this often in a row is given up.
 const DEATHS_MAX: u32 = 3;
@@ -74,6 +74,8 @@ pub struct Options {
     pub reach: Reach,
     /// Seed of all inputs.
     pub seed: u32,
+    /// Whether the user asked for that seed.
+    pub seed_is_fixed: bool,
     /// Seconds for the whole run, where the user set a limit.
     pub budget_s: Option<f64>,
     /// Fresh processes in which each measured case is seen, the first included.
@@ -225,6 +227,15 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         }
         _ => None,
     };
+    if let Some(unfinished) = &unfinished
+        && options.seed_is_fixed
+        && options.seed != unfinished.seed
+    {
+        return Err(Error::usage(format!(
+            "--resume: the unfinished run of {} has seed {}, not {}; leave --seed out",
+            unfinished.started_at, unfinished.seed, options.seed
+        )));
+    }
     let (seed, started_at) = match &unfinished {
         Some(unfinished) => (unfinished.seed, unfinished.started_at.clone()),
         None => (options.seed, started_at),
@@ -311,10 +322,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         .unwrap_or_default();
     let not_measured = |o: &Outcome| match o.status {
         OutcomeStatus::Failed | OutcomeStatus::Implausible => true,
-        OutcomeStatus::Skipped => o
-            .reason
-            .as_deref()
-            .is_some_and(|reason| reason.starts_with(BUDGET_USED)),
+        OutcomeStatus::Skipped => o.reason.as_deref().is_some_and(by_budget),
         OutcomeStatus::Measured => false,
     };
     let mut report = Report {
@@ -636,6 +644,13 @@ impl Work<'_> {
         watcher: &mut dyn Watcher,
     ) {
         let outcome = &outcomes[index];
+        let clocks_disagree = outcome
+            .second_clock
+            .as_ref()
+            .is_some_and(|second| (second.ratio - 1.0).abs() > CLOCKS_DIFFER);
+        if outcome.op.is_probe() || clocks_disagree {
+            return;
+        }
         let (Some(_), Some((_, bound))) =
             (&outcome.time_s, normalise::roofline_of(outcome, ceilings))
         else {
@@ -668,8 +683,14 @@ impl Work<'_> {
             kernel,
             variant: probe.variant.clone(),
         };
-        let Ok(measurement) = self.see(case, &variant) else {
-            return;
+        let measurement = match self.see(case, &variant) {
+            Ok(measurement) => measurement,
+            Err(end) => {
+                if matches!(end, End::Fault(_)) {
+                    self.revive();
+                }
+                return;
+            }
         };
         let slower = probe
             .time_s
@@ -798,6 +819,8 @@ impl Work<'_> {
                 Err(End::Wrong(reason)) => {
                     outcome.status = OutcomeStatus::Failed;
                     outcome.reason = Some(format!("{WRONG} in process {}: {reason}", process + 1));
+                    let outcome = outcome.clone();
+                    self.note(&outcome, watcher);
                 }
                 Err(End::Fault(fault)) => {
                     watcher.say(&format!(
@@ -815,9 +838,10 @@ impl Work<'_> {
 
     /// Keeps an outcome on disk, unless its case is to run again on `--resume`.
     fn note(&mut self, outcome: &Outcome, watcher: &mut dyn Watcher) {
-        let again = outcome.reason.as_deref().is_some_and(|reason| {
-            reason.starts_with(BUDGET_USED) || reason.starts_with(INTERRUPTED)
-        });
+        let again = outcome
+            .reason
+            .as_deref()
+            .is_some_and(|reason| by_budget(reason) || reason.starts_with(INTERRUPTED));
         if let (Some(journal), false) = (self.journal.as_mut(), again)
             && let Err(error) = journal.add(outcome)
         {
@@ -859,23 +883,47 @@ impl Work<'_> {
     /// Seconds of one call of the canary now; absent where the runner would rather not.
     fn run_canary(&mut self) -> Option<f64> {
         let canary = self.canary.as_ref()?;
+        let mut runner = Deadlined {
+            inner: &mut *self.opened.conversation,
+            deadline: self.clock.deadline(),
+        };
         let mut session = Session {
-            runner: &mut *self.opened.conversation,
+            runner: &mut runner,
             timer: self.opened.record.timer.clone(),
             silence: self.options.reach.silence,
             interrupted: &interrupted,
             last: None,
             clock: None,
         };
-        session.case(&canary.case, self.seed, &Data::Uniform).ok()?;
-        session.prepare(&canary.variant).ok()?.ok()?;
         let policy = Policy {
             sampled_s_min: 0.02,
-            warm_up_s_max: 0.0,
-            audit_s: 0.0,
             ..Policy::glance(&session.timer, 7, 0.2, session.silence)
         };
-        Some(session.measure(&policy).ok()?.summary.median)
+        let seen = (|| {
+            session.case(&canary.case, self.seed, &Data::Uniform)?;
+            session.prepare(&canary.variant)?.map_err(End::Failed)?;
+            session.measure(&policy).map_err(ended)
+        })();
+        match seen {
+            Ok(measurement) => Some(measurement.summary.median),
+            Err(End::Fault(_)) => {
+                // No case is to blame, and none shall find a runner that owes an answer.
+                self.revive();
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Puts a new runner in the place of one that died outside any case.
+    fn revive(&mut self) {
+        self.opened.conversation = Box::new(Gone);
+        match open(self.name, &self.options.reach) {
+            Ok(opened) if same_device(&opened.record.device, &self.opened.record.device) => {
+                *self.opened = opened;
+            }
+            _ => self.deaths = DEATHS_MAX,
+        }
     }
 
     /// Runs the canary after a case and says what its move means. A runner that dies of it is found
@@ -957,6 +1005,10 @@ impl Work<'_> {
             banned: &self.banned,
         };
         let implausible = |outcome: &Outcome| {
+            // Probes make the ceilings: a better one raises them, and is judged at the end.
+            if outcome.op.is_probe() {
+                return None;
+            }
             let mut all = before.to_vec();
             let mut outcome = outcome.clone();
             self.label.clone_into(&mut outcome.runner);
@@ -987,6 +1039,11 @@ impl Work<'_> {
             implausible: &implausible,
             energy_window_s: self.options.plan.energy_window_s,
             sensors,
+            launch_s: ceilings
+                .iter()
+                .find(|c| c.name == normalise::LAUNCH_LATENCY && c.runner == self.label)
+                .map(|c| c.value),
+            fault: None,
             watch: &mut watch,
         };
         let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
@@ -994,9 +1051,10 @@ impl Work<'_> {
         if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
             tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));
         }
+        let fault_after = conditions.fault.take();
+        let deaths = std::mem::take(&mut self.deaths);
         let mut outcome = match result {
             Ok(mut outcome) => {
-                self.deaths = 0;
                 self.label.clone_into(&mut outcome.runner);
                 outcome
             }
@@ -1017,17 +1075,23 @@ impl Work<'_> {
             Err(End::Fault(fault)) if past(case_deadline) => {
                 let outcome = self.bury(case, fault, None);
                 if self.deaths < DEATHS_MAX {
-                    self.deaths -= 1;
+                    self.deaths = deaths;
                     let reason = format!(
-                        "its share of the budget, {budget_s:.1} s, was used up twice over in the middle of it"
+                        "{SHARE_USED}, {budget_s:.1} s, was used up twice over in the middle of it"
                     );
                     report::unmeasured(case, &self.label, OutcomeStatus::Skipped, reason)
                 } else {
                     outcome
                 }
             }
-            Err(End::Fault(fault)) => self.bury(case, fault, guilty),
+            Err(End::Fault(fault)) => {
+                self.deaths = deaths;
+                self.bury(case, fault, guilty)
+            }
         };
+        if fault_after.is_some() {
+            self.revive();
+        }
         outcome.tried = tried;
         outcome
     }
@@ -1089,6 +1153,11 @@ const INTERRUPTED: &str = "the run was interrupted";
 
 /// How the reason of a case begins that the user's time limit left out.
 pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
+
+/// Whether a reason says that a case was left out for want of time.
+pub(crate) fn by_budget(reason: &str) -> bool {
+    reason.starts_with(BUDGET_USED) || reason.starts_with(SHARE_USED)
+}
 
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";

@@ -267,6 +267,9 @@ struct Search<'a, 's, 'r> {
 /// Calls that follow the search at least: three checks, a warm-up and six samples.
 const CALLS_AFTER: f64 = 10.0;
 
+/// How the reason of a case begins that its share of the budget left out.
+pub const SHARE_USED: &str = "the case's share of the budget";
+
 /// How often the inputs of a case are made, or looked at for as long as making them takes.
 const LOADS: f64 = 5.0;
 
@@ -284,7 +287,7 @@ pub fn choose(
     let loaded_s = started.elapsed().as_secs_f64();
     if task.strict && LOADS * loaded_s > task.case_budget_s {
         return Err(End::Skipped(format!(
-            "its inputs took {loaded_s:.2} s to make, and they are made or checked {LOADS} times; its share of the budget is {:.2} s",
+            "{SHARE_USED}, {:.2} s, does not cover its inputs: they took {loaded_s:.2} s to make, and are made or checked {LOADS} times",
             task.case_budget_s
         )));
     }
