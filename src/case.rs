@@ -21,8 +21,9 @@ use crate::verify::{self, Verdict};
 /// Length of the span by which an external runner's clock is compared with the conductor's.
 const AUDIT_S_EXTERNAL: f64 = 0.25;
 
-/// Longest time for each further regime of a case.
+/// Longest time for each further regime of a case, and the least that is worth beginning with.
 const REGIME_S_MAX: f64 = 1.5;
+const REGIME_S_MIN: f64 = 0.4;
 
 /// Most sets of buffers: beyond it a case is too small for its caches to be turned cold by rotation.
 const SET_COUNT_MAX: u64 = 512;
@@ -109,9 +110,16 @@ pub fn measure_case(
     right(session, case, task.seed, &Data::Uniform, &chosen, 0)?;
 
     let left = || conditions.budget_s - started.elapsed().as_secs_f64();
+    // What comes beside the headline gets its part of the time that is left.
+    #[allow(clippy::cast_precision_loss)] // two regimes
+    let reserved_s = if case.op.is_probe() {
+        0.0
+    } else {
+        (conditions.regimes.len() as f64 * REGIME_S_MAX).min(0.4 * left().max(0.0))
+    };
     let mut policy = Policy::thorough(
         &session.timer,
-        left().max(conditions.budget_s * 0.15),
+        (left() - reserved_s).max(conditions.budget_s * 0.15),
         session.silence,
     );
     if !conditions.native {
@@ -189,10 +197,13 @@ fn besides(
     }
     if outcome.status == OutcomeStatus::Measured && !case.op.is_probe() {
         for &regime in conditions.regimes {
-            if left() < REGIME_S_MAX {
+            let time_s_max = left().min(REGIME_S_MAX);
+            if time_s_max < REGIME_S_MIN {
                 break;
             }
-            match regime_of(task, session, conditions, chosen, outcome, regime) {
+            match regime_of(
+                task, session, conditions, chosen, outcome, regime, time_s_max,
+            ) {
                 Ok(found) => outcome.regimes.extend(found),
                 Err(End::Failed(_) | End::Implausible(_) | End::Skipped(_)) => {}
                 Err(end) => return Err(end),
@@ -476,6 +487,7 @@ fn regime_of(
     chosen: &Variant,
     outcome: &Outcome,
     regime: RegimeName,
+    time_s_max: f64,
 ) -> Result<Option<Regime>, End> {
     let case = task.case;
     let (data, set_count) = match regime {
@@ -503,7 +515,7 @@ fn regime_of(
     let policy = Policy {
         warm_up_s_max: 0.3,
         audit_s: 0.0,
-        ..Policy::thorough(&session.timer, REGIME_S_MAX, session.silence)
+        ..Policy::thorough(&session.timer, time_s_max, session.silence)
     };
     let measurement = session.measure(&policy).map_err(ended)?;
     // Once round, so that every set has been written since it was poisoned; then one that the

@@ -406,7 +406,13 @@ impl Watcher for Progress {
             OutcomeStatus::Skipped => {
                 format!("skipped: {}", outcome.reason.as_deref().unwrap_or_default())
             }
-            _ => format!("FAILED: {}", outcome.reason.as_deref().unwrap_or_default()),
+            OutcomeStatus::Implausible => format!(
+                "IMPLAUSIBLE: {}",
+                outcome.reason.as_deref().unwrap_or_default()
+            ),
+            OutcomeStatus::Failed => {
+                format!("FAILED: {}", outcome.reason.as_deref().unwrap_or_default())
+            }
         };
         self.line(&format!("{} {}: {result}", self.place, outcome.case_id));
     }
