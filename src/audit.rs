@@ -257,14 +257,12 @@ struct One<'a> {
 impl One<'_> {
     fn run(&mut self, opened: &mut Opened) -> Result<std::result::Result<(), End>> {
         let inputs = inputs(self.case, self.request.seed, self.data)?;
-        let mut session = Session {
-            runner: &mut *opened.conversation,
-            timer: opened.record.timer.clone(),
-            silence: self.request.reach.silence,
-            interrupted: &interrupted,
-            last: None,
-            clock: None,
-        };
+        let mut session = Session::new(
+            &mut *opened.conversation,
+            opened.record.timer.clone(),
+            self.request.reach.silence,
+            &interrupted,
+        );
         let filter = self.filter;
         let wanted = |kernel: &str| filter.is_none_or(|filter| filter.is_match(kernel));
         let (variants, refused) = match session.case(self.case, self.request.seed, self.data) {

@@ -84,14 +84,12 @@ pub fn with_session<T>(
     silence: Duration,
     work: impl FnOnce(&mut Session<'_>) -> T,
 ) -> T {
-    let mut session = Session {
-        runner: &mut *opened.conversation,
-        timer: opened.record.timer.clone(),
+    let mut session = Session::new(
+        &mut *opened.conversation,
+        opened.record.timer.clone(),
         silence,
-        interrupted: &interrupted,
-        last: None,
-        clock: None,
-    };
+        &interrupted,
+    );
     work(&mut session)
 }
 

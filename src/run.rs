@@ -726,14 +726,12 @@ impl Work<'_> {
             inner: &mut *self.opened.conversation,
             deadline: self.clock.deadline(),
         };
-        let mut session = Session {
-            runner: &mut runner,
-            timer: self.opened.record.timer.clone(),
-            silence: self.options.reach.silence,
-            interrupted: &interrupted,
-            last: None,
-            clock: None,
-        };
+        let mut session = Session::new(
+            &mut runner,
+            self.opened.record.timer.clone(),
+            self.options.reach.silence,
+            &interrupted,
+        );
         let policy = Policy {
             warm_up_s_max: SIGHT_S_MAX * 0.4,
             ..Policy::thorough(&session.timer, SIGHT_S_MAX, session.silence)
@@ -887,14 +885,12 @@ impl Work<'_> {
             inner: &mut *self.opened.conversation,
             deadline: self.clock.deadline(),
         };
-        let mut session = Session {
-            runner: &mut runner,
-            timer: self.opened.record.timer.clone(),
-            silence: self.options.reach.silence,
-            interrupted: &interrupted,
-            last: None,
-            clock: None,
-        };
+        let mut session = Session::new(
+            &mut runner,
+            self.opened.record.timer.clone(),
+            self.options.reach.silence,
+            &interrupted,
+        );
         let policy = Policy {
             sampled_s_min: 0.02,
             ..Policy::glance(&session.timer, 7, 0.2, session.silence)
@@ -987,14 +983,12 @@ impl Work<'_> {
             inner: &mut *self.opened.conversation,
             deadline,
         };
-        let mut session = Session {
-            runner: &mut runner,
-            timer: self.opened.record.timer.clone(),
-            silence: self.options.reach.silence,
-            interrupted: &interrupted,
-            last: None,
-            clock: None,
-        };
+        let mut session = Session::new(
+            &mut runner,
+            self.opened.record.timer.clone(),
+            self.options.reach.silence,
+            &interrupted,
+        );
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),

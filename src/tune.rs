@@ -77,6 +77,25 @@ impl Ready {
     }
 }
 
+impl<'a> Session<'a> {
+    /// A conversation with `runner`, to which nothing has been handed yet.
+    pub fn new(
+        runner: &'a mut dyn Conversation,
+        timer: Timer,
+        silence: Duration,
+        interrupted: &'a dyn Fn() -> bool,
+    ) -> Self {
+        Self {
+            runner,
+            timer,
+            silence,
+            interrupted,
+            last: None,
+            clock: None,
+        }
+    }
+}
+
 impl Session<'_> {
     /// Sets a case up and returns the variants that can run it.
     ///

@@ -56,14 +56,7 @@ fn measured(
     let Ok(Response::Hello { timer, .. }) = runner.ask(&hello, SILENCE) else {
         panic!("the adapter does not open")
     };
-    let mut session = Session {
-        runner: &mut runner,
-        timer,
-        silence: SILENCE,
-        interrupted: &|| false,
-        last: None,
-        clock: None,
-    };
+    let mut session = Session::new(&mut runner, timer, SILENCE, &|| false);
     let task = Task {
         case,
         scout: case.clone(),
