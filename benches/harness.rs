@@ -31,14 +31,15 @@ fn verification(c: &mut Criterion) {
     let inputs: Vec<Values> = (0..2)
         .map(|tensor| Values::Uniform(keys(1, tensor), 1.0, Element::F32))
         .collect();
+    let given = case.given(&inputs, &Data::Uniform);
     let signs = chipmark::runner::signs(7, 1024);
     let rows: Vec<u64> = (0..1024).collect();
     c.bench_function("project a matmul of 1024", |b| {
-        b.iter(|| op.project(&case.shape, &inputs, &signs, &rows, false));
+        b.iter(|| op.project(given, &signs, &rows));
     });
     let positions: Vec<u64> = (0..256).map(|i| i * 4099).collect();
     c.bench_function("reference of 256 elements of a matmul of 1024", |b| {
-        b.iter(|| op.reference(&case.shape, &inputs, &positions, false));
+        b.iter(|| op.reference(given, &positions));
     });
 }
 
@@ -89,9 +90,9 @@ fn shaders(c: &mut Criterion) {
     };
     let tunables = combinations(kernel).remove(0);
     c.bench_function("specialise, parse and validate a kernel", |b| {
-        b.iter(|| shader::build(&kernel.name, &kernel.source, &tunables));
+        b.iter(|| shader::build(&kernel.name, &kernel.source, &tunables, Dtype::F32));
     });
-    if let Ok(built) = shader::build(&kernel.name, &kernel.source, &tunables) {
+    if let Ok(built) = shader::build(&kernel.name, &kernel.source, &tunables, Dtype::F32) {
         c.bench_function("unroll a register tile", |b| {
             b.iter(|| unroll(&built.module, &UnrollOptions::default()));
         });

@@ -35,8 +35,11 @@ pub const SLOWDOWNS: [f64; 5] = [0.005, 0.01, 0.02, 0.05, 0.1];
 /// kernels' unrolled loop, so that more steps are more of the same turns and nothing else.
 const STEPS_UNIT: u64 = 1600;
 
-/// The most steps of the plain kernel: with a tenth more they still count exactly.
-const STEPS_MAX: u64 = 118_400;
+/// The largest slowdown that can be injected, relative.
+pub const SLOWDOWN_MAX: f64 = 0.5;
+
+/// The most steps of the plain kernel: with [`SLOWDOWN_MAX`] more they still count exactly.
+const STEPS_MAX: u64 = 86_400;
 
 /// The most invocations; beyond this even large devices are full.
 const INVOCATIONS_MAX: u64 = 1 << 20;
@@ -68,7 +71,7 @@ pub struct Request {
     pub process_count: u32,
     /// Comparisons of each kind.
     pub comparison_count: u32,
-    /// The slowdowns to inject, relative, ascending: multiples of 0.005 up to 0.1.
+    /// The slowdowns to inject, relative, ascending: multiples of 0.005 up to [`SLOWDOWN_MAX`].
     pub slowdowns: Vec<f64>,
     /// Seed of inputs and of the order of processes.
     pub seed: u32,
@@ -91,7 +94,7 @@ pub struct Findings {
 fn slowed(invocations: u64, steps: u64, slowdown: f64) -> Result<Case> {
     // Whole by STEPS_UNIT: the smallest slowdown is 1/200.
     let thousandths = (slowdown * 1000.0).round();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // five to a hundred
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // five to five hundred
     let more = steps * thousandths as u64 / 1000;
     let sizes = [("invocations", invocations), ("steps", steps + more)];
     Case::new(OpName::Fma, &Shape::of(&sizes), Dtype::F32)

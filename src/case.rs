@@ -98,7 +98,7 @@ pub fn measure_case(
         .cloned()
         .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
 
-    let verification_exact = if case.op.op().exact(&case.shape) {
+    let verification_exact = if case.exact() {
         session.case(case, task.seed, &Data::Integer)?;
         session.prepare(&chosen)?.map_err(End::Failed)?;
         Some(right(session, case, task.seed, &Data::Integer, &chosen, 0)?)

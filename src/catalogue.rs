@@ -55,8 +55,6 @@ pub enum Feature {
     /// Subgroup operations. Such a kernel's constant `SUBGROUP_SIZE` is tried only where it is the
     /// device's smallest subgroup size, so that one workgroup of that many lanes is one subgroup.
     Subgroup,
-    /// Arithmetic in f16.
-    ShaderF16,
     /// Products of matrices that a subgroup forms by itself, in this very configuration.
     CooperativeMatrix(MatrixTile),
 }
@@ -93,6 +91,8 @@ impl fmt::Display for MatrixTile {
 pub enum Requirement {
     /// The dimension must be a multiple of this number.
     Multiple(&'static str, u64),
+    /// The dimension must not be larger than this number.
+    AtMost(&'static str, u64),
     /// The dimension must equal this number.
     Equals(&'static str, u64),
     /// The tunable must be the smallest of its values that is at least the dimension.
@@ -242,12 +242,14 @@ pub fn kernels() -> Vec<Kernel> {
     ];
     const MATMUL: &[Pass] = &[pass(
         "main",
-        [tiles("n", "TILE_N"), tiles("m", "TILE_M"), One],
+        [tiles("n", "TILE_N"), tiles("m", "TILE_M"), Each("batch")],
     )];
+    const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::F16F16];
+    const PLAIN_B: &[Requirement] = &[Equals("trans_b", 0)];
     // Workgroups go down the columns first.
     const MATMUL_M_FIRST: &[Pass] = &[pass(
         "main",
-        [tiles("m", "TILE_M"), tiles("n", "TILE_N"), One],
+        [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
     )];
     const ATTENTION_NAIVE: &[Pass] = &[
         pass(
@@ -313,13 +315,11 @@ pub fn kernels() -> Vec<Kernel> {
             dtypes: &[Dtype::F16],
             tunables: const { &[tune("ACCUMULATORS", &[6, 12, 4, 3])] },
             passes: FMA,
-            features: &[Feature::ShaderF16],
         }),
         kernel!("probe/fma_f16_vec4", Fma, {
             dtypes: &[Dtype::F16],
             tunables: const { &[tune("ACCUMULATORS", &[3, 6, 2])] },
             passes: FMA,
-            features: &[Feature::ShaderF16],
         }),
         kernel!("probe/fma_i32", Fma, {
             dtypes: &[Dtype::I32],
@@ -341,7 +341,7 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: MATRIX_TUNABLES,
             passes: MATRIX_FMA,
             features: const {
-                &[matrix(16, Element::F16, Element::F32), Feature::ShaderF16, Feature::Subgroup]
+                &[matrix(16, Element::F16, Element::F32), Feature::Subgroup]
             },
             engine: Engine::Matrix,
         }),
@@ -350,7 +350,7 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: MATRIX_TUNABLES,
             passes: MATRIX_FMA,
             features: const {
-                &[matrix(16, Element::F16, Element::F16), Feature::ShaderF16, Feature::Subgroup]
+                &[matrix(16, Element::F16, Element::F16), Feature::Subgroup]
             },
             engine: Engine::Matrix,
         }),
@@ -359,7 +359,7 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: MATRIX_TUNABLES_8,
             passes: MATRIX_FMA,
             features: const {
-                &[matrix(8, Element::F16, Element::F32), Feature::ShaderF16, Feature::Subgroup]
+                &[matrix(8, Element::F16, Element::F32), Feature::Subgroup]
             },
             engine: Engine::Matrix,
         }),
@@ -368,7 +368,7 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: MATRIX_TUNABLES_8,
             passes: MATRIX_FMA,
             features: const {
-                &[matrix(8, Element::F16, Element::F16), Feature::ShaderF16, Feature::Subgroup]
+                &[matrix(8, Element::F16, Element::F16), Feature::Subgroup]
             },
             engine: Engine::Matrix,
         }),
@@ -409,14 +409,18 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("probe/chain", Chain, { passes: CHAIN }),
         kernel!("transfer/round_trip", RoundTrip, { passes: EMPTY, apart: true }),
         kernel!("matmul/naive", Matmul, {
+            dtypes: FLOATS,
             tunables: const { &[tune("TILE_N", &[16, 8, 32]), tune("TILE_M", &[16, 8, 4])] },
             passes: MATMUL,
         }),
         kernel!("matmul/workgroup_tile", Matmul, {
+            dtypes: FLOATS,
             tunables: const { &[tune("TILE", &[16, 8, 32])] },
             passes: MATMUL,
         }),
         kernel!("matmul/register_tile", Matmul, {
+            dtypes: FLOATS,
+            requirements: PLAIN_B,
             tunables: const {
                 &[
                     tune("THREADS_X", &[16, 8]),
@@ -438,6 +442,7 @@ pub fn kernels() -> Vec<Kernel> {
             },
             passes: MATMUL_M_FIRST,
             features: &[Feature::Subgroup],
+            requirements: PLAIN_B,
         }),
         kernel!("matmul/subgroup_broadcast_vec4", Matmul, {
             tunables: const {
@@ -449,7 +454,7 @@ pub fn kernels() -> Vec<Kernel> {
             },
             passes: MATMUL_M_FIRST,
             features: &[Feature::Subgroup],
-            requirements: &[Multiple("n", 4)],
+            requirements: &[Equals("trans_b", 0), Multiple("n", 4)],
         }),
         kernel!("attention/naive", Attention, {
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },

@@ -278,7 +278,7 @@ struct CalibrateArgs {
     /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     comparisons: u32,
-    /// A slowdown to inject in per cent, a multiple of 0.5 up to 10; may be given more than once
+    /// A slowdown to inject in per cent, a multiple of 0.5 up to 50; may be given more than once
     /// [default: 0.5, 1, 2, 5 and 10]
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     slowdown: Vec<f64>,
@@ -355,9 +355,9 @@ fn slowdowns(asked: &[f64]) -> Result<Vec<f64>> {
     slowdowns.dedup();
     for slowdown in &slowdowns {
         let halves = slowdown * 200.0;
-        if (halves - halves.round()).abs() > 1e-9 || *slowdown > 0.1 {
+        if (halves - halves.round()).abs() > 1e-9 || *slowdown > calibrate::SLOWDOWN_MAX {
             return Err(Error::usage(format!(
-                "--slowdown {}: it must be a multiple of 0.5 per cent, up to 10",
+                "--slowdown {}: it must be a multiple of 0.5 per cent, up to 50",
                 slowdown * 100.0
             )));
         }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Uniform in `[-1, 1)` on a grid of 2^-23, times the tensor's scale: the regime that is timed.
-    /// In f16 the grid is 2^-10; integer tensors have `-128..=127` instead.
+    /// In f16 the grid is 2^-10; integer tensors have `-128..=127` instead, of 4 bits `-8..=7`.
     Uniform,
     /// Integers in `-2..=5`: sums of products are exact in an f32 accumulator, so that results
     /// must be bit-exact, and large enough to overflow the exact range of a lower-precision one.
@@ -55,23 +55,32 @@ pub enum Element {
     I32,
     /// 8-bit integer in two's complement, four to a 32-bit word, the first in the lowest byte.
     I8,
+    /// 4-bit integer in two's complement, eight to a 32-bit word, the first in the lowest bits.
+    I4,
 }
 
 impl Element {
     /// Every element type there is.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::I32, Self::I8];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::I32, Self::I8, Self::I4];
 
-    /// Bytes of one element.
+    /// Bits of one element.
     #[must_use]
-    pub const fn size_bytes(self) -> u64 {
+    pub const fn size_bits(self) -> u64 {
         match self {
-            Self::F32 | Self::I32 => 4,
-            Self::F16 => 2,
-            Self::I8 => 1,
+            Self::F32 | Self::I32 => 32,
+            Self::F16 => 16,
+            Self::I8 => 8,
+            Self::I4 => 4,
         }
     }
 
-    /// The name in messages: `f32`, `f16`, `i32` or `i8`.
+    /// Bytes of so many elements, without the padding to whole words.
+    #[must_use]
+    pub const fn bytes(self, count: u64) -> u64 {
+        (count * self.size_bits()).div_ceil(8)
+    }
+
+    /// The name in messages: `f32`, `f16`, `i32`, `i8` or `i4`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -79,6 +88,7 @@ impl Element {
             Self::F16 => "f16",
             Self::I32 => "i32",
             Self::I8 => "i8",
+            Self::I4 => "i4",
         }
     }
 
@@ -90,6 +100,7 @@ impl Element {
             Self::F16 => 1,
             Self::I32 => 2,
             Self::I8 => 3,
+            Self::I4 => 4,
         }
     }
 
@@ -102,6 +113,7 @@ impl Element {
             Self::F32 | Self::F16 => 0x7fff_ffff,
             Self::I32 => 0x8000_0000,
             Self::I8 => 0x8080_8080,
+            Self::I4 => 0x8888_8888,
         }
     }
 
@@ -114,6 +126,7 @@ impl Element {
             Self::F32 => uniform(word),
             Self::F16 => (word >> 21) as f32 * (1.0 / 1024.0) - 1.0,
             Self::I32 | Self::I8 => (word >> 24) as f32 - 128.0,
+            Self::I4 => (word >> 28) as f32 - 8.0,
         }
     }
 
@@ -122,10 +135,10 @@ impl Element {
     #[must_use]
     #[inline]
     pub fn get(self, bytes: &[u8], index: usize) -> f64 {
-        let size = self.size_bytes() as usize;
+        let bits = self.size_bits() as usize;
         let Some(found) = index
-            .checked_mul(size)
-            .and_then(|start| bytes.get(start..start.checked_add(size)?))
+            .checked_mul(bits)
+            .and_then(|start| bytes.get(start / 8..(start / 8).checked_add(bits.div_ceil(8))?))
         else {
             return f64::NAN;
         };
@@ -138,6 +151,10 @@ impl Element {
             },
             (Self::I8, &[a]) => match i8::from_le_bytes([a]) {
                 i8::MIN => f64::NAN,
+                value => f64::from(value),
+            },
+            (Self::I4, &[a]) => match (a << (4 * (1 - index % 2))).cast_signed() >> 4 {
+                -8 => f64::NAN,
                 value => f64::from(value),
             },
             _ => f64::NAN,
@@ -153,6 +170,7 @@ impl Element {
             Self::F16 => half::f16::from_f32(value).to_f32(),
             Self::I32 => value.round() as i32 as f32,
             Self::I8 => f32::from(value.round() as i8),
+            Self::I4 => value.round().clamp(-8.0, 7.0),
         }
     }
 
@@ -174,6 +192,16 @@ impl Element {
             Self::I8 => values
                 .iter()
                 .flat_map(|v| (v.round() as i8).to_le_bytes())
+                .collect(),
+            Self::I4 => values
+                .chunks(2)
+                .map(|pair| {
+                    let bits = |at: usize| {
+                        let value = pair.get(at).copied().unwrap_or(0.0);
+                        (self.nearest(value) as i8).cast_unsigned() & 0xf
+                    };
+                    bits(0) | bits(1) << 4
+                })
                 .collect(),
         };
         bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -425,11 +453,11 @@ mod tests {
                 let values: Vec<f32> = words
                     .iter()
                     .map(|&w| element.uniform(w))
-                    // The lowest integer of eight bits stands for never written.
-                    .map(|value| value.max(-127.0))
+                    // The lowest integer of a type stands for never written.
+                    .map(|value| value.max(if element == Element::I4 { -7.0 } else { -127.0 }))
                     .collect();
                 let bytes = element.pack(&values);
-                let length = values.len() as u64 * element.size_bytes();
+                let length = element.bytes(values.len() as u64);
                 prop_assert_eq!(bytes.len() as u64, length.next_multiple_of(4));
                 for (index, value) in values.iter().enumerate() {
                     prop_assert_eq!(element.get(&bytes, index), f64::from(*value));
@@ -442,7 +470,8 @@ mod tests {
             for element in Element::ALL {
                 let read = element.get(&element.pack(&[value]), 0);
                 let nearest = f64::from(element.nearest(value));
-                prop_assert!(read == nearest || nearest == -128.0, "{element:?} {value}");
+                let lowest = f64::from(if element == Element::I4 { -8 } else { -128 });
+                prop_assert!(read == nearest || nearest == lowest, "{element:?} {value}");
             }
         }
 
@@ -492,10 +521,10 @@ mod tests {
     fn an_element_that_nobody_wrote_is_not_a_number_in_every_type() {
         for element in Element::ALL {
             let bytes = element.poison().to_le_bytes();
-            for index in 0..4 / element.size_bytes() as usize {
+            for index in 0..32 / element.size_bits() as usize {
                 assert!(element.get(&bytes, index).is_nan(), "{element:?}");
             }
-            assert!(element.get(&bytes, 4).is_nan(), "beyond the end");
+            assert!(element.get(&bytes, 8).is_nan(), "beyond the end");
         }
     }
 
@@ -533,6 +562,7 @@ mod tests {
     #[test]
     fn bytes_lie_in_words_from_the_lowest_up() {
         assert_eq!(Element::I8.pack(&[1.0, -2.0, 3.0]), [1, 0xfe, 3, 0]);
+        assert_eq!(Element::I4.pack(&[1.0, -2.0, 3.0]), [0xe1, 3, 0, 0]);
         assert_eq!(Element::F16.pack(&[1.0]), [0, 0x3c, 0, 0]);
         assert_eq!(Element::I32.pack(&[-1.0]), [0xff; 4]);
     }

@@ -206,7 +206,7 @@ pub fn choose(
             .into_iter()
             .next()
             .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
-        if case.op.op().exact(&case.shape) {
+        if case.exact() {
             let variant = &choice.variant;
             session.case(case, seed, &Data::Integer)?;
             session.prepare(variant)?.map_err(End::Failed)?;

@@ -6,6 +6,8 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::input::Element;
+use crate::op::Dtype;
 use crate::protocol::Tunables;
 
 /// What a specialised module says about itself.
@@ -30,12 +32,54 @@ pub struct Specialised {
     pub reflection: Reflection,
 }
 
-/// Rewrites the value on the one line that declares each tunable; line numbers never move.
+/// How a source says what inputs and sums are made of, if it is written for several types.
+const INPUT: &str = "alias Input = ";
+const SUM: &str = "alias Sum = ";
+
+/// The type of a WGSL shader that holds one element, where there is one.
+fn wgsl(element: Element) -> Option<&'static str> {
+    match element {
+        Element::F32 => Some("f32"),
+        Element::F16 => Some("f16"),
+        Element::I32 => Some("i32"),
+        Element::I8 | Element::I4 => None,
+    }
+}
+
+/// Whether a source, in this dtype, computes in f16 and so needs a device that does.
+#[must_use]
+pub fn needs_f16(source: &str, dtype: Dtype) -> bool {
+    source.lines().any(|line| {
+        line.starts_with("enable f16;")
+            || line.starts_with(INPUT) && dtype.input() == Element::F16
+            || line.starts_with(SUM) && dtype.output() == Element::F16
+    })
+}
+
+/// Rewrites the value on the one line that declares each tunable, and the element types on the lines
+/// `alias Input = ...;` and `alias Sum = ...;` where there are such; line numbers never move.
 ///
 /// # Errors
 /// When a tunable is declared nowhere or twice, or its line is not a plain `const NAME = 1u;`.
-pub fn specialise(name: &str, source: &str, tunables: &Tunables) -> Result<String> {
+pub fn specialise(name: &str, source: &str, tunables: &Tunables, dtype: Dtype) -> Result<String> {
     let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    for (start, element) in [(INPUT, dtype.input()), (SUM, dtype.output())] {
+        for line in lines.iter_mut().filter(|line| line.starts_with(start)) {
+            let (_, rest) = line[start.len()..].split_once(';').ok_or_else(|| {
+                Error::internal(format!("{name}: the line `{start}...` has no semicolon"))
+            })?;
+            let ty = wgsl(element).ok_or_else(|| {
+                Error::internal(format!("{name}: {} is no type of WGSL", element.label()))
+            })?;
+            *line = format!("{start}{ty};{rest}");
+        }
+    }
+    if needs_f16(source, dtype)
+        && !lines.iter().any(|line| line.starts_with("enable f16;"))
+        && let Some(first) = lines.first_mut()
+    {
+        *first = format!("enable f16; {first}");
+    }
     for (tunable, value) in tunables {
         let start = format!("const {tunable} = ");
         let mut declarations = lines.iter_mut().filter(|line| line.starts_with(&start));
@@ -68,8 +112,8 @@ pub fn specialise(name: &str, source: &str, tunables: &Tunables) -> Result<Strin
 /// # Errors
 /// When the combination is refused by a `const_assert` or the module is not valid WGSL; the
 /// message is naga's first line.
-pub fn build(name: &str, source: &str, tunables: &Tunables) -> Result<Specialised> {
-    let source = specialise(name, source, tunables)?;
+pub fn build(name: &str, source: &str, tunables: &Tunables, dtype: Dtype) -> Result<Specialised> {
+    let source = specialise(name, source, tunables, dtype)?;
     let refuse = |message: String| {
         Error::usage(format!(
             "{name}: {}",
@@ -161,7 +205,7 @@ mod tests {
 
     #[test]
     fn reflection_evaluates_constants_sizes_and_workgroup_memory() {
-        let built = build("t", SOURCE, &set("TILE", 16)).unwrap();
+        let built = build("t", SOURCE, &set("TILE", 16), Dtype::F32).unwrap();
         assert_eq!(built.reflection.constants["AREA"], 256);
         assert_eq!(built.reflection.workgroup_sizes["main"], [16, 2, 1]);
         assert_eq!(built.reflection.workgroup_bytes, 1024);
@@ -169,31 +213,57 @@ mod tests {
 
     #[test]
     fn a_missing_duplicate_or_computed_tunable_is_an_error() {
-        let message =
-            |source: &str, name: &str| specialise("t", source, &set(name, 1)).unwrap_err().message;
+        let message = |source: &str, name: &str| {
+            let refused = specialise("t", source, &set(name, 1), Dtype::F32);
+            refused.unwrap_err().message
+        };
         assert!(message(SOURCE, "NONE").contains("declares no line"));
         assert!(message(SOURCE, "AREA").contains("not a literal"));
         assert!(message("const A = 1u;\nconst A = 2u;\n", "A").contains("twice"));
     }
 
     #[test]
+    fn element_types_follow_the_dtype_and_lines_stay_where_they_are() {
+        let source = "// A product.\nalias Input = f32; // of the operands\nalias Sum = f32;\n\nvar<private> x: vec4<Input>;\nvar<private> sum: Sum;\n";
+        for (dtype, types) in [
+            (Dtype::F32, ["f32", "f32"]),
+            (Dtype::F16, ["f16", "f32"]),
+            (Dtype::F16F16, ["f16", "f16"]),
+            (Dtype::W4A16, ["f16", "f32"]),
+        ] {
+            let built = build("t", source, &Tunables::new(), dtype).unwrap();
+            let lines: Vec<&str> = built.source.lines().collect();
+            assert_eq!(
+                lines[1],
+                format!("alias Input = {}; // of the operands", types[0])
+            );
+            assert_eq!(lines[2], format!("alias Sum = {};", types[1]));
+            let enabled = lines[0] == "enable f16; // A product.";
+            assert_eq!(enabled, dtype != Dtype::F32);
+            assert_eq!(needs_f16(source, dtype), enabled);
+            assert_eq!(lines.len(), source.lines().count());
+        }
+        assert!(build("t", source, &Tunables::new(), Dtype::I8).is_err());
+    }
+
+    #[test]
     fn a_const_assert_refuses_an_illegal_combination() {
         let source = format!("{SOURCE}const_assert TILE <= 32u;\n");
-        assert!(build("t", &source, &set("TILE", 32)).is_ok());
-        assert!(build("t", &source, &set("TILE", 64)).is_err());
+        assert!(build("t", &source, &set("TILE", 32), Dtype::F32).is_ok());
+        assert!(build("t", &source, &set("TILE", 64), Dtype::F32).is_err());
     }
 
     proptest! {
         #[test]
         fn specialising_changes_one_value_and_no_line(value in any::<u32>()) {
-            let text = specialise("t", SOURCE, &set("TILE", value)).unwrap();
+            let text = specialise("t", SOURCE, &set("TILE", value), Dtype::F16).unwrap();
             prop_assert_eq!(text.lines().count(), SOURCE.lines().count());
             let changed: Vec<_> = text.lines().zip(SOURCE.lines()).filter(|(a, b)| a != b).collect();
             prop_assert!(changed.len() <= 1);
             let line = format!("const TILE = {value}u; // side");
             prop_assert_eq!(text.lines().next().unwrap(), line.as_str());
             // Setting it back gives the source back, so nothing else was touched.
-            prop_assert_eq!(specialise("t", &text, &set("TILE", 8)).unwrap(), SOURCE);
+            prop_assert_eq!(specialise("t", &text, &set("TILE", 8), Dtype::F16).unwrap(), SOURCE);
         }
     }
 }

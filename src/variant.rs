@@ -60,13 +60,12 @@ pub fn fit(
     capacity: &Capacity,
 ) -> Result<Legal, String> {
     // The device first: what it lacks is the reason at every shape.
+    if shader::needs_f16(&kernel.source, case.dtype) && !capacity.shader_f16 {
+        return Err("the device has no arithmetic in f16 (shader_f16)".to_owned());
+    }
     for feature in kernel.features {
         match feature {
             Feature::Subgroup => {}
-            Feature::ShaderF16 if capacity.shader_f16 => {}
-            Feature::ShaderF16 => {
-                return Err("the device has no arithmetic in f16 (shader_f16)".to_owned());
-            }
             Feature::CooperativeMatrix(tile) if capacity.matrix_tiles.contains(tile) => {}
             Feature::CooperativeMatrix(tile) => {
                 let listed: Vec<String> = capacity
@@ -96,8 +95,8 @@ pub fn fit(
         }
     }
     check_shape(kernel, tunables, case)?;
-    let specialised =
-        shader::build(&kernel.name, &kernel.source, tunables).map_err(|error| error.message)?;
+    let specialised = shader::build(&kernel.name, &kernel.source, tunables, case.dtype)
+        .map_err(|error| error.message)?;
     let reflection = &specialised.reflection;
     if reflection.workgroup_bytes > capacity.workgroup_bytes_max {
         return Err(format!(
@@ -198,6 +197,12 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
                     return Err(format!(
                         "it needs {dim} to be a multiple of {of}, not {size}"
                     ));
+                }
+            }
+            Requirement::AtMost(dim, limit) => {
+                let size = case.shape.get(dim);
+                if size > limit {
+                    return Err(format!("it is for {dim} up to {limit}, not {size}"));
                 }
             }
             Requirement::Equals(dim, wanted) => {

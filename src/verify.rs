@@ -58,13 +58,7 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
         .zip(&tensors)
         .filter(|(_, tensor)| tensor.role == Role::Input)
         .map(|(number, tensor)| {
-            if let Some(values) = Values::generated(
-                tensor.data(data),
-                seed,
-                number,
-                tensor.scale,
-                tensor.element,
-            ) {
+            if let Some(values) = tensor.values(data, seed, number) {
                 return Ok(values);
             }
             let files: &BTreeMap<String, PathBuf> = match data {
@@ -144,16 +138,10 @@ pub fn check(
     }
 
     // Operations that are exact on any data say so through a bound of zero of their own.
-    let exact = *data == Data::Integer && op.exact(&case.shape);
+    let given = case.given(inputs, data);
     let rows = projected_rows(case, row_count, challenge);
-    let expected_rows = op.project(
-        &case.shape,
-        inputs,
-        &signs(challenge, columns),
-        &rows,
-        exact,
-    );
-    let expected = op.reference(&case.shape, inputs, &positions, exact);
+    let expected_rows = op.project(given, &signs(challenge, columns), &rows);
+    let expected = op.reference(given, &positions);
 
     let mut judge = Judge::default();
     // Every row must at least be finite, also those whose reference was not afforded.
@@ -189,7 +177,7 @@ pub fn check(
         }
         .to_owned(),
         data: case.data_label(data).to_owned(),
-        exact,
+        exact: given.exact,
         max_error: judge.max_error,
         rms_error: judge.rms_error(),
         tolerance: judge.tolerance,

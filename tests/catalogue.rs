@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
 
 use chipmark::catalogue::{Feature, Kernel, kernels};
+use chipmark::op::Dtype;
 use chipmark::protocol::Tunables;
 use chipmark::shader;
 use chipmark::unroll::{UnrollOptions, unroll};
@@ -76,13 +77,16 @@ fn to_glsl(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> usize
     text.len()
 }
 
-/// The variants whose `const_assert`s hold.
-fn buildable(kernel: &Kernel) -> Vec<(Tunables, shader::Specialised)> {
-    combinations(kernel)
-        .into_iter()
-        .filter_map(|tunables| {
-            let built = shader::build(&kernel.name, &kernel.source, &tunables).ok()?;
-            Some((tunables, built))
+/// The variants whose `const_assert`s hold, in every dtype.
+fn buildable(kernel: &Kernel) -> Vec<(Tunables, Dtype, shader::Specialised)> {
+    let combinations = combinations(kernel);
+    kernel
+        .dtypes
+        .iter()
+        .flat_map(|&dtype| combinations.iter().map(move |tunables| (dtype, tunables)))
+        .filter_map(|(dtype, tunables)| {
+            let built = shader::build(&kernel.name, &kernel.source, tunables, dtype).ok()?;
+            Some((tunables.clone(), dtype, built))
         })
         .collect()
 }
@@ -90,7 +94,12 @@ fn buildable(kernel: &Kernel) -> Vec<(Tunables, shader::Specialised)> {
 #[test]
 fn every_file_is_a_working_variant_as_it_lies() {
     for kernel in kernels() {
-        let built = shader::build(&kernel.name, &kernel.source, &Tunables::new());
+        let built = shader::build(
+            &kernel.name,
+            &kernel.source,
+            &Tunables::new(),
+            kernel.dtypes[0],
+        );
         assert!(built.is_ok(), "{}: {:?}", kernel.name, built.err());
     }
 }
@@ -99,7 +108,7 @@ fn every_file_is_a_working_variant_as_it_lies() {
 fn every_preferred_variant_builds() {
     for kernel in kernels() {
         let first = combinations(&kernel).remove(0);
-        let built = shader::build(&kernel.name, &kernel.source, &first);
+        let built = shader::build(&kernel.name, &kernel.source, &first, kernel.dtypes[0]);
         assert!(
             built.is_ok(),
             "{} {first:?}: {:?}",
@@ -119,7 +128,7 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
             "{} has no variant that builds",
             kernel.name
         );
-        for (tunables, built) in variants {
+        for (tunables, dtype, built) in variants {
             // The cost is in the largest ones; a bound keeps the suite short and is the worker's.
             let options = UnrollOptions {
                 max_expressions: 64_000,
@@ -127,7 +136,7 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
             };
             let (unrolled, _) = unroll(&built.module, &options);
             for module in [&built.module, &unrolled] {
-                let place = format!("{} {tunables:?}", kernel.name);
+                let place = format!("{} {dtype} {tunables:?}", kernel.name);
                 let info = info(module);
                 assert!(to_spirv(module, &info) > 0, "{place}");
                 assert!(to_msl(module, &info) > 0, "{place}");
@@ -142,7 +151,7 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
                 }
                 assert!(to_hlsl(module, &info) > 0, "{place}");
                 // GLSL as naga writes it has no f16, and no device reached through it offers it.
-                if kernel.features.contains(&Feature::ShaderF16) {
+                if shader::needs_f16(&kernel.source, dtype) {
                     continue;
                 }
                 for pass in kernel.passes {
@@ -163,7 +172,13 @@ fn kernel_names_are_unique_and_their_grids_name_constants_of_the_source() {
         kernels.iter().map(|kernel| kernel.name.clone()).collect();
     assert_eq!(names.len(), kernels.len());
     for kernel in &kernels {
-        let built = shader::build(&kernel.name, &kernel.source, &Tunables::new()).unwrap();
+        let built = shader::build(
+            &kernel.name,
+            &kernel.source,
+            &Tunables::new(),
+            kernel.dtypes[0],
+        )
+        .unwrap();
         for pass in kernel.passes {
             assert!(
                 built

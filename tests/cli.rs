@@ -510,7 +510,10 @@ fn an_impossible_shape_or_dtype_is_refused_by_dimension_and_rule() {
             "m=4294967295,n=2,k=1",
             &["tensor \"c\"", "4294967295 x 2", "too large"],
         ),
-        ("m=1,n=1,z=1", &["no op has all these", "matmul (m, n, k)"]),
+        (
+            "m=1,n=1,z=1",
+            &["no op has all these", "matmul (batch, m, n, k, trans_b)"],
+        ),
         ("m=1,n=1", &["needs the dimension \"k\""]),
         ("m=1,m=2,n=1,k=1", &["m stands there twice"]),
         ("m", &["\"m\" is not name=number"]),

@@ -13,6 +13,7 @@ use chipmark::op::{Case, OpName, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, InProcess};
+use chipmark::shader::needs_f16;
 use chipmark::verify::{Challenge, Verdict, check, entropy, inputs};
 
 const SILENCE: Duration = Duration::from_secs(60);
@@ -103,6 +104,9 @@ const MATRIX_MUTANTS: &[Mutant] = &[
     },
 ];
 
+/// Three products, of nothing round.
+const STACK: &[(&str, u64)] = &[("batch", 3), ("m", 5), ("n", 7), ("k", 9)];
+
 const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the loop over k ends one early",
@@ -128,36 +132,50 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "B is read with the stride of A",
         kernel: "matmul/naive",
-        from: "b[i * params.n + column]",
-        to: "b[min(i * params.k + column, params.n * params.k - 1u)]",
+        from: "i * params.b_down",
+        to: "min(i * params.k, (params.k - 1u) * params.b_down)",
         shape: ODD,
+    },
+    Mutant {
+        what: "every product of a batch is the first",
+        kernel: "matmul/naive",
+        from: "let b_first = id.z * params.n * params.k + ",
+        to: "let b_first = ",
+        shape: STACK,
+    },
+    Mutant {
+        what: "a tile forgets which product of the batch it belongs to",
+        kernel: "matmul/register_tile",
+        from: "let a_first = group.z * params.m * params.k;",
+        to: "let a_first = 0u;",
+        shape: STACK,
     },
     Mutant {
         what: "sums are kept in half precision",
         kernel: "matmul/naive",
-        from: "sum = fma(a[row * params.k + i], b[i * params.n + column], sum);",
-        to: "sum = quantizeToF16(fma(a[row * params.k + i], b[i * params.n + column], sum));",
+        from: "sum = fma(Sum(a[a_first + i]), Sum(b[b_first + i * params.b_down]), sum);",
+        to: "sum = quantizeToF16(fma(Sum(a[a_first + i]), Sum(b[b_first + i * params.b_down]), sum));",
         shape: DEEP,
     },
     Mutant {
         what: "sums lose their last bits",
         kernel: "matmul/naive",
-        from: "c[row * params.n + column] = sum;",
-        to: "c[row * params.n + column] = bitcast<f32>(bitcast<u32>(sum) & 0xffff0000u);",
+        from: "c[(id.z * params.m + row) * params.n + column] = sum;",
+        to: "c[(id.z * params.m + row) * params.n + column] = bitcast<f32>(bitcast<u32>(sum) & 0xffff0000u);",
         shape: ODD,
     },
     Mutant {
         what: "one element of the output is off",
         kernel: "matmul/naive",
-        from: "c[row * params.n + column] = sum;",
-        to: "c[row * params.n + column] = sum + select(0.0, 1.0, row == 11u && column == 13u);",
+        from: "c[(id.z * params.m + row) * params.n + column] = sum;",
+        to: "c[(id.z * params.m + row) * params.n + column] = sum + select(0.0, 1.0, row == 11u && column == 13u);",
         shape: ODD,
     },
     Mutant {
         what: "operands of one position are swapped",
         kernel: "matmul/naive",
-        from: "c[row * params.n + column] = sum;",
-        to: "c[row * params.n + (column ^ select(0u, 1u, row == 2u && column < 2u))] = sum;",
+        from: "c[(id.z * params.m + row) * params.n + column] = sum;",
+        to: "c[(id.z * params.m + row) * params.n + (column ^ select(0u, 1u, row == 2u && column < 2u))] = sum;",
         shape: ODD,
     },
     Mutant {
@@ -424,7 +442,7 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
     ));
     let mut verdicts = Vec::new();
     for data in [Data::Integer, Data::Uniform] {
-        if data == Data::Integer && !case.op.op().exact(&case.shape) {
+        if data == Data::Integer && !case.exact() {
             continue;
         }
         let seed = entropy();
@@ -550,7 +568,7 @@ fn multiply_add(left: u32, right: u32, added: MatrixC) -> MatrixC {
             .map(smallest)
             .collect::<Vec<_>>()
             .leak(),
-        features: &[Feature::Subgroup, Feature::ShaderF16],
+        features: &[Feature::Subgroup],
         ..kernel.clone()
     }
 }
@@ -610,7 +628,7 @@ fn every_mutant_is_caught_and_its_original_is_not() {
     let mut escaped = Vec::new();
     for mutant in MUTANTS {
         let original = kernel(mutant.kernel);
-        if original.features.contains(&Feature::ShaderF16) && !computes_in_f16() {
+        if needs_f16(&original.source, original.dtypes[0]) && !computes_in_f16() {
             devices::skipped(mutant.kernel);
             continue;
         }

@@ -3,18 +3,19 @@
 // Every element is a pure function of (seed, tensor, index): two rounds of the lowbias32 mixer. A
 // cycle of slots is one too: its factor and summand come with the call.
 // src/input.rs is this shader's twin; docs/protocol.md has the test vectors. One invocation writes
-// one word: one element of 32 bits, two of 16 or four of 8. Half precision is packed by a built-in
+// one word: one element of 32 bits, two of 16, four of 8 or eight of 4. Half precision is packed by a built-in
 // function that needs no feature, and every value is exact in its type, so rounding never matters.
 
 struct Params {
     words: u32,       // words to write
-    mode: u32,        // 0 uniform * scale, 1 integer -2..5, 2 the word `fill`, 3 a cycle
+    mode: u32,        // 0 uniform * scale, 1 integer -2..5, 2 the word `fill`, 3 a cycle,
+                      // 4 uniform on the grid of bytes * scale
     key_add: u32,     // first key of the stream; factor of a cycle
     key_xor: u32,     // second key of the stream; summand of a cycle
     scale: f32,
     fill: u32,        // the word; slots of a cycle
     row: u32,         // invocations in one row of the grid
-    element: u32,     // 0 f32, 1 f16, 2 i32, 3 i8
+    element: u32,     // 0 f32, 1 f16, 2 i32, 3 i8, 4 i4
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -39,6 +40,9 @@ fn float(word: u32) -> f32 {
     if (params.mode == 1u) {
         return f32(word >> 29u) - 2.0;
     }
+    if (params.mode == 4u) {
+        return (f32(word >> 24u) - 128.0) * params.scale;
+    }
     // Uniform in [-1, 1) on the finest grid that the type has all over it.
     if (params.element == 1u) {
         return (f32(word >> 21u) * (1.0 / 1024.0) - 1.0) * params.scale;
@@ -47,7 +51,10 @@ fn float(word: u32) -> f32 {
 }
 
 fn integer(word: u32) -> i32 {
-    return select(i32(word >> 24u) - 128, i32(word >> 29u) - 2, params.mode == 1u);
+    if (params.mode == 1u) {
+        return i32(word >> 29u) - 2;
+    }
+    return select(i32(word >> 24u) - 128, i32(word >> 28u) - 8, params.element == 4u);
 }
 
 @compute @workgroup_size(64)
@@ -78,6 +85,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             for (var i = 0u; i < 4u; i++) {
                 let byte = bitcast<u32>(integer(random(4u * index + i))) & 0xffu;
                 word |= byte << (8u * i);
+            }
+        }
+        case 4u: {
+            for (var i = 0u; i < 8u; i++) {
+                let nibble = bitcast<u32>(integer(random(8u * index + i))) & 0xfu;
+                word |= nibble << (4u * i);
             }
         }
         default: {

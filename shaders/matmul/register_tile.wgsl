@@ -11,6 +11,9 @@
 // is written by neighbours in different rows. While one panel is multiplied the next is already on
 // its way from memory into registers, so a turn of the loop has two barriers and waits for neither.
 
+alias Input = f32; // elements of A and B
+alias Sum = f32; // sums, and elements of C
+
 const THREADS_X = 16u; // invocations along a row of C
 const THREADS_Y = 16u; // invocations along a column of C
 const ROWS = 8u; // rows of C per invocation
@@ -35,16 +38,16 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    batch: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<Input>;
+@group(0) @binding(2) var<storage, read> b: array<Input>;
+@group(0) @binding(3) var<storage, read_write> c: array<Sum>;
 
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * A_STRIDE>;
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * B_STRIDE>;
+var<workgroup> a_tile: array<vec4<Input>, DEPTH * A_STRIDE>;
+var<workgroup> b_tile: array<vec4<Input>, DEPTH * B_STRIDE>;
 
 @compute @workgroup_size(THREADS_X, THREADS_Y)
 fn main(
@@ -57,34 +60,37 @@ fn main(
     let m_last = params.m - 1u;
     let n_last = params.n - 1u;
     let k_last = params.k - 1u;
+    let a_first = group.z * params.m * params.k;
+    let b_first = group.z * params.k * params.n;
+    let c_first = group.z * params.m * params.n;
 
-    var sum: array<vec4<f32>, ROWS * COLUMN_VECTORS>;
+    var sum: array<vec4<Sum>, ROWS * COLUMN_VECTORS>;
     for (var i = 0u; i < ROWS * COLUMN_VECTORS; i++) {
-        sum[i] = vec4<f32>();
+        sum[i] = vec4<Sum>();
     }
 
     // Turn t fetches panel t and multiplies panel t - 1.
     for (var first = 0u; ; first += DEPTH) {
         // Loads are clamped into the matrices; what the clamping invents beyond k is made zero,
         // and what it invents beyond m and n is never stored.
-        var a_next: array<vec4<f32>, A_LOADS>;
+        var a_next: array<vec4<Input>, A_LOADS>;
         for (var i = 0u; i < A_LOADS; i++) {
             let piece = thread + i * THREADS;
             let row = first_row + piece / DEPTH * 4u;
             let step = first + piece % DEPTH;
             let column = min(step, k_last);
             let values = vec4(
-                a[min(row, m_last) * params.k + column],
-                a[min(row + 1u, m_last) * params.k + column],
-                a[min(row + 2u, m_last) * params.k + column],
-                a[min(row + 3u, m_last) * params.k + column],
+                a[a_first + min(row, m_last) * params.k + column],
+                a[a_first + min(row + 1u, m_last) * params.k + column],
+                a[a_first + min(row + 2u, m_last) * params.k + column],
+                a[a_first + min(row + 3u, m_last) * params.k + column],
             );
-            a_next[i] = select(vec4<f32>(), values, step <= k_last);
+            a_next[i] = select(vec4<Input>(), values, step <= k_last);
         }
-        var b_next: array<vec4<f32>, B_LOADS>;
+        var b_next: array<vec4<Input>, B_LOADS>;
         for (var i = 0u; i < B_LOADS; i++) {
             let piece = thread + i * THREADS;
-            let row = min(first + piece / B_STRIDE, k_last) * params.n;
+            let row = b_first + min(first + piece / B_STRIDE, k_last) * params.n;
             let column = first_column + piece % B_STRIDE * 4u;
             b_next[i] = vec4(
                 b[row + min(column, n_last)],
@@ -96,13 +102,13 @@ fn main(
 
         if (first > 0u) {
             for (var step = 0u; step < DEPTH; step++) {
-                var a_part: array<vec4<f32>, ROW_VECTORS>;
+                var a_part: array<vec4<Sum>, ROW_VECTORS>;
                 for (var i = 0u; i < ROW_VECTORS; i++) {
-                    a_part[i] = a_tile[step * A_STRIDE + i * THREADS_Y + local.y];
+                    a_part[i] = vec4<Sum>(a_tile[step * A_STRIDE + i * THREADS_Y + local.y]);
                 }
-                var b_part: array<vec4<f32>, COLUMN_VECTORS>;
+                var b_part: array<vec4<Sum>, COLUMN_VECTORS>;
                 for (var j = 0u; j < COLUMN_VECTORS; j++) {
-                    b_part[j] = b_tile[step * B_STRIDE + j * THREADS_X + local.x];
+                    b_part[j] = vec4<Sum>(b_tile[step * B_STRIDE + j * THREADS_X + local.x]);
                 }
                 for (var i = 0u; i < ROWS; i++) {
                     for (var j = 0u; j < COLUMN_VECTORS; j++) {
@@ -134,7 +140,7 @@ fn main(
                 let column = first_column + (j * THREADS_X + local.x) * 4u;
                 for (var x = 0u; x < 4u; x++) {
                     if (column + x < params.n) {
-                        c[row * params.n + column + x] = sum[i * COLUMN_VECTORS + j][x];
+                        c[c_first + row * params.n + column + x] = sum[i * COLUMN_VECTORS + j][x];
                     }
                 }
             }

@@ -24,7 +24,7 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    batch: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -39,14 +39,17 @@ fn main(
 ) {
     let first_row = group.x * TILE_M;
     let first_column = group.y * TILE_N + lane;
+    let a_first = group.z * params.m * params.k;
+    let b_first = group.z * params.k * params.n;
+    let c_first = group.z * params.m * params.n;
     // Loads are clamped into the matrices; what that invents is never stored.
     var a_row: array<u32, ROWS>;
     for (var i = 0u; i < ROWS; i++) {
-        a_row[i] = min(first_row + i, params.m - 1u) * params.k;
+        a_row[i] = a_first + min(first_row + i, params.m - 1u) * params.k;
     }
     var b_column: array<u32, COLUMNS>;
     for (var j = 0u; j < COLUMNS; j++) {
-        b_column[j] = min(first_column + j * SUBGROUP_SIZE, params.n - 1u);
+        b_column[j] = b_first + min(first_column + j * SUBGROUP_SIZE, params.n - 1u);
     }
     var sum: array<f32, ROWS * COLUMNS>;
     for (var i = 0u; i < ROWS; i++) {
@@ -92,7 +95,7 @@ fn main(
             for (var j = 0u; j < COLUMNS; j++) {
                 let column = first_column + j * SUBGROUP_SIZE;
                 if (column < params.n) {
-                    c[(first_row + i) * params.n + column] = sum[i * COLUMNS + j];
+                    c[c_first + (first_row + i) * params.n + column] = sum[i * COLUMNS + j];
                 }
             }
         }

@@ -19,7 +19,7 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    batch: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -35,14 +35,17 @@ fn main(
     let n = params.n / 4u; // vectors in a row of B and C
     let first_row = group.x * TILE_M;
     let first_vector = group.y * (TILE_N / 4u) + lane;
+    let a_first = group.z * params.m * params.k;
+    let b_first = group.z * params.k * n;
+    let c_first = group.z * params.m * n;
     // Loads are clamped into the matrices; what that invents is never stored.
     var a_row: array<u32, ROWS>;
     for (var i = 0u; i < ROWS; i++) {
-        a_row[i] = min(first_row + i, params.m - 1u) * params.k;
+        a_row[i] = a_first + min(first_row + i, params.m - 1u) * params.k;
     }
     var b_vector: array<u32, VECTORS>;
     for (var j = 0u; j < VECTORS; j++) {
-        b_vector[j] = min(first_vector + j * SUBGROUP_SIZE, n - 1u);
+        b_vector[j] = b_first + min(first_vector + j * SUBGROUP_SIZE, n - 1u);
     }
     var sum: array<vec4<f32>, ROWS * VECTORS>;
     for (var i = 0u; i < ROWS; i++) {
@@ -88,7 +91,7 @@ fn main(
             for (var j = 0u; j < VECTORS; j++) {
                 let vector = first_vector + j * SUBGROUP_SIZE;
                 if (vector < n) {
-                    c[(first_row + i) * n + vector] = sum[i * VECTORS + j];
+                    c[c_first + (first_row + i) * n + vector] = sum[i * VECTORS + j];
                 }
             }
         }

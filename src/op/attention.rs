@@ -4,15 +4,18 @@
 //! head `h` reads key-value head `h / (heads / kv_heads)`. The causal mask is aligned to the end, so
 //! that the last query sees every key: query `i` sees keys `0 ..= i + kv_len - query_len`. A query
 //! that sees no key (possible when `query_len > kv_len`) yields zeros.
+//!
+//! In f16 the inputs are binary16, while scores, softmax, sums and the output are binary32. A kernel
+//! may round weights to binary16 before they meet V, as matrix units demand.
 
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F32_ROUNDOFF, Op, Shape, Tensor, dot, signed_sum_factor,
-    sum_error_factor, word,
+    Dim, Dtype, Expected, F16_ROUNDOFF, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
+    signed_sum_factor, sum_error_factor, word,
 };
 use crate::error::{Error, Result};
-use crate::input::Values;
+use crate::input::{Element, Values};
 
 /// Scaled dot-product attention.
 pub struct Attention;
@@ -23,6 +26,9 @@ const QUERY_SCALE: f32 = 4.0;
 
 /// The largest head dimension the kernels are written for.
 pub const HEAD_DIM_MAX: u64 = 256;
+
+/// Smallest normal number of binary16; below it hardware may give zero.
+const F16_TINY: f64 = 1.0 / 16384.0;
 
 /// Multiply-adds one verification may spend on sampled rows.
 const PROJECTION_COST_MAX: u64 = 1 << 24;
@@ -82,16 +88,20 @@ struct Row {
     values: Vec<f64>,
     magnitudes: Vec<f64>,
     relative: f64,
+    /// Sums of squares of what rounding the weights to f16 may change; none where they are not.
+    rounded: Vec<f64>,
 }
 
 impl Row {
     fn bound(&self, column: usize) -> f64 {
-        self.relative * self.magnitudes[column]
+        // Errors of single weights have random signs.
+        let weights = self.rounded.get(column).copied().unwrap_or(0.0);
+        self.relative * self.magnitudes[column] + 6.0 * weights.sqrt()
     }
 }
 
 /// One output row in f64. Two passes over the keys, as the definition reads.
-fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
+fn row(sizes: &Sizes, dtype: Dtype, inputs: &[Values], row: u64) -> Row {
     let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
     let d = sizes.head_dim;
     let (batch_head, query) = (row / sizes.query_len, row % sizes.query_len);
@@ -118,19 +128,32 @@ fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
 
     let width = usize::try_from(d).unwrap_or(0);
     let (mut values, mut magnitudes, mut total) = (vec![0.0; width], vec![0.0; width], 0.0);
+    let short = dtype.input() == Element::F16;
+    let mut rounded = vec![0.0; if short { width } else { 0 }];
     for (key, score) in (0u64..).zip(&scores) {
         let weight = (score - largest).exp();
         total += weight;
+        let error = if weight < F16_TINY {
+            weight
+        } else {
+            weight * F16_ROUNDOFF
+        };
         for (column, index) in (kv_start + key * d..kv_start + (key + 1) * d).enumerate() {
             let value = f64::from(v.get(index));
             values[column] += weight * value;
             magnitudes[column] += weight * value.abs();
+            if let Some(rounded) = rounded.get_mut(column) {
+                *rounded += (error * value).powi(2);
+            }
         }
     }
     if visible > 0 {
         for column in 0..width {
             values[column] /= total;
             magnitudes[column] /= total;
+        }
+        for rounded in &mut rounded {
+            *rounded /= total * total;
         }
     }
     // Where f32 loses: the dot product of a score, the exponential (Vulkan allows 3 + 2|x| units in
@@ -141,6 +164,7 @@ fn row(sizes: &Sizes, inputs: &[Values], row: u64) -> Row {
     Row {
         values,
         magnitudes,
+        rounded,
         relative: F32_ROUNDOFF * (2.0 * weight_error + sum_error_factor(visible.max(1)) + 8.0),
     }
 }
@@ -160,7 +184,11 @@ impl Op for Attention {
         }
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn dtypes(&self) -> &'static [Dtype] {
+        &[Dtype::F32, Dtype::F16]
+    }
+
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         let s = Sizes::of(shape);
         if !s.heads.is_multiple_of(s.kv_heads) {
             return Err(Error::usage(format!(
@@ -233,8 +261,8 @@ impl Op for Attention {
         let queries = s.heads * s.query_len;
         // A causal mask over more queries than keys still reads every key.
         let keys = 2 * s.kv_heads * s.kv_len;
-        let (input, output) = (dtype.input().size_bytes(), dtype.output().size_bytes());
-        s.batch * s.head_dim * (input * (queries + keys) + output * queries)
+        let rows = s.batch * s.head_dim;
+        dtype.input().bytes(rows * (queries + keys)) + dtype.output().bytes(rows * queries)
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -255,25 +283,19 @@ impl Op for Attention {
     }
 
     /// The exponential is never exact.
-    fn exact(&self, _shape: &Shape) -> bool {
+    fn exact(&self, _shape: &Shape, _dtype: Dtype) -> bool {
         false
     }
 
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let sizes = Sizes::of(shape);
+    fn reference(&self, given: Given<'_>, positions: &[u64]) -> Vec<Expected> {
+        let sizes = Sizes::of(given.shape);
         let d = sizes.head_dim;
         let mut wanted: Vec<u64> = positions.iter().map(|position| position / d).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let rows: Vec<Row> = wanted
             .par_iter()
-            .map(|&index| row(&sizes, inputs, index))
+            .map(|&index| row(&sizes, given.dtype, given.inputs, index))
             .collect();
         positions
             .iter()
@@ -288,18 +310,11 @@ impl Op for Attention {
             .collect()
     }
 
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let sizes = Sizes::of(shape);
+    fn project(&self, given: Given<'_>, signs: &[f64], rows: &[u64]) -> Vec<Expected> {
+        let sizes = Sizes::of(given.shape);
         rows.par_iter()
             .map(|&index| {
-                let row = row(&sizes, inputs, index);
+                let row = row(&sizes, given.dtype, given.inputs, index);
                 Expected {
                     value: row
                         .values
@@ -342,7 +357,8 @@ impl Op for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::{Element, keys};
+    use crate::input::{Data, keys};
+    use crate::op::{Case, OpName};
 
     fn shape(query_len: u64, kv_len: u64, causal: u64) -> Shape {
         Shape::of(&[
@@ -354,6 +370,59 @@ mod tests {
             ("head_dim", 8),
             ("causal", causal),
         ])
+    }
+
+    fn given<'a>(shape: &'a Shape, dtype: Dtype, inputs: &'a [Values]) -> Given<'a> {
+        Given {
+            shape,
+            dtype,
+            inputs,
+            exact: false,
+        }
+    }
+
+    #[test]
+    fn the_bound_of_f16_covers_rounded_weights_and_shows_a_key_left_out() {
+        let (kv_len, d) = (1024u64, 8u64);
+        let sizes = [("query_len", 1), ("kv_len", kv_len), ("head_dim", d)];
+        let case = Case::new(OpName::Attention, &Shape::of(&sizes), Dtype::F16).unwrap();
+        let inputs: Vec<Values> = (0u32..)
+            .zip(case.tensors())
+            .take(3)
+            .map(|(number, tensor)| tensor.values(&Data::Uniform, 3, number).unwrap())
+            .collect();
+        let positions: Vec<u64> = (0..d).collect();
+        let expected = Attention.reference(case.given(&inputs, &Data::Uniform), &positions);
+        let score = |key: u64| {
+            (0..d)
+                .map(|i| f64::from(inputs[0].get(i)) * f64::from(inputs[1].get(key * d + i)))
+                .sum::<f64>()
+                / (d as f64).sqrt()
+        };
+        let largest = (0..kv_len).map(score).fold(f64::NEG_INFINITY, f64::max);
+        // The output without one key, its weights rounded as matrix units have them.
+        let output = |left_out: Option<u64>, column: u64| {
+            let (mut sum, mut total) = (0.0, 0.0);
+            for key in (0..kv_len).filter(|key| Some(*key) != left_out) {
+                let weight = (score(key) - largest).exp();
+                #[allow(clippy::cast_possible_truncation)] // that is the point
+                let short = f64::from(Element::F16.nearest(weight as f32));
+                total += weight;
+                sum += short * f64::from(inputs[2].get(key * d + column));
+            }
+            sum / total
+        };
+        let within = |left_out: Option<u64>, column: u64| {
+            let wanted = expected[usize::try_from(column).unwrap()];
+            (output(left_out, column) - wanted.value).abs() <= wanted.bound
+        };
+        assert!((0..d).all(|column| within(None, column)));
+        // A key of average weight: if one column is close by chance, another is not.
+        let average = (0..kv_len).min_by(|&a, &b| {
+            let away = |key| ((score(key) - largest).exp() - 0.02).abs();
+            away(a).total_cmp(&away(b))
+        });
+        assert!(!(0..d).all(|column| within(average, column)));
     }
 
     #[test]
@@ -374,7 +443,7 @@ mod tests {
         let positions: Vec<u64> = (0..8 * 3 * 8).collect();
         for (position, got) in positions
             .iter()
-            .zip(Attention.reference(&shape, &inputs, &positions, false))
+            .zip(Attention.reference(given(&shape, Dtype::F32, &inputs), &positions))
         {
             let (row, column) = (position / 8, position % 8);
             let (head, query) = (row / 3, row % 3);
@@ -393,7 +462,8 @@ mod tests {
         let inputs: Vec<Values> = (0..3)
             .map(|t| Values::Uniform(keys(1, t), 1.0, Element::F32))
             .collect();
-        let got = Attention.reference(&shape(4, 2, 1), &inputs, &[0, 8], false);
+        let shape = shape(4, 2, 1);
+        let got = Attention.reference(given(&shape, Dtype::F16, &inputs), &[0, 8]);
         assert!(got.iter().all(|expected| expected.value == 0.0));
     }
 }

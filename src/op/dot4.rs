@@ -8,10 +8,9 @@
 
 use rayon::prelude::*;
 
-use super::probe::{FMA_CHAINS, exactly, integer_input, project_elements};
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use super::probe::{FMA_CHAINS, integer_input};
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, word};
 use crate::error::{Error, Result};
-use crate::input::Values;
 
 /// `out[i] = sum over c of 1..=24 of the s-fold iteration of z -> dot4(z, weights) + c from x[i]`.
 pub struct Dot4;
@@ -78,7 +77,7 @@ impl Op for Dot4 {
         &[Dtype::I8]
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         if shape.get("steps") > STEPS_MAX {
             return Err(Error::usage(format!(
                 "dot4 steps must be at most {STEPS_MAX} for the reference to run them, not {}",
@@ -114,41 +113,9 @@ impl Op for Dot4 {
         (1, shape.get("invocations"))
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let totals = totals(shape);
-        positions
-            .iter()
-            .map(|&index| exactly(look_up(&totals, inputs[0].get(index))))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let n = shape.get("invocations");
-        let totals = totals(shape);
-        project_elements(n, n, signs, rows, |index| {
-            look_up(&totals, inputs[0].get(index))
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        let totals = totals(given.shape);
+        Box::new(move |index| look_up(&totals, given.inputs[0].get(index)))
     }
 }
 

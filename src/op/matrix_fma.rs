@@ -6,10 +6,8 @@
 //! one `A B` more if s is odd. One step left out is a wrong answer. How a kernel cuts a block into
 //! tiles is its own business.
 
-use rayon::prelude::*;
-
-use super::probe::{exactly, integer_input};
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, dot, word};
+use super::probe::integer_input;
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, dot, word};
 use crate::error::{Error, Result};
 use crate::input::{Element, Values};
 
@@ -60,7 +58,7 @@ impl Op for MatrixFma {
         &[Dtype::F16, Dtype::F16F16, Dtype::F32]
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         if shape.get("steps") > STEPS_MAX {
             return Err(Error::usage(format!(
                 "matrix_fma steps must be at most {STEPS_MAX} for the result to be exact, not {}",
@@ -101,40 +99,8 @@ impl Op for MatrixFma {
         BLOCK
     }
 
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(element(shape, inputs, index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        rows.par_iter()
-            .map(|&row| {
-                let (sum, _) = dot(signs
-                    .iter()
-                    .zip(row * BLOCK_ELEMENTS..)
-                    .map(|(&sign, index)| (sign, element(shape, inputs, index))));
-                exactly(sum)
-            })
-            .collect()
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| element(given.shape, given.inputs, index))
     }
 }
 

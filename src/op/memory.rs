@@ -2,8 +2,8 @@
 //!
 //! Each is exact, so that a load, a store or a step that was left out is a wrong answer.
 
-use super::probe::{COPY_COLUMNS, COPY_ROWS_MAX, exactly, integer_input, project_elements};
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use super::probe::{COPY_COLUMNS, COPY_ROWS_MAX, integer_input};
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, word};
 use crate::error::{Error, Result};
 use crate::input::{Data, SLOT_WORDS, Values};
 
@@ -62,7 +62,7 @@ impl Op for Read {
         const { &[Dim::size("n", "n", None), Dim::size("rounds", "r", Some(1))] }
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         let (n, rounds) = (shape.get("n"), shape.get("rounds"));
         if !n.is_multiple_of(READ_BLOCK) {
             return Err(Error::usage(format!(
@@ -113,7 +113,9 @@ impl Op for Read {
     }
 
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        (shape.get("n") * shape.get("rounds") + read_outputs(shape)) * dtype.input().size_bytes()
+        dtype
+            .input()
+            .bytes(shape.get("n") * shape.get("rounds") + read_outputs(shape))
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -128,34 +130,8 @@ impl Op for Read {
         READ_ROWS
     }
 
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(column_sum(shape, &inputs[0], index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        project_elements(read_outputs(shape), READ_COLUMNS, signs, rows, |index| {
-            column_sum(shape, &inputs[0], index)
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| column_sum(given.shape, &given.inputs[0], index))
     }
 }
 
@@ -197,38 +173,8 @@ impl Op for Write {
         self.output_rows(shape).0.min(COPY_ROWS_MAX)
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        _shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(written(&inputs[0], index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
-            written(&inputs[0], index)
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| written(&given.inputs[0], index))
     }
 }
 
@@ -266,38 +212,8 @@ impl Op for Triad {
         self.output_rows(shape).0.min(COPY_ROWS_MAX)
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        2
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        _shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(triad(inputs, index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
-            triad(inputs, index)
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| triad(given.inputs, index))
     }
 }
 
@@ -318,7 +234,7 @@ impl Op for Chase {
         const { &[Dim::size("lines", "l", None), Dim::size("steps", "s", None)] }
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         let (lines, steps) = (shape.get("lines"), shape.get("steps"));
         let mut rest = lines;
         for prime in [2, 3] {
@@ -361,7 +277,7 @@ impl Op for Chase {
 
     /// One word of each line.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        (shape.get("lines") + 1) * dtype.input().size_bytes()
+        dtype.input().bytes(shape.get("lines") + 1)
     }
 
     fn output_rows(&self, _shape: &Shape) -> (u64, u64) {
@@ -372,32 +288,9 @@ impl Op for Chase {
         64
     }
 
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|_| exactly(last_slot(shape, &inputs[0])))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        project_elements(1, 1, signs, rows, |_| last_slot(shape, &inputs[0]))
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        let last = last_slot(given.shape, &given.inputs[0]);
+        Box::new(move |_| last)
     }
 }
 
@@ -413,8 +306,14 @@ mod tests {
         let values: Vec<f32> = (0..3 * READ_BLOCK).map(|i| (i % 7) as f32).collect();
         let total: f64 = values.iter().map(|&v| f64::from(v)).sum();
         let positions: Vec<u64> = (0..read_outputs(&shape)).collect();
-        let sums = Read.reference(&shape, &[Values::Array(values)], &positions, true);
-        let sum: f64 = sums.iter().map(|expected| expected.value).sum();
+        let inputs = [Values::Array(values)];
+        let element = Read.elements(Given {
+            shape: &shape,
+            dtype: Dtype::F32,
+            inputs: &inputs,
+            exact: true,
+        });
+        let sum: f64 = positions.into_iter().map(element).sum();
         assert_eq!(sum, 2.0 * total);
     }
 

@@ -15,6 +15,7 @@ pub mod workgroup_read;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ use crate::input::{Data, Element, Values};
 
 /// Unit roundoff of f32: half the distance from one to the next number.
 pub const F32_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+/// Unit roundoff of f16.
+pub const F16_ROUNDOFF: f64 = 1.0 / 2048.0;
 
 /// The most elements one tensor may have: indices are 32-bit in every kernel and in the hash.
 pub const ELEMENTS_MAX: u64 = u32::MAX as u64;
@@ -176,18 +180,34 @@ pub enum Dtype {
     I32,
     /// 8-bit integers, four to a word, accumulated in 32-bit integers.
     I8,
+    /// 4-bit weights in blocks of 32 that share a scale, and activations in binary16; accumulated in
+    /// binary32.
+    #[serde(rename = "w4a16")]
+    W4A16,
+    /// 4-bit weights in blocks of 32 that share a scale, and activations in binary32; accumulated in
+    /// the same.
+    #[serde(rename = "w4a32")]
+    W4A32,
 }
 
 impl Dtype {
     /// Every dtype there is.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::F16F16, Self::I32, Self::I8];
+    pub const ALL: [Self; 7] = [
+        Self::F32,
+        Self::F16,
+        Self::F16F16,
+        Self::I32,
+        Self::I8,
+        Self::W4A16,
+        Self::W4A32,
+    ];
 
-    /// What inputs are made of.
+    /// What inputs are made of; activations, where weights are made of something else.
     #[must_use]
     pub const fn input(self) -> Element {
         match self {
-            Self::F32 => Element::F32,
-            Self::F16 | Self::F16F16 => Element::F16,
+            Self::F32 | Self::W4A32 => Element::F32,
+            Self::F16 | Self::F16F16 | Self::W4A16 => Element::F16,
             Self::I32 => Element::I32,
             Self::I8 => Element::I8,
         }
@@ -197,10 +217,16 @@ impl Dtype {
     #[must_use]
     pub const fn output(self) -> Element {
         match self {
-            Self::F32 | Self::F16 => Element::F32,
+            Self::F32 | Self::F16 | Self::W4A16 | Self::W4A32 => Element::F32,
             Self::F16F16 => Element::F16,
             Self::I32 | Self::I8 => Element::I32,
         }
+    }
+
+    /// Whether weights are integers of 4 bits.
+    #[must_use]
+    pub const fn has_4_bit_weights(self) -> bool {
+        matches!(self, Self::W4A16 | Self::W4A32)
     }
 
     /// The type sums are kept in.
@@ -216,6 +242,8 @@ impl Dtype {
             Self::F16F16 => "f16_f16",
             Self::I32 => "i32",
             Self::I8 => "i8",
+            Self::W4A16 => "w4a16",
+            Self::W4A32 => "w4a32",
         }
     }
 }
@@ -258,6 +286,8 @@ pub struct Dim {
     pub default: Option<u64>,
     /// Whether this is a yes-or-no dimension.
     pub flag: bool,
+    /// Whether case ids leave it out when it has its default.
+    pub quiet: bool,
 }
 
 impl Dim {
@@ -267,6 +297,14 @@ impl Dim {
             short,
             default,
             flag: false,
+            quiet: false,
+        }
+    }
+
+    const fn quiet(name: &'static str, short: &'static str, default: u64) -> Self {
+        Self {
+            quiet: true,
+            ..Self::size(name, short, Some(default))
         }
     }
 
@@ -276,6 +314,7 @@ impl Dim {
             short: name,
             default: Some(0),
             flag: true,
+            quiet: true,
         }
     }
 }
@@ -328,6 +367,23 @@ pub struct Case {
 }
 
 impl Case {
+    /// What an output of this case is judged by when its inputs are these, drawn by `data`.
+    #[must_use]
+    pub fn given<'a>(&'a self, inputs: &'a [Values], data: &Data) -> Given<'a> {
+        Given {
+            shape: &self.shape,
+            dtype: self.dtype,
+            inputs,
+            exact: *data == Data::Integer && self.exact(),
+        }
+    }
+
+    /// Whether integer inputs make every right result bit-exact.
+    #[must_use]
+    pub fn exact(&self) -> bool {
+        self.op.op().exact(&self.shape, self.dtype)
+    }
+
     /// A checked case: every dimension there, none unknown, none zero, nothing overflowing.
     ///
     /// # Errors
@@ -380,7 +436,7 @@ impl Case {
                 names(op.op().dtypes())
             )));
         }
-        op.op().check(&shape)?;
+        op.op().check(&shape, dtype)?;
         for tensor in op.op().tensors(&shape, dtype) {
             let count = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
             if count.is_none_or(|n| n > ELEMENTS_MAX) {
@@ -407,10 +463,10 @@ impl Case {
             .op()
             .dims()
             .iter()
-            .filter_map(|dim| match (dim.flag, self.shape.get(dim.name)) {
-                (true, 0) => None,
-                (true, _) => Some(dim.name.to_owned()),
-                (false, size) => Some(format!("{}{size}", dim.short)),
+            .filter_map(|dim| match self.shape.get(dim.name) {
+                size if dim.quiet && dim.default == Some(size) => None,
+                _ if dim.flag => Some(dim.name.to_owned()),
+                size => Some(format!("{}{size}", dim.short)),
             })
             .collect();
         format!("{}/{}/{}", self.op, parts.join("_"), self.dtype)
@@ -485,6 +541,9 @@ pub struct Tensor {
     pub element: Element,
     /// Power of two that uniform values are multiplied by.
     pub scale: f32,
+    /// The type whose uniform values are drawn: the tensor's own, unless products with it have to be
+    /// exact in a type as short as its own.
+    pub drawn: Element,
     /// A regime this tensor keeps whatever the case asks for (probes that must stay exact).
     pub always: Option<Data>,
 }
@@ -497,6 +556,7 @@ impl Tensor {
             dims: dims.to_vec(),
             element,
             scale: 1.0,
+            drawn: element,
             always: None,
         }
     }
@@ -517,13 +577,20 @@ impl Tensor {
     /// Bytes of its elements, without the padding to whole words.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.len() * self.element.size_bytes()
+        self.element.bytes(self.len())
     }
 
     /// Whether there are no elements; never so in a checked case.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The values of this tensor, which is number `number` of its case; `None` where they come from
+    /// the user's files.
+    #[must_use]
+    pub fn values(&self, data: &Data, seed: u32, number: u32) -> Option<Values> {
+        Values::generated(self.data(data), seed, number, self.scale, self.drawn)
     }
 
     /// The regime this tensor is filled in when the case asks for `data`.
@@ -545,6 +612,27 @@ pub struct Expected {
     pub bound: f64,
 }
 
+/// What an output is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// The sizes.
+    pub shape: &'a Shape,
+    /// The arithmetic.
+    pub dtype: Dtype,
+    /// The very inputs, in binding order.
+    pub inputs: &'a [Values],
+    /// Whether they are integers, and the op exact on those.
+    pub exact: bool,
+}
+
+/// The right value of the output element at an index.
+pub type Elements<'a> = Box<dyn Fn(u64) -> f64 + Send + Sync + 'a>;
+
+/// Only this value is right.
+fn exactly(value: f64) -> Expected {
+    Expected { value, bound: 0.0 }
+}
+
 /// One mathematical operation.
 pub trait Op: Sync {
     /// Its dimensions in the order of the case id.
@@ -559,7 +647,7 @@ pub trait Op: Sync {
     ///
     /// # Errors
     /// A usage error that names the dimensions and the rule.
-    fn check(&self, _shape: &Shape) -> Result<()> {
+    fn check(&self, _shape: &Shape, _dtype: Dtype) -> Result<()> {
         Ok(())
     }
 
@@ -590,7 +678,9 @@ pub trait Op: Sync {
     fn output_rows(&self, shape: &Shape) -> (u64, u64);
 
     /// Multiply-adds that the reference of one output element costs, to size a sample.
-    fn reference_cost(&self, shape: &Shape) -> u64;
+    fn reference_cost(&self, _shape: &Shape) -> u64 {
+        1
+    }
 
     /// Whether the reference of one element costs as much as that of its whole row.
     fn reference_is_by_row(&self) -> bool {
@@ -603,27 +693,45 @@ pub trait Op: Sync {
     }
 
     /// Whether integer inputs make every right result bit-exact at this shape.
-    fn exact(&self, shape: &Shape) -> bool;
+    fn exact(&self, _shape: &Shape, _dtype: Dtype) -> bool {
+        true
+    }
 
-    /// The reference at `positions` of the row-major output. `data` tells which bound applies.
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        exact: bool,
-    ) -> Vec<Expected>;
+    /// The one right value of each output element, for operations that are exact on any inputs. The
+    /// others say what they expect in [`Op::reference`] and [`Op::project`].
+    fn elements<'a>(&self, _given: Given<'a>) -> Elements<'a> {
+        Box::new(|_| f64::NAN)
+    }
+
+    /// What is expected at `positions` of the row-major output.
+    fn reference(&self, given: Given<'_>, positions: &[u64]) -> Vec<Expected> {
+        let element = self.elements(given);
+        positions
+            .iter()
+            .map(|&index| exactly(element(index)))
+            .collect()
+    }
 
     /// For each of `rows`: the sum over its columns of output times sign, where `signs` has one
-    /// entry (plus or minus one) per column.
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        exact: bool,
-    ) -> Vec<Expected>;
+    /// entry (plus or minus one) per column. The last row may be short.
+    fn project(&self, given: Given<'_>, signs: &[f64], rows: &[u64]) -> Vec<Expected> {
+        let len = self
+            .tensors(given.shape, given.dtype)
+            .last()
+            .map_or(0, Tensor::len);
+        let (_, columns) = self.output_rows(given.shape);
+        let element = self.elements(given);
+        rows.par_iter()
+            .map(|row| {
+                let start = row * columns;
+                let end = (start + columns).min(len);
+                let (sum, _) = dot((start..end)
+                    .zip(signs)
+                    .map(|(index, &sign)| (element(index), sign)));
+                exactly(sum)
+            })
+            .collect()
+    }
 
     /// The shape with twice the work on the same tensors, for a probe whose work could be left out by
     /// a compiler that sees through it: if so, time does not grow. `None` where there is none; whether

@@ -1,8 +1,6 @@
 //! Probe operations: what the hardware can do at most. Each is exact, so that elided work shows.
 
-use rayon::prelude::*;
-
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, word};
 use crate::input::{Data, Element, Values};
 
 /// One workgroup that copies one word.
@@ -37,32 +35,6 @@ pub(super) fn integer_input(name: &'static str, dims: &[u64], element: Element) 
     }
 }
 
-pub(super) fn exactly(value: f64) -> Expected {
-    Expected { value, bound: 0.0 }
-}
-
-/// Sums `element(column) * sign` over each row; the last row may be short.
-pub(super) fn project_elements(
-    shape_len: u64,
-    columns: u64,
-    signs: &[f64],
-    rows: &[u64],
-    element: impl Fn(u64) -> f64 + Sync,
-) -> Vec<Expected> {
-    rows.par_iter()
-        .map(|row| {
-            let start = row * columns;
-            let end = (start + columns).min(shape_len);
-            exactly(
-                (start..end)
-                    .zip(signs)
-                    .map(|(index, sign)| element(index) * sign)
-                    .sum(),
-            )
-        })
-        .collect()
-}
-
 impl Op for Empty {
     fn dims(&self) -> &'static [Dim] {
         const { &[Dim::size("n", "n", Some(1))] }
@@ -87,37 +59,8 @@ impl Op for Empty {
         (1, shape.get("n"))
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        _shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(f64::from(inputs[0].get(index))))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let n = shape.get("n");
-        project_elements(n, n, signs, rows, |index| f64::from(inputs[0].get(index)))
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| f64::from(given.inputs[0].get(index)))
     }
 }
 
@@ -145,7 +88,7 @@ impl Op for Fma {
         &[Dtype::F32, Dtype::F16, Dtype::I32]
     }
 
-    fn check(&self, shape: &Shape) -> crate::error::Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> crate::error::Result<()> {
         if shape.get("steps") > STEPS_MAX {
             return Err(crate::error::Error::usage(format!(
                 "fma steps must be at most {STEPS_MAX} for the result to be exact, not {}",
@@ -170,7 +113,7 @@ impl Op for Fma {
             word(shape.get("steps")),
             match dtype.input() {
                 Element::F32 | Element::F16 => 1.0f32.to_bits(),
-                Element::I32 | Element::I8 => 1,
+                Element::I32 | Element::I8 | Element::I4 => 1,
             },
             0,
         ]
@@ -184,37 +127,8 @@ impl Op for Fma {
         (1, shape.get("invocations"))
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(fma_result(shape, inputs, index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let n = shape.get("invocations");
-        project_elements(n, n, signs, rows, |index| fma_result(shape, inputs, index))
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| fma_result(given.shape, given.inputs, index))
     }
 }
 
@@ -239,7 +153,7 @@ impl Op for Copy {
     }
 
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        shape.get("n") * (dtype.input().size_bytes() + dtype.output().size_bytes())
+        dtype.input().bytes(shape.get("n")) + dtype.output().bytes(shape.get("n"))
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -250,37 +164,7 @@ impl Op for Copy {
         self.output_rows(shape).0.min(COPY_ROWS_MAX)
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        _shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(f64::from(inputs[0].get(index))))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
-            f64::from(inputs[0].get(index))
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| f64::from(given.inputs[0].get(index)))
     }
 }

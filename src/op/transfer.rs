@@ -1,9 +1,8 @@
 //! Probes of everything around a kernel: launches that wait for one another, the way to the device
 //! and back, and the link that data takes.
 
-use super::probe::{COPY_COLUMNS, COPY_ROWS_MAX, Empty, exactly, integer_input, project_elements};
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
-use crate::input::Values;
+use super::probe::{COPY_COLUMNS, COPY_ROWS_MAX, Empty, integer_input};
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, word};
 
 /// Sixteen launches: the first makes `z = x + 1`, the others by turns `z = 2 z` and `z = z + 1`.
 ///
@@ -59,35 +58,8 @@ impl Op for Chain {
         u64::from(CHAIN_LAUNCHES)
     }
 
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        _shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        positions
-            .iter()
-            .map(|&index| exactly(chain(f64::from(inputs[0].get(index)))))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let n = shape.get("n");
-        project_elements(n, n, signs, rows, |index| {
-            chain(f64::from(inputs[0].get(index)))
-        })
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Box::new(move |index| chain(f64::from(given.inputs[0].get(index))))
     }
 }
 
@@ -112,33 +84,8 @@ impl Op for RoundTrip {
         Empty.output_rows(shape)
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        exact: bool,
-    ) -> Vec<Expected> {
-        Empty.reference(shape, inputs, positions, exact)
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        exact: bool,
-    ) -> Vec<Expected> {
-        Empty.project(shape, inputs, signs, rows, exact)
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        Empty.elements(given)
     }
 }
 
@@ -167,7 +114,7 @@ macro_rules! transfer {
 
             /// What goes over the link, once.
             fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-                shape.get("n") * dtype.input().size_bytes()
+                dtype.input().bytes(shape.get("n"))
             }
 
             fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -178,38 +125,8 @@ macro_rules! transfer {
                 self.output_rows(shape).0.min(COPY_ROWS_MAX)
             }
 
-            fn reference_cost(&self, _shape: &Shape) -> u64 {
-                1
-            }
-
-            fn exact(&self, _shape: &Shape) -> bool {
-                true
-            }
-
-            fn reference(
-                &self,
-                _shape: &Shape,
-                inputs: &[Values],
-                positions: &[u64],
-                _exact: bool,
-            ) -> Vec<Expected> {
-                positions
-                    .iter()
-                    .map(|&index| exactly(f64::from(inputs[0].get(index))))
-                    .collect()
-            }
-
-            fn project(
-                &self,
-                shape: &Shape,
-                inputs: &[Values],
-                signs: &[f64],
-                rows: &[u64],
-                _exact: bool,
-            ) -> Vec<Expected> {
-                project_elements(shape.get("n"), COPY_COLUMNS, signs, rows, |index| {
-                    f64::from(inputs[0].get(index))
-                })
+            fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+                Box::new(move |index| f64::from(given.inputs[0].get(index)))
             }
         }
     };

@@ -8,8 +8,8 @@
 
 use rayon::prelude::*;
 
-use super::probe::{exactly, integer_input, project_elements};
-use super::{Dim, Dtype, Expected, Op, Shape, Tensor, word};
+use super::probe::integer_input;
+use super::{Dim, Dtype, Elements, Given, Op, Shape, Tensor, word};
 use crate::error::{Error, Result};
 use crate::input::Values;
 
@@ -65,7 +65,7 @@ impl Op for WorkgroupRead {
         }
     }
 
-    fn check(&self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {
         if shape.get("steps") > STEPS_MAX {
             return Err(Error::usage(format!(
                 "workgroup_read steps must be at most {STEPS_MAX} for the result to be exact, not {}",
@@ -98,45 +98,17 @@ impl Op for WorkgroupRead {
 
     /// Bytes read from workgroup memory, not from that of the device.
     fn bytes_min(&self, shape: &Shape, dtype: Dtype) -> u64 {
-        4 * dtype.input().size_bytes() * shape.get("invocations") * shape.get("steps")
+        dtype
+            .input()
+            .bytes(4 * shape.get("invocations") * shape.get("steps"))
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
         (1, shape.get("invocations"))
     }
 
-    fn reference_cost(&self, _shape: &Shape) -> u64 {
-        1
-    }
-
-    fn exact(&self, _shape: &Shape) -> bool {
-        true
-    }
-
-    fn reference(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        positions: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let sums = sums(shape, inputs);
-        positions
-            .iter()
-            .map(|&index| exactly(look_up(&sums, index)))
-            .collect()
-    }
-
-    fn project(
-        &self,
-        shape: &Shape,
-        inputs: &[Values],
-        signs: &[f64],
-        rows: &[u64],
-        _exact: bool,
-    ) -> Vec<Expected> {
-        let n = shape.get("invocations");
-        let sums = sums(shape, inputs);
-        project_elements(n, n, signs, rows, |index| look_up(&sums, index))
+    fn elements<'a>(&self, given: Given<'a>) -> Elements<'a> {
+        let sums = sums(given.shape, given.inputs);
+        Box::new(move |index| look_up(&sums, index))
     }
 }

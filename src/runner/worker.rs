@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use crate::catalogue::{Engine, Kernel};
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
-use crate::input::{self, Cycle, Data, Element, Values};
+use crate::input::{self, Cycle, Data, Element};
 use crate::npy;
-use crate::op::{Case, OpName, Role, Tensor};
+use crate::op::{Case, Dtype, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
     FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span, Variant,
@@ -48,7 +48,7 @@ struct Open {
     job: Option<Job>,
     /// What has been compiled for the current op: a variant is prepared several times, at several
     /// shapes, and some drivers take seconds for each.
-    built: HashMap<Variant, Built>,
+    built: HashMap<(Variant, Dtype), Built>,
 }
 
 /// What is called when the prepared variant is called.
@@ -108,6 +108,7 @@ impl WgpuRunner {
             "input/fill",
             include_str!("../../shaders/input/fill.wgsl"),
             &Variant::default().variant,
+            Dtype::F32,
         )
         .map_err(|e| GpuError {
             kind: FaultKind::Internal,
@@ -230,11 +231,12 @@ impl WgpuRunner {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
         }
-        let built = match open.built.get(variant) {
+        let key = (variant.clone(), case.dtype);
+        let built = match open.built.get(&key) {
             Some(built) => built,
             None => {
                 let built = build(&open.gpu, kernel, variant, &specialised.module, &accesses)?;
-                open.built.entry(variant.clone()).or_insert(built)
+                open.built.entry(key).or_insert(built)
             }
         };
         let (pipeline, compile_s, passes) = (
@@ -465,8 +467,10 @@ impl Open {
         let keys = input::keys(seed, u32::try_from(slot).unwrap_or(0));
         match tensor.data(data) {
             Data::Uniform => {
+                // Values drawn from a coarser grid than the tensor's own are bytes times the scale.
+                let mode = if tensor.drawn == tensor.element { 0 } else { 4 };
                 let scale = tensor.scale.to_bits();
-                self.fill(set, slot, tensor, [0, keys[0], keys[1], scale, 0])
+                self.fill(set, slot, tensor, [mode, keys[0], keys[1], scale, 0])
             }
             Data::Integer => self.fill(set, slot, tensor, [1, keys[0], keys[1], 0, 0]),
             Data::Zero => self.fill(set, slot, tensor, [2, 0, 0, 0, 0]),
@@ -583,7 +587,9 @@ impl Open {
         let Some(buffer) = set.get(slot).and_then(Option::as_ref) else {
             return Ok(no_case());
         };
-        let bytes = self.gpu.read(buffer, output.size_bytes())?;
+        // Whole words, as copies are made.
+        let size = output.size_bytes().next_multiple_of(4);
+        let bytes = self.gpu.read(buffer, size)?;
         let element = output.element;
         Ok(outputs(
             &case,
@@ -607,10 +613,7 @@ fn host_input(tensor: &Tensor, seed: u32, data: &Data) -> GpuResult<Vec<f32>> {
         kind: FaultKind::Input,
         message,
     };
-    match (
-        Values::generated(data, seed, 0, tensor.scale, tensor.element),
-        data,
-    ) {
+    match (tensor.values(data, seed, 0), data) {
         (Some(values), _) => Ok((0..len(tensor))
             .into_par_iter()
             .map(|index| values.get(index as u64))
