@@ -305,6 +305,7 @@ pub fn set_time(
         cache: "hot".to_owned(),
         data: case.data_label(&Data::Uniform).to_owned(),
         checks: if checks { "on" } else { "off" }.to_owned(),
+        output: ready.output.map(|element| element.label().to_owned()),
     });
     outcome.time_s = Some(times(measurement));
     outcome.stop_reason = Some(measurement.stop_reason.to_owned());

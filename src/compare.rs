@@ -817,6 +817,7 @@ mod tests {
             cache: "hot".to_owned(),
             data: "uniform".to_owned(),
             checks: "off".to_owned(),
+            output: None,
         });
         outcome.time_s = Some(Times {
             median,

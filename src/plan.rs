@@ -14,9 +14,10 @@ use crate::report::Ceiling;
 use crate::shader::sha256;
 
 /// The suites that come with the program.
-const SUITES: [(&str, &str); 2] = [
+const SUITES: [(&str, &str); 3] = [
     ("quick", include_str!("../suites/quick.toml")),
     ("standard", include_str!("../suites/standard.toml")),
+    ("llm", include_str!("../suites/llm.toml")),
 ];
 
 /// Kernels are expected to reach at least this fraction of the roofline when a case's time is
@@ -55,8 +56,25 @@ pub enum RegimeName {
 #[serde(deny_unknown_fields)]
 struct CaseSpec {
     op: OpName,
-    dtype: Dtype,
+    dtype: Dtypes,
     shape: BTreeMap<String, Sizes>,
+}
+
+/// One dtype, or several, each of which all the shapes are run in.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Dtypes {
+    One(Dtype),
+    Several(Vec<Dtype>),
+}
+
+impl Dtypes {
+    fn list(&self) -> &[Dtype] {
+        match self {
+            Self::One(dtype) => std::slice::from_ref(dtype),
+            Self::Several(list) => list,
+        }
+    }
 }
 
 /// One size of a dimension, or several for as many cases. Lists of one case have the same length and
@@ -198,8 +216,10 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
     let mut cases = Vec::new();
     let refused = |error: Error| Error::usage(format!("--suite {suite}: {}", error.message));
     for spec in &file.cases {
-        for shape in spec.shapes().map_err(refused)? {
-            let case = Case::new(spec.op, &shape, spec.dtype).map_err(refused)?;
+        let shapes = spec.shapes().map_err(refused)?;
+        let dtypes = spec.dtype.list().iter();
+        for (dtype, shape) in dtypes.flat_map(|dtype| shapes.iter().map(move |s| (*dtype, s))) {
+            let case = Case::new(spec.op, shape, dtype).map_err(refused)?;
             if cases.contains(&case) {
                 return Err(Error::usage(format!(
                     "--suite {suite}: case {} stands there twice",
@@ -348,6 +368,25 @@ mod tests {
         let message = |shape: &str| planned(shape).unwrap_err().message;
         assert!(message("{ lines = [256, 512], steps = [300] }").contains("same length"));
         assert!(message("{ lines = [], steps = 9 }").contains("empty"));
+    }
+
+    #[test]
+    fn each_shape_is_run_in_each_dtype_of_a_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("types.toml");
+        let text = "name = \"types\"\ndescription = \"\"\ncase_budget_s = 1\ncall_s_max = 1\n\n[[cases]]\nop = \"matmul\"\ndtype = [\"f32\", \"w4a16\"]\nshape = { m = [1, 2], n = 4, k = 32, trans_b = 1 }\n";
+        std::fs::write(&file, text).unwrap();
+        let plan = plan(file.to_str().unwrap(), None).unwrap();
+        let ids: Vec<String> = plan.cases.iter().map(Case::id).collect();
+        assert_eq!(
+            ids,
+            [
+                "matmul/m1_n4_k32_trans_b/f32",
+                "matmul/m2_n4_k32_trans_b/f32",
+                "matmul/m1_n4_k32_trans_b/w4a16",
+                "matmul/m2_n4_k32_trans_b/w4a16"
+            ]
+        );
     }
 
     #[test]

@@ -150,6 +150,10 @@ pub enum Response {
         /// device cannot time, such as a round trip to it.
         #[serde(default)]
         clock: Option<String>,
+        /// What the variant rounds its output to, where that is shorter than the dtype's own:
+        /// `f16` of a library that keeps sums in f32 and hands them over in f16.
+        #[serde(default)]
+        output: Option<String>,
     },
     /// Timed spans, as measured, none left out.
     Samples {

@@ -250,6 +250,10 @@ pub struct Labels {
     pub data: String,
     /// `on` or `off`: bounds checks and loop limits in kernels.
     pub checks: String,
+    /// What the output was rounded to before it was handed over, where that is shorter than the
+    /// dtype's own: `f16` of some libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 /// Whether the device kept its pace around and during a case.

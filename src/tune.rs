@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::input::{Data, Values};
+use crate::input::{Data, Element, Values};
 use crate::measure::{Measurement, Policy, Trouble, measure};
 use crate::op::Case;
 use crate::protocol::{Refused, Request, Response, Timer, Variant};
@@ -28,6 +28,8 @@ pub struct Session<'a> {
     pub last: Option<Variant>,
     /// The clock of the prepared variant, where it is not the runner's.
     pub clock: Option<String>,
+    /// What the prepared variant rounds its output to, where it says so.
+    pub output: Option<Element>,
 }
 
 /// Why a case has no measurement.
@@ -66,6 +68,8 @@ pub struct Ready {
     pub engine: String,
     /// What was done to the source.
     pub passes: Vec<String>,
+    /// What the variant rounds its output to, where that is shorter than the dtype's own.
+    pub output: Option<Element>,
 }
 
 impl Ready {
@@ -92,6 +96,7 @@ impl<'a> Session<'a> {
             interrupted,
             last: None,
             clock: None,
+            output: None,
         }
     }
 }
@@ -158,6 +163,7 @@ impl Session<'_> {
     pub fn prepare(&mut self, variant: &Variant) -> Result<Result<Ready, String>, Fault> {
         self.last = Some(variant.clone());
         self.clock = None;
+        self.output = None;
         match self.runner.ask(
             &Request::Prepare {
                 variant: variant.clone(),
@@ -171,14 +177,25 @@ impl Session<'_> {
                 engine,
                 passes,
                 clock,
+                output,
             } => {
                 self.clock = clock;
+                self.output = match output.as_deref() {
+                    None => None,
+                    Some("f16") => Some(Element::F16),
+                    Some(other) => {
+                        return Ok(Err(format!(
+                            "the runner rounds its output to {other:?}; known is \"f16\""
+                        )));
+                    }
+                };
                 Ok(Ok(Ready {
                     compile_s,
                     first_call_s,
                     shader_sha256,
                     engine,
                     passes,
+                    output: self.output,
                 }))
             }
             Response::Error {
@@ -224,6 +241,7 @@ impl Session<'_> {
             verify::Challenge {
                 seed: verify::entropy(),
                 set_index,
+                output: self.output,
             },
             self.silence,
         )

@@ -11,9 +11,9 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::input::{self, Data, Values};
+use crate::input::{self, Data, Element, Values};
 use crate::npy;
-use crate::op::{Case, Expected, Role};
+use crate::op::{Case, Expected, F16_ROUNDOFF, F16_TINY, Role};
 use crate::protocol::{FaultKind, Request, Response};
 use crate::report::Verification;
 use crate::runner::{Conversation, Fault, signs};
@@ -88,6 +88,8 @@ pub struct Challenge {
     pub seed: u32,
     /// The set of buffers whose output it is.
     pub set_index: u32,
+    /// What the runner says it rounds its output to, where that is shorter than the dtype's own.
+    pub output: Option<Element>,
 }
 
 /// Asks the runner for parts of its output and judges them. `challenge` decides which parts.
@@ -105,6 +107,7 @@ pub fn check(
     let Challenge {
         seed: challenge,
         set_index,
+        output,
     } = challenge;
     let op = case.op.op();
     let (row_count, columns) = op.output_rows(&case.shape);
@@ -140,8 +143,11 @@ pub fn check(
     // Operations that are exact on any data say so through a bound of zero of their own.
     let given = case.given(inputs, data);
     let rows = projected_rows(case, row_count, challenge);
-    let expected_rows = op.project(given, &signs(challenge, columns), &rows);
-    let expected = op.reference(given, &positions);
+    let mut expected_rows = op.project(given, &signs(challenge, columns), &rows);
+    let mut expected = op.reference(given, &positions);
+    if output == Some(Element::F16) {
+        allow_rounding(&mut expected, &mut expected_rows, columns);
+    }
 
     let mut judge = Judge::default();
     // Every row must at least be finite, also those whose reference was not afforded.
@@ -190,6 +196,23 @@ pub fn check(
         None => Verdict::Right(verification),
         Some(complaint) => Verdict::Wrong(verification, complaint),
     })
+}
+
+/// Widens bounds by what rounding every element to f16 may change. Of a row sum that is a random
+/// walk: its steps are at most the roundoff, on average four tenths of it, times the elements, whose
+/// typical size the single ones show. Nine of those roundoffs are 22 standard deviations, which
+/// leaves room for rows four times as long as others.
+fn allow_rounding(elements: &mut [Expected], rows: &mut [Expected], columns: u64) {
+    #[allow(clippy::cast_precision_loss)] // counts
+    let (count, columns) = (elements.len().max(1) as f64, columns as f64);
+    let squares: f64 = elements.iter().map(|e| e.value * e.value).sum();
+    for element in elements.iter_mut() {
+        element.bound += F16_ROUNDOFF * element.value.abs() + F16_TINY;
+    }
+    let walk = 9.0 * (F16_ROUNDOFF * (squares / count).sqrt() + F16_TINY) * columns.sqrt();
+    for row in rows {
+        row.bound += walk;
+    }
 }
 
 /// Collects the differences of one check.

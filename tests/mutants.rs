@@ -482,6 +482,7 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
                 Challenge {
                     seed: entropy(),
                     set_index: 0,
+                    output: None,
                 },
                 SILENCE,
             )

@@ -525,9 +525,11 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
          verify) echo wrong; exit 4 ;;
          calibrate) echo '{}' >\"$5/calibration-fake.json\" ;;
          run) echo \"$LD_LIBRARY_PATH\"
-             if [ \"$3\" = standard ]; then mkdir -p \"$9/gpu\"; echo '{}' >\"$9/gpu/report.json\"; fi ;;
+             for last; do :; done
+             if [ \"$3\" != quick ]; then mkdir -p \"$last/gpu\"; echo '{}' >\"$last/gpu/$3.json\"; fi ;;
          esac",
     );
+    machine.stub("python3", "exit 1");
     let done = machine.x_with(
         &["gpu", "out"],
         &[
@@ -543,8 +545,10 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "chipmark verify",
             "chipmark run --suite quick --output out/quick",
             "chipmark calibrate --comparisons 5 --output out",
-            "chipmark run --suite standard --runner wgpu --runner host --output out/reports --calibrated out/calibration-fake.json",
-            "chipmark validate out/reports/gpu/report.json",
+            "chipmark run --suite standard --runner wgpu --runner host --calibrated out/calibration-fake.json --output out/reports",
+            "chipmark run --suite llm --runner wgpu --calibrated out/calibration-fake.json --output out/reports",
+            "chipmark validate out/reports/gpu/llm.json",
+            "chipmark validate out/reports/gpu/standard.json",
         ]
     );
     assert_in_order(
@@ -560,6 +564,8 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "calibrate",
             "ok",
             "run",
+            "ok",
+            "llm",
             "ok",
             "validate",
             "ok",
@@ -577,4 +583,20 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
     );
     assert!(out.join("summary.txt").exists());
     assert!(machine.calls("apt-get").is_empty());
+
+    // One step of it, with the vendor's library where there is one, and no longer than so many seconds.
+    machine.stub("python3", "");
+    let done = machine.x_with(
+        &["gpu", "short", "run"],
+        &[("CHIPMARK_BINARY", "./chipmark"), ("CHIPMARK_BUDGET", "60")],
+    );
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let calls = machine.calls("chipmark");
+    let last = calls.last().unwrap();
+    assert!(
+        last.contains("--suite standard --runner wgpu --runner host --runner python3 ")
+            && last.ends_with("runners/torch/chipmark_torch.py --budget 60 --output short/reports"),
+        "{last}"
+    );
+    assert_eq!(machine.x_with(&["gpu", "out", "nonsense"], &[]).code, 2);
 }

@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F16_ROUNDOFF, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
+    Dim, Dtype, Expected, F16_ROUNDOFF, F16_TINY, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
     signed_sum_factor, sum_error_factor, word,
 };
 use crate::error::{Error, Result};
@@ -26,9 +26,6 @@ const QUERY_SCALE: f32 = 4.0;
 
 /// The largest head dimension the kernels are written for.
 pub const HEAD_DIM_MAX: u64 = 256;
-
-/// Smallest normal number of binary16; below it hardware may give zero.
-const F16_TINY: f64 = 1.0 / 16384.0;
 
 /// Multiply-adds one verification may spend on sampled rows.
 const PROJECTION_COST_MAX: u64 = 1 << 24;

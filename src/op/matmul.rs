@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F16_ROUNDOFF, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
+    Dim, Dtype, Expected, F16_ROUNDOFF, F16_TINY, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
     signed_sum_factor, sum_error_factor, word,
 };
 use crate::error::{Error, Result};
@@ -23,9 +23,6 @@ pub const WEIGHT_BLOCK: u64 = 32;
 
 /// Products of 8-bit integers reach 2^14, so sums of so many stay within 32 bits.
 const I8_K_MAX: u64 = (1 << 17) - 1;
-
-/// Smallest normal number of binary16; below it hardware may give zero.
-const F16_TINY: f64 = 1.0 / 16384.0;
 
 fn sizes(shape: &Shape) -> (u64, u64, u64) {
     (shape.get("m"), shape.get("n"), shape.get("k"))

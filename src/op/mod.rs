@@ -28,6 +28,9 @@ pub const F32_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 /// Unit roundoff of f16.
 pub const F16_ROUNDOFF: f64 = 1.0 / 2048.0;
 
+/// Smallest normal number of f16; below it hardware may give zero.
+pub const F16_TINY: f64 = 1.0 / 16384.0;
+
 /// The most elements one tensor may have: indices are 32-bit in every kernel and in the hash.
 pub const ELEMENTS_MAX: u64 = u32::MAX as u64;
 

@@ -310,6 +310,7 @@ impl Loaded {
             engine: "alu".to_owned(),
             passes: Vec::new(),
             clock: None,
+            output: None,
         })
     }
 

@@ -68,7 +68,8 @@ pub const NATIVE: [&str; 2] = ["wgpu", "host"];
 /// Seconds a runner may be silent before it is taken for dead, unless the user says otherwise.
 pub const SILENCE_S_MAX: u64 = 120;
 
-pub(crate) fn error(kind: FaultKind, message: impl Into<String>) -> Response {
+/// A refusal, as the conductor is to read it.
+pub fn error(kind: FaultKind, message: impl Into<String>) -> Response {
     Response::Error {
         kind,
         message: message.into(),
@@ -85,7 +86,7 @@ pub(crate) fn no_set(set_index: u32, set_count: usize) -> Response {
 /// The answer to [`Request::Outputs`] from an output of `len` elements that `element` reads.
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // positions are checked, and memory holds the rest
-pub(crate) fn outputs(
+pub fn outputs(
     case: &Case,
     len: u64,
     element: impl Fn(usize) -> f64 + Sync,

@@ -362,6 +362,7 @@ impl Open {
             engine: engine.label().to_owned(),
             passes,
             clock,
+            output: None,
         })
     }
 
