@@ -321,3 +321,118 @@ fn projected_rows(case: &Case, row_count: u64, challenge: u32) -> Vec<u64> {
     rows.dedup();
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Dtype, OpName, Shape};
+
+    /// A runner that has this output and knows nothing else.
+    struct Has(Case, Vec<f64>);
+
+    impl Conversation for Has {
+        fn ask(&mut self, request: &Request, _timeout: Duration) -> Result<Response, Fault> {
+            match request {
+                Request::Outputs {
+                    positions,
+                    projection_seed,
+                    all,
+                    ..
+                } => Ok(crate::runner::outputs(
+                    &self.0,
+                    self.1.len() as u64,
+                    |index| self.1[index],
+                    positions,
+                    *projection_seed,
+                    *all,
+                )),
+                _ => Err(Fault::new("it has an output and knows nothing else")),
+            }
+        }
+    }
+
+    /// Whether this output is right for the case on uniform data of seed 1, by a runner that says it
+    /// rounds to `output`.
+    fn is_right(case: &Case, values: &[f64], output: Option<Element>) -> bool {
+        let inputs = inputs(case, 1, &Data::Uniform).unwrap();
+        let challenge = Challenge {
+            seed: entropy(),
+            set_index: 0,
+            output,
+        };
+        let mut runner = Has(case.clone(), values.to_vec());
+        let silence = Duration::from_secs(1);
+        let verdict = check(
+            &mut runner,
+            case,
+            &inputs,
+            &Data::Uniform,
+            challenge,
+            silence,
+        );
+        matches!(verdict, Ok(Verdict::Right(_)))
+    }
+
+    #[test]
+    fn an_output_rounded_to_f16_is_right_only_where_that_is_said() {
+        let f16 = Some(Element::F16);
+        let matmul = Shape::of(&[("m", 64), ("n", 192), ("k", 512)]);
+        let attention = Shape::of(&[("query_len", 64), ("kv_len", 192), ("head_dim", 64)]);
+        for (op, shape) in [(OpName::Matmul, matmul), (OpName::Attention, attention)] {
+            let case = Case::new(op, &shape, Dtype::F16).unwrap();
+            let inputs = inputs(&case, 1, &Data::Uniform).unwrap();
+            let positions: Vec<u64> = (0..case.output().len()).collect();
+            let given = case.given(&inputs, &Data::Uniform);
+            let exact: Vec<f64> = (op.op().reference(given, &positions).iter())
+                .map(|expected| expected.value)
+                .collect();
+            #[allow(clippy::cast_possible_truncation)] // that is the point
+            let rounded: Vec<f64> = exact
+                .iter()
+                .map(|&value| f64::from(Element::F16.nearest(value as f32)))
+                .collect();
+            assert!(is_right(&case, &exact, None));
+            assert!(is_right(&case, &rounded, f16));
+            // Of attention, weights in f16 may differ as much.
+            assert!(op == OpName::Attention || !is_right(&case, &rounded, None));
+            // Rounded more than it says: to the 8 bits of bfloat16.
+            let coarse: Vec<f64> = exact
+                .iter()
+                .map(|&value| f64::from(half::bf16::from_f64(value).to_f32()))
+                .collect();
+            assert!(!is_right(&case, &coarse, f16), "{op}");
+        }
+    }
+
+    #[test]
+    fn one_element_in_the_wrong_place_of_a_large_rounded_output_is_seen_in_its_row() {
+        let shape = Shape::of(&[("m", 300), ("n", 400), ("k", 64)]);
+        let case = Case::new(OpName::Matmul, &shape, Dtype::F16).unwrap();
+        let inputs = inputs(&case, 1, &Data::Uniform).unwrap();
+        let positions: Vec<u64> = (0..case.output().len()).collect();
+        let given = case.given(&inputs, &Data::Uniform);
+        let mut values: Vec<f64> = (case.op.op().reference(given, &positions).iter())
+            .map(|expected| expected.value)
+            .collect();
+        assert!(is_right(&case, &values, Some(Element::F16)));
+        // Two elements of one row change places; which of them are looked at singly is chance.
+        let row = 150 * 400;
+        let far = (0..400)
+            .max_by(|&a, &b| {
+                let away = |column: usize| (values[row + column] - values[row]).abs();
+                away(a).total_cmp(&away(b))
+            })
+            .unwrap();
+        let missed = (0..50)
+            .filter(|_| {
+                let mut swapped = values.clone();
+                swapped.swap(row, row + far);
+                is_right(&case, &swapped, Some(Element::F16))
+            })
+            .count();
+        // Equal signs hide a swap in the sum; that is every second challenge.
+        assert!(missed < 45, "missed {missed} of 50");
+        values[row + far] = 0.0;
+        assert!(!is_right(&case, &values, Some(Element::F16)));
+    }
+}
