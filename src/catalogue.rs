@@ -554,7 +554,8 @@ pub fn kernels() -> Vec<Kernel> {
                 &[
                     GEMV_M,
                     tune("THREADS_X", &[16, 8, 32]),
-                    tune("THREADS_Y", &[16, 8, 32, 1]),
+                    tune("THREADS_Y", &[16, 8, 32]),
+                    tune("VECTORS", &[1, 4]),
                     tune("UNROLL", &[4, 8]),
                 ]
             },
@@ -566,9 +567,10 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: const {
                 &[
                     GEMV_M,
-                    tune("THREADS_X", &[16, 32]),
-                    tune("THREADS_Y", &[16, 8]),
-                    tune("SPLITS", &[8, 4, 16]),
+                    tune("THREADS_X", &[16, 32, 8]),
+                    tune("THREADS_Y", &[16, 8, 1]),
+                    tune("VECTORS", &[1, 8]),
+                    tune("SPLITS", &[8, 16]),
                 ]
             },
             passes: GEMV_COLUMNS_SPLIT,
@@ -636,7 +638,7 @@ pub fn kernels() -> Vec<Kernel> {
                     tune("HEAD_DIM", &[128, 64, 256, 32]),
                     tune("SUBGROUPS", &[4, 1]),
                     tune("ROWS", &[4, 1, 8]),
-                    tune("BLOCK", &[4, 2]),
+                    tune("BLOCK", &[4, 8, 2]),
                     tune("SPLITS", &[32, 8, 128, 2]),
                 ]
             },

@@ -11,14 +11,16 @@ alias Sum = f32; // sums, and elements of C
 const M = 1u; // room for rows of A
 const THREADS_X = 16u; // invocations along the columns
 const THREADS_Y = 16u; // invocations along k
-const UNROLL = 4u; // vectors of B that an invocation loads at once
+const VECTORS = 1u; // vectors of columns per invocation
+const UNROLL = 4u; // rows of B that an invocation loads from at once
 const SPLITS = 8u; // workgroups that share the same columns
 
-const TILE_N = 4u * THREADS_X; // columns of C per workgroup
+const TILE_N = 4u * THREADS_X * VECTORS; // columns of C per workgroup
 const THREADS = 64u; // invocations of a workgroup in the second pass, a vector of C each
 const TILE_C = 4u * THREADS;
 
-const_assert M * UNROLL <= 32u; // more loads than this are not under way at once
+const_assert M * VECTORS <= 16u; // sums and loads fit the registers
+const_assert UNROLL * VECTORS <= 32u;
 
 struct Params {
     m: u32,
@@ -46,36 +48,48 @@ fn multiply(
     let depth = (params.k + SPLITS - 1u) / SPLITS;
     let begin = group.y * depth;
     let end = min(begin + depth, params.k);
-    let vector = group.x * THREADS_X + local.x;
+    let first_vector = group.x * (THREADS_X * VECTORS) + local.x;
     // Loads are clamped into the matrices; what that invents beyond the part meets zeros of A, and
     // what it invents beyond m and n is never stored.
     var a_row: array<u32, M>;
     for (var i = 0u; i < M; i++) {
         a_row[i] = (group.z * params.m + min(i, params.m - 1u)) * params.k;
     }
-    let b_first = group.z * params.k * n + min(vector, n - 1u);
-    var sum: array<vec4<Sum>, M>;
-    for (var i = 0u; i < M; i++) {
+    let b_first = group.z * params.k * n;
+    var b_vector: array<u32, VECTORS>;
+    for (var j = 0u; j < VECTORS; j++) {
+        b_vector[j] = b_first + min(first_vector + j * THREADS_X, n - 1u);
+    }
+    var sum: array<vec4<Sum>, M * VECTORS>;
+    for (var i = 0u; i < M * VECTORS; i++) {
         sum[i] = vec4<Sum>();
     }
 
     for (var first = begin + local.y; first < end; first += THREADS_Y * UNROLL) {
-        var b_part: array<vec4<Input>, UNROLL>;
+        var b_part: array<vec4<Input>, UNROLL * VECTORS>;
         for (var u = 0u; u < UNROLL; u++) {
-            b_part[u] = b[b_first + min(first + u * THREADS_Y, last) * n];
+            let row = min(first + u * THREADS_Y, last) * n;
+            for (var j = 0u; j < VECTORS; j++) {
+                b_part[u * VECTORS + j] = b[row + b_vector[j]];
+            }
         }
         for (var u = 0u; u < UNROLL; u++) {
             let at = first + u * THREADS_Y;
             for (var i = 0u; i < M; i++) {
                 let value = select(Sum(), Sum(a[a_row[i] + min(at, last)]), at < end);
-                sum[i] = fma(vec4(value), vec4<Sum>(b_part[u]), sum[i]);
+                for (var j = 0u; j < VECTORS; j++) {
+                    let slot = i * VECTORS + j;
+                    sum[slot] = fma(vec4(value), vec4<Sum>(b_part[u * VECTORS + j]), sum[slot]);
+                }
             }
         }
     }
 
-    for (var i = 0u; i < M; i++) {
+    for (var slot = 0u; slot < M * VECTORS; slot++) {
+        let i = slot / VECTORS;
+        let vector = first_vector + slot % VECTORS * THREADS_X;
         workgroupBarrier();
-        partial[local.y * THREADS_X + local.x] = sum[i];
+        partial[local.y * THREADS_X + local.x] = sum[slot];
         workgroupBarrier();
         if (local.y == 0u && vector < n && i < params.m) {
             var whole = partial[local.x];

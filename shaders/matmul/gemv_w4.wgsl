@@ -2,10 +2,12 @@
 //
 // A lane takes a word, so that a row of lanes takes a whole cache line and its vectors of A lie
 // beside those of its neighbours; the scale of four words is one load that four lanes share. A
-// weight becomes a float without being converted, for conversions are slow where arithmetic is not:
-// with its sign bit turned it is its value plus eight, and four such bits below the exponent of 2^23
-// are a float from which 2^23 + 8 is taken away. The sum over a word is scaled once. Scales are
-// unpacked by a built-in function that asks for no f16 arithmetic.
+// weight becomes a float without being converted or shifted, for unpacking is most of the work: with
+// its sign bit turned it is its value plus eight, and such four bits at their place below the
+// exponent of 2^23 are a float from which 2^23 and eight of that place are taken away. What is left
+// is too large by a power of sixteen, and A, which serves several columns, is made smaller by it.
+// All of that is exact. The sum over a word is scaled once. Scales are unpacked by a built-in
+// function that asks for no f16 arithmetic.
 
 alias Input = f32; // elements of A
 
@@ -32,10 +34,15 @@ struct Params {
 
 var<workgroup> partial: array<f32, M * COLUMNS * THREADS>;
 
-// The four weights in the lower half of a word whose sign bits have been turned.
+// What A is multiplied by where weights come sixteen, 256 or 4096 times too large.
+const PLACES = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);
+
+// The four weights in the lower half of a word whose sign bits have been turned, each times its
+// place.
 fn weights(word: u32) -> vec4<f32> {
-    let bits = (vec4(word) >> vec4(0u, 4u, 8u, 12u)) & vec4(15u);
-    return bitcast<vec4<f32>>(bits | vec4(0x4b000000u)) - 8388616.0;
+    let bits = vec4(word) & vec4(0xfu, 0xf0u, 0xf00u, 0xf000u);
+    let offset = vec4(8388616.0, 8388736.0, 8390656.0, 8421376.0);
+    return bitcast<vec4<f32>>(bits | vec4(0x4b000000u)) - offset;
 }
 
 @compute @workgroup_size(THREADS)
@@ -77,8 +84,8 @@ fn main(
             var a_high: array<vec4<f32>, M>;
             for (var i = 0u; i < M; i++) {
                 let start = a_row[i] + min(at, last) * 2u;
-                a_low[i] = select(vec4<f32>(), vec4<f32>(a[start]), at <= last);
-                a_high[i] = select(vec4<f32>(), vec4<f32>(a[start + 1u]), at <= last);
+                a_low[i] = select(vec4<f32>(), vec4<f32>(a[start]) * PLACES, at <= last);
+                a_high[i] = select(vec4<f32>(), vec4<f32>(a[start + 1u]) * PLACES, at <= last);
             }
             for (var j = 0u; j < COLUMNS; j++) {
                 let word = b_part[u * COLUMNS + j] ^ 0x88888888u;
