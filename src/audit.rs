@@ -162,6 +162,10 @@ fn awkward_shapes() -> Vec<(OpName, Shape)> {
         [1, 8, 33, 1056, 1],
         [2, 70, 132, 64, 1],
         [1, 129, 260, 160, 1],
+        // A few rows, in both layouts.
+        [3, 7, 37, 48, 1],
+        [2, 5, 132, 517, 0],
+        [1, 8, 36, 40, 1],
     ];
     for [batch, m, n, k, trans_b] in stacked {
         let sizes = [
@@ -184,6 +188,12 @@ fn awkward_shapes() -> Vec<(OpName, Shape)> {
         [1, 3, 1, 1, 77, 13],
         [1, 2, 1, 64, 64, 33],
         [2, 8, 2, 31, 100, 96],
+        // A few queries, in groups of all sorts.
+        [1, 8, 2, 1, 300, 128],
+        [2, 9, 3, 3, 517, 64],
+        [1, 16, 1, 1, 1000, 40],
+        [1, 7, 1, 8, 3, 256],
+        [3, 2, 2, 2, 33, 32],
     ];
     for [batch, heads, kv_heads, query_len, kv_len, head_dim] in attentions {
         for causal in [0, 1] {

@@ -23,6 +23,8 @@ pub enum Cover {
     One,
     /// One for each unit of an extent of the op, such as `batch_heads`.
     Each(&'static str),
+    /// As many as the named constant of the kernel says.
+    Count(&'static str),
     /// Enough that the named constant of the kernel, times the count, covers the extent.
     Tiles {
         /// Dimension or derived extent of the op.
@@ -141,6 +143,8 @@ pub struct Kernel {
     pub passes: &'static [Pass],
     /// Extent of the op that gives the f32 elements of a scratch buffer, bound after the output.
     pub scratch: Option<&'static str>,
+    /// Constant of the kernel that says how many such extents the scratch buffer holds, if not one.
+    pub scratch_copies: Option<&'static str>,
     /// What it needs of the device.
     pub features: &'static [Feature],
     /// What it needs of the shape.
@@ -180,6 +184,7 @@ impl Kernel {
         tunables: &[],
         passes: &[],
         scratch: None,
+        scratch_copies: None,
         features: &[],
         requirements: &[],
         engine: Engine::Alu,
@@ -206,8 +211,8 @@ const fn pass(entry_point: &'static str, grid: [Cover; 3]) -> Pass {
 /// Every kernel, grouped by op, within an op from the plainest to the most elaborate.
 #[must_use]
 pub fn kernels() -> Vec<Kernel> {
-    use Cover::{Each, One};
-    use Requirement::{Equals, Multiple, SmallestAtLeast};
+    use Cover::{Count, Each, One};
+    use Requirement::{AtMost, Equals, Multiple, SmallestAtLeast};
 
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
@@ -251,6 +256,35 @@ pub fn kernels() -> Vec<Kernel> {
         "main",
         [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
     )];
+    // A few rows of A: every kernel of this family has room for as many as there are.
+    const GEMV_M: Tunable = tune("M", &[1, 2, 4, 8]);
+    const FEW_ROWS: Requirement = AtMost("m", 8);
+    const ROOM_M: Requirement = SmallestAtLeast {
+        tunable: "M",
+        dim: "m",
+    };
+    const TRANSPOSED: Requirement = Equals("trans_b", 1);
+    const GEMV: &[Pass] = &[pass("main", [tiles("n", "COLUMNS"), One, Each("batch")])];
+    const GEMV_COLUMNS: &[Pass] = &[pass("main", [tiles("n", "TILE_N"), One, Each("batch")])];
+    const GEMV_COLUMNS_SPLIT: &[Pass] = &[
+        pass(
+            "multiply",
+            [tiles("n", "TILE_N"), Count("SPLITS"), Each("batch")],
+        ),
+        pass("add", [tiles("matrix_c", "TILE_C"), One, Each("batch")]),
+    ];
+    const GEMV_TUNABLES: &[Tunable] = &[
+        GEMV_M,
+        tune("THREADS", &[64, 128, 8]),
+        tune("COLUMNS", &[4, 2, 8]),
+        tune("UNROLL", &[2, 4]),
+    ];
+    const GEMV_TUNABLES_WORDS: &[Tunable] = &[
+        GEMV_M,
+        tune("THREADS", &[64, 128, 8]),
+        tune("COLUMNS", &[4, 2, 8]),
+        tune("UNROLL", &[4, 2]),
+    ];
     const ATTENTION_NAIVE: &[Pass] = &[
         pass(
             "scores",
@@ -274,6 +308,18 @@ pub fn kernels() -> Vec<Kernel> {
         "main",
         [tiles("query_len", "TILE_Q"), Each("batch_heads"), One],
     )];
+    // The keys of a head are split over workgroups, and what comes of the parts is merged.
+    const DECODE: &[Pass] = &[
+        pass(
+            "main",
+            [
+                Count("SPLITS"),
+                tiles("group_rows", "ROWS"),
+                Each("batch_kv_heads"),
+            ],
+        ),
+        pass("merge", [Each("query_len"), Each("batch_heads"), One]),
+    ];
     const HEAD_DIM: Requirement = SmallestAtLeast {
         tunable: "HEAD_DIM",
         dim: "head_dim",
@@ -282,6 +328,8 @@ pub fn kernels() -> Vec<Kernel> {
     const FULL_VEC4: &[Requirement] = &[Equals("causal", 0), Multiple("head_dim", 4), HEAD_DIM];
     const CAUSAL_VEC4: &[Requirement] = &[Equals("causal", 1), Multiple("head_dim", 4), HEAD_DIM];
     const CAUSAL: &[Requirement] = &[Equals("causal", 1), HEAD_DIM];
+    const FEW_QUERIES: &[Requirement] =
+        &[AtMost("query_len", 8), Multiple("head_dim", 4), HEAD_DIM];
     const FLASH: &[Tunable] = &[
         tune("HEAD_DIM", &[64, 128, 256, 32]),
         tune("THREADS", &[32, 64]),
@@ -456,6 +504,80 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup],
             requirements: &[Equals("trans_b", 0), Multiple("n", 4)],
         }),
+        kernel!("matmul/gemv", Matmul, {
+            dtypes: FLOATS,
+            tunables: GEMV_TUNABLES,
+            passes: GEMV,
+            requirements: &[TRANSPOSED, FEW_ROWS, ROOM_M, Multiple("k", 4)],
+        }),
+        kernel!("matmul/gemv_subgroup", Matmul, {
+            dtypes: FLOATS,
+            tunables: const {
+                &[
+                    tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+                    GEMV_M,
+                    tune("COLUMNS", &[4, 2, 8, 1]),
+                    tune("UNROLL", &[2, 4]),
+                ]
+            },
+            passes: GEMV,
+            features: &[Feature::Subgroup],
+            requirements: &[TRANSPOSED, FEW_ROWS, ROOM_M, Multiple("k", 4)],
+        }),
+        kernel!("matmul/gemv_f16", Matmul, {
+            dtypes: &[Dtype::F16],
+            tunables: GEMV_TUNABLES,
+            passes: GEMV,
+            requirements: &[TRANSPOSED, FEW_ROWS, ROOM_M, Multiple("k", 8)],
+        }),
+        kernel!("matmul/gemv_i8", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: GEMV_TUNABLES_WORDS,
+            passes: GEMV,
+            requirements: &[TRANSPOSED, FEW_ROWS, ROOM_M, Multiple("k", 4)],
+        }),
+        kernel!("matmul/gemv_i8_vec4", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: GEMV_TUNABLES,
+            passes: GEMV,
+            requirements: &[TRANSPOSED, FEW_ROWS, ROOM_M, Multiple("k", 16)],
+        }),
+        kernel!("matmul/gemv_w4", Matmul, {
+            dtypes: &[Dtype::W4A32, Dtype::W4A16],
+            tunables: GEMV_TUNABLES_WORDS,
+            passes: GEMV,
+            requirements: &[FEW_ROWS, ROOM_M],
+        }),
+        kernel!("matmul/gemv_columns", Matmul, {
+            dtypes: FLOATS,
+            tunables: const {
+                &[
+                    GEMV_M,
+                    tune("THREADS_X", &[16, 8, 32]),
+                    tune("THREADS_Y", &[16, 8, 32]),
+                    tune("VECTORS", &[1, 4]),
+                    tune("UNROLL", &[4, 8]),
+                ]
+            },
+            passes: GEMV_COLUMNS,
+            requirements: &[Equals("trans_b", 0), FEW_ROWS, ROOM_M, Multiple("n", 4)],
+        }),
+        kernel!("matmul/gemv_columns_split", Matmul, {
+            dtypes: FLOATS,
+            tunables: const {
+                &[
+                    GEMV_M,
+                    tune("THREADS_X", &[16, 32, 8]),
+                    tune("THREADS_Y", &[16, 8, 1]),
+                    tune("VECTORS", &[1, 8]),
+                    tune("SPLITS", &[8, 16]),
+                ]
+            },
+            passes: GEMV_COLUMNS_SPLIT,
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            requirements: &[Equals("trans_b", 0), FEW_ROWS, ROOM_M, Multiple("n", 4)],
+        }),
         kernel!("attention/naive", Attention, {
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
             passes: ATTENTION_NAIVE,
@@ -492,6 +614,39 @@ pub fn kernels() -> Vec<Kernel> {
             passes: ATTENTION,
             features: &[Feature::Subgroup],
             requirements: CAUSAL,
+        }),
+        kernel!("attention/decode", Attention, {
+            dtypes: &[Dtype::F32, Dtype::F16],
+            tunables: const {
+                &[
+                    tune("HEAD_DIM", &[128, 64, 256, 32]),
+                    tune("THREADS", &[64, 128, 32]),
+                    tune("ROWS", &[4, 1, 8]),
+                    tune("SPLITS", &[32, 8, 128, 2]),
+                ]
+            },
+            passes: DECODE,
+            scratch: Some("partial_rows"),
+            scratch_copies: Some("SPLITS"),
+            requirements: FEW_QUERIES,
+        }),
+        kernel!("attention/decode_subgroup", Attention, {
+            dtypes: &[Dtype::F32, Dtype::F16],
+            tunables: const {
+                &[
+                    tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+                    tune("HEAD_DIM", &[128, 64, 256, 32]),
+                    tune("SUBGROUPS", &[4, 1]),
+                    tune("ROWS", &[4, 1, 8]),
+                    tune("BLOCK", &[4, 8, 2]),
+                    tune("SPLITS", &[32, 8, 128, 2]),
+                ]
+            },
+            passes: DECODE,
+            scratch: Some("partial_rows"),
+            scratch_copies: Some("SPLITS"),
+            features: &[Feature::Subgroup],
+            requirements: FEW_QUERIES,
         }),
     ]
 }

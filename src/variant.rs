@@ -142,9 +142,16 @@ pub fn fit(
         }
         grids.push(grid);
     }
-    let scratch_bytes = kernel
-        .scratch
-        .map_or(0, |extent| 4 * case.op.op().extent(&case.shape, extent));
+    let copies = kernel.scratch_copies.map_or(Ok(1), |name| {
+        workgroups(
+            &Cover::Count(name),
+            case,
+            specialised_constant(&specialised),
+        )
+    })?;
+    let scratch_bytes = kernel.scratch.map_or(0, |extent| {
+        4 * copies * case.op.op().extent(&case.shape, extent)
+    });
     if scratch_bytes > capacity.binding_bytes_max.min(capacity.buffer_bytes_max) {
         return Err(format!(
             "it needs {scratch_bytes} bytes of scratch memory; the largest binding is {}",
@@ -179,6 +186,10 @@ fn workgroups(
     match *cover {
         Cover::One => Ok(1),
         Cover::Each(name) => Ok(extent(name)),
+        Cover::Count(name) => match constant(name) {
+            Some(count) if count > 0 => Ok(u64::from(count)),
+            _ => Err(format!("its source has no positive constant {name}")),
+        },
         Cover::Tiles { extent: name, per } | Cover::Strides { extent: name, per } => {
             match constant(per) {
                 Some(size) if size > 0 => Ok(extent(name).div_ceil(u64::from(size))),

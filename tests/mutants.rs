@@ -107,7 +107,196 @@ const MATRIX_MUTANTS: &[Mutant] = &[
 /// Three products, of nothing round.
 const STACK: &[(&str, u64)] = &[("batch", 3), ("m", 5), ("n", 7), ("k", 9)];
 
+/// One row by transposed weights whose number nothing divides, and several rows of the same.
+const TOKEN: &[(&str, u64)] = &[("m", 1), ("n", 67), ("k", 544), ("trans_b", 1)];
+const TOKENS: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("m", 3),
+    ("n", 35),
+    ("k", 320),
+    ("trans_b", 1),
+];
+const THIN: &[(&str, u64)] = &[("m", 3), ("n", 132), ("k", 331)];
+/// Two queries over a cache, with three heads to a group.
+const CACHED: &[(&str, u64)] = &[
+    ("heads", 6),
+    ("kv_heads", 2),
+    ("query_len", 2),
+    ("kv_len", 333),
+    ("head_dim", 40),
+    ("causal", 1),
+];
+/// One query over more keys than one workgroup's turn.
+const LONG_CACHE: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 1),
+    ("kv_len", 5000),
+    ("head_dim", 64),
+];
+
 const MUTANTS: &[Mutant] = &[
+    Mutant {
+        what: "what is loaded beyond k counts",
+        kernel: "matmul/gemv",
+        from: "select(vec4<Sum>(), values, at <= last)",
+        to: "values",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "a last step of the halving is left out",
+        kernel: "matmul/gemv",
+        from: "half > 0u;",
+        to: "half > 1u;",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "rows of A are taken from the first product of the batch",
+        kernel: "matmul/gemv",
+        from: "(group.z * params.m + min(i, params.m - 1u)) * length;",
+        to: "min(i, params.m - 1u) * length;",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "a lane's sums stay its own",
+        kernel: "matmul/gemv_subgroup",
+        from: "subgroupAdd(sum[i * COLUMNS + j])",
+        to: "sum[i * COLUMNS + j]",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "a subgroup stops a turn early",
+        kernel: "matmul/gemv_subgroup",
+        from: "turn < length;",
+        to: "turn + SUBGROUP_SIZE < length;",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "the upper half of a vector of halves meets the lower",
+        kernel: "matmul/gemv_f16",
+        from: "dot(a_high, high)",
+        to: "dot(a_high, low)",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "a half is taken twice",
+        kernel: "matmul/gemv_f16",
+        from: "let high = vec4(unpack2x16float(part.z), unpack2x16float(part.w));",
+        to: "let high = vec4(unpack2x16float(part.z), unpack2x16float(part.z));",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "bytes are taken for unsigned",
+        kernel: "matmul/gemv_i8",
+        from: "dot4I8Packed(a_part, b_part[u * COLUMNS + j])",
+        to: "i32(dot4U8Packed(a_part, b_part[u * COLUMNS + j]))",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "a vector's last word is left out",
+        kernel: "matmul/gemv_i8_vec4",
+        from: "word < 4u;",
+        to: "word < 3u;",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "the next column is written",
+        kernel: "matmul/gemv_i8_vec4",
+        from: "let column = first_column + i % COLUMNS;",
+        to: "let column = first_column + (i + 1u) % COLUMNS;",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "the two scales of a word are swapped",
+        kernel: "matmul/gemv_w4",
+        from: "select(both.x, both.y, odd)",
+        to: "select(both.y, both.x, odd)",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "the first weight of every four has no sign",
+        kernel: "matmul/gemv_w4",
+        from: "vec4(8388616.0,",
+        to: "vec4(8388608.0,",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "a scale is taken from the wrong row",
+        kernel: "matmul/gemv_w4",
+        from: "scales[(b_row[j] + at) / 8u]",
+        to: "scales[(b_row[0] + at) / 8u]",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "the first of those that share columns keeps its sums to itself",
+        kernel: "matmul/gemv_columns",
+        from: "var whole = partial[local.x];",
+        to: "var whole = vec4<Sum>();",
+        shape: THIN,
+    },
+    Mutant {
+        what: "a barrier is missing between two rows",
+        kernel: "matmul/gemv_columns",
+        from: "        workgroupBarrier();\n        if (local.y",
+        to: "        if (local.y",
+        shape: THIN,
+    },
+    Mutant {
+        what: "a part of k runs into the next",
+        kernel: "matmul/gemv_columns_split",
+        from: "at < end);",
+        to: "at <= end && at <= last);",
+        shape: THIN,
+    },
+    Mutant {
+        what: "the last part of k is not added",
+        kernel: "matmul/gemv_columns_split",
+        from: "split < SPLITS;",
+        to: "split + 1u < SPLITS;",
+        shape: THIN,
+    },
+    Mutant {
+        what: "the parts of the keys are added without regard to their maxima",
+        kernel: "attention/decode",
+        from: "let factor = exp2(state.x - largest);",
+        to: "let factor = 1.0;",
+        shape: CACHED,
+    },
+    Mutant {
+        what: "sums are not corrected to a new maximum",
+        kernel: "attention/decode",
+        from: "sum[i] *= correction;",
+        to: "sum[i] *= 1.0;",
+        shape: LONG_CACHE,
+    },
+    Mutant {
+        what: "every query sees what the last one sees",
+        kernel: "attention/decode",
+        from: "visible_count(min(first_row + i, rows - 1u) % params.query_len)",
+        to: "visible_count(params.query_len - 1u)",
+        shape: CACHED,
+    },
+    Mutant {
+        what: "neighbours do not exchange their last sums",
+        kernel: "attention/decode_subgroup",
+        from: "distance > 0u;",
+        to: "distance > 1u;",
+        shape: CACHED,
+    },
+    Mutant {
+        what: "a team's result is left out",
+        kernel: "attention/decode_subgroup",
+        from: "for (var t = 0u; t < TEAMS; t++) {\n                    let factor",
+        to: "for (var t = 1u; t < TEAMS; t++) {\n                    let factor",
+        shape: LONG_CACHE,
+    },
+    Mutant {
+        what: "all groups of heads read the first keys",
+        kernel: "attention/decode_subgroup",
+        from: "let kv_first = group.z * params.kv_len * width;",
+        to: "let kv_first = 0u;",
+        shape: CACHED,
+    },
     Mutant {
         what: "the loop over k ends one early",
         kernel: "matmul/naive",

@@ -242,6 +242,11 @@ impl Op for Attention {
         let s = Sizes::of(shape);
         match name {
             "batch_heads" => s.batch * s.heads,
+            "batch_kv_heads" => s.batch * s.kv_heads,
+            // Rows of the output that read the same keys.
+            "group_rows" => s.heads / s.kv_heads * s.query_len,
+            // For each row of the output, one of sums, and the state of a softmax as a vector.
+            "partial_rows" => s.batch * s.heads * s.query_len * (s.head_dim + 4),
             "query_rows" => s.batch * s.heads * s.query_len,
             "scores" => s.batch * s.heads * s.query_len * s.kv_len,
             _ => shape.get(name),

@@ -196,6 +196,16 @@ impl Op for Matmul {
         ]
     }
 
+    fn extent(&self, shape: &Shape, name: &str) -> u64 {
+        let (m, n, _) = sizes(shape);
+        match name {
+            "batch" => batch(shape),
+            "matrix_c" => m * n,
+            "c" => batch(shape) * m * n,
+            _ => shape.get(name),
+        }
+    }
+
     fn flop_count(&self, shape: &Shape) -> u64 {
         let (m, n, k) = sizes(shape);
         2 * batch(shape) * m * n * k

@@ -1,0 +1,98 @@
+// A few rows of A by the rows of a transposed B: the product of one token, bound by reading B.
+//
+// A workgroup takes COLUMNS columns of C, which are as many rows of B, and its invocations go along
+// k side by side, a vector of four each, so that neighbours read neighbouring vectors. All rows of A
+// meet a vector of B while it is in registers, and all COLUMNS rows of B meet a vector of A, so B is
+// read once and A, which stays in a cache, COLUMNS times less often than it is used. UNROLL turns
+// load before the first of them multiplies: what bounds the kernel is how many loads are under way.
+// At the end the invocations' sums are added in workgroup memory, half of them to the other half
+// again and again.
+
+alias Input = f32; // elements of A and B
+alias Sum = f32; // sums, and elements of C
+
+const M = 1u; // room for rows of A
+const THREADS = 64u; // invocations along k
+const COLUMNS = 4u; // columns of C per workgroup
+const UNROLL = 2u; // vectors of each row of B that an invocation loads at once
+
+const_assert M * COLUMNS <= 32u; // more sums than this leave no registers for loads
+const_assert countOneBits(THREADS) == 1u; // sums are halved
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    batch: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<Input>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<Input>>;
+@group(0) @binding(3) var<storage, read_write> c: array<Sum>;
+
+var<workgroup> partial: array<Sum, M * COLUMNS * THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let length = params.k / 4u; // vectors in a row of A and of B
+    let last = length - 1u;
+    let first_column = group.x * COLUMNS;
+    // Loads are clamped into the matrices; what that invents beyond k meets zeros of A, and what it
+    // invents beyond m and n is never stored.
+    var a_row: array<u32, M>;
+    for (var i = 0u; i < M; i++) {
+        a_row[i] = (group.z * params.m + min(i, params.m - 1u)) * length;
+    }
+    var b_row: array<u32, COLUMNS>;
+    for (var j = 0u; j < COLUMNS; j++) {
+        b_row[j] = (group.z * params.n + min(first_column + j, params.n - 1u)) * length;
+    }
+    var sum: array<Sum, M * COLUMNS>;
+    for (var i = 0u; i < M * COLUMNS; i++) {
+        sum[i] = Sum();
+    }
+
+    for (var first = thread; first < length; first += THREADS * UNROLL) {
+        var b_part: array<vec4<Input>, UNROLL * COLUMNS>;
+        for (var u = 0u; u < UNROLL; u++) {
+            let at = min(first + u * THREADS, last);
+            for (var j = 0u; j < COLUMNS; j++) {
+                b_part[u * COLUMNS + j] = b[b_row[j] + at];
+            }
+        }
+        for (var u = 0u; u < UNROLL; u++) {
+            let at = first + u * THREADS;
+            for (var i = 0u; i < M; i++) {
+                let values = vec4<Sum>(a[a_row[i] + min(at, last)]);
+                let a_part = select(vec4<Sum>(), values, at <= last);
+                for (var j = 0u; j < COLUMNS; j++) {
+                    sum[i * COLUMNS + j] += dot(a_part, vec4<Sum>(b_part[u * COLUMNS + j]));
+                }
+            }
+        }
+    }
+
+    for (var i = 0u; i < M * COLUMNS; i++) {
+        partial[i * THREADS + thread] = sum[i];
+    }
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (thread < half) {
+            for (var i = 0u; i < M * COLUMNS; i++) {
+                partial[i * THREADS + thread] += partial[i * THREADS + thread + half];
+            }
+        }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < M * COLUMNS; i += THREADS) {
+        let row = i / COLUMNS;
+        let column = first_column + i % COLUMNS;
+        if (row < params.m && column < params.n) {
+            c[(group.z * params.m + row) * params.n + column] = partial[i * THREADS];
+        }
+    }
+}
