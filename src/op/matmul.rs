@@ -21,6 +21,9 @@ pub struct Matmul;
 /// Weights along `k` that share a scale.
 pub const WEIGHT_BLOCK: u64 = 32;
 
+/// The most parts that a kernel divides `k` into, to add up their sums afterwards.
+const SPLITS_MAX: u64 = 16;
+
 /// Products of 8-bit integers reach 2^14, so sums of so many stay within 32 bits.
 const I8_K_MAX: u64 = (1 << 17) - 1;
 
@@ -197,6 +200,15 @@ impl Op for Matmul {
             0,
             0,
         ]
+    }
+
+    fn extent(&self, shape: &Shape, name: &str) -> u64 {
+        let outputs = batch(shape) * shape.get("m") * shape.get("n");
+        match name {
+            "outputs" => outputs,
+            "split_k_partials" => SPLITS_MAX * outputs,
+            _ => shape.get(name),
+        }
     }
 
     fn flop_count(&self, shape: &Shape) -> u64 {
