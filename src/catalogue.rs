@@ -32,6 +32,13 @@ pub enum Cover {
         /// Name of the `const` in the kernel that says how much of it one workgroup does.
         per: &'static str,
     },
+    /// The named constant of the kernel for each unit of an extent of the op.
+    Times {
+        /// Dimension or derived extent of the op.
+        extent: &'static str,
+        /// Name of the `const` in the kernel that says how many workgroups share a unit.
+        by: &'static str,
+    },
     /// As many as [`Cover::Tiles`], but no more than a grid may have: a kernel that asks how many
     /// there are and goes on in strides covers the rest.
     Strides {
@@ -93,6 +100,8 @@ impl fmt::Display for MatrixTile {
 pub enum Requirement {
     /// The dimension must be a multiple of this number.
     Multiple(&'static str, u64),
+    /// The dimension must not be smaller than this number.
+    AtLeast(&'static str, u64),
     /// The dimension must not be larger than this number.
     AtMost(&'static str, u64),
     /// The dimension must equal this number.
@@ -212,7 +221,7 @@ const fn pass(entry_point: &'static str, grid: [Cover; 3]) -> Pass {
 #[must_use]
 pub fn kernels() -> Vec<Kernel> {
     use Cover::{Count, Each, One};
-    use Requirement::{AtMost, Equals, Multiple, SmallestAtLeast};
+    use Requirement::{AtLeast, AtMost, Equals, Multiple, SmallestAtLeast};
 
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
@@ -251,6 +260,25 @@ pub fn kernels() -> Vec<Kernel> {
     )];
     const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::F16F16];
     const PLAIN_B: &[Requirement] = &[Equals("trans_b", 0)];
+    // Tiles for warps of 32 lanes, in vectors of four.
+    const WARP_TILE: &[Tunable] = &[
+        tune("WARPS_X", &[2, 4, 1]),
+        tune("WARPS_Y", &[2, 4]),
+        tune("ROWS", &[16, 8]),
+        tune("DEPTH", &[16, 8, 32]),
+        tune("BUFFERS", &[1, 2]),
+        tune("GROUP", &[8, 1]),
+    ];
+    const DOT4_TILE: &[Tunable] = &[
+        tune("WARPS_X", &[2, 4, 1]),
+        tune("WARPS_Y", &[2, 4]),
+        tune("ROWS", &[16, 8]),
+        tune("DEPTH", &[8, 16]),
+    ];
+    const PLAIN_B_VEC4: &[Requirement] =
+        &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)];
+    const TRANS_B_VEC4: &[Requirement] =
+        &[Equals("trans_b", 1), Multiple("n", 4), Multiple("k", 4)];
     // Workgroups go down the columns first.
     const MATMUL_M_FIRST: &[Pass] = &[pass(
         "main",
@@ -479,6 +507,83 @@ pub fn kernels() -> Vec<Kernel> {
                 ]
             },
             passes: MATMUL,
+        }),
+        kernel!("matmul/register_tile_vec4", Matmul, {
+            dtypes: FLOATS,
+            tunables: WARP_TILE,
+            passes: MATMUL,
+            requirements: PLAIN_B_VEC4,
+        }),
+        kernel!("matmul/register_tile_trans_b", Matmul, {
+            dtypes: FLOATS,
+            tunables: WARP_TILE,
+            passes: MATMUL,
+            requirements: TRANS_B_VEC4,
+        }),
+        kernel!("matmul/register_tile_split_k", Matmul, {
+            dtypes: FLOATS,
+            tunables: const {
+                &[
+                    tune("WARPS_X", &[2, 1]),
+                    tune("ROWS", &[16, 8]),
+                    tune("DEPTH", &[16, 32]),
+                    tune("SPLITS", &[4, 8, 16, 2]),
+                ]
+            },
+            passes: const {
+                &[
+                    pass(
+                        "product",
+                        [
+                            tiles("n", "TILE_N"),
+                            tiles("m", "TILE_M"),
+                            Cover::Times { extent: "batch", by: "SPLITS" },
+                        ],
+                    ),
+                    pass("reduce", [tiles("c", "REDUCE_TILE"), One, One]),
+                ]
+            },
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            // Where there are more tiles, or less to divide, nothing is gained.
+            requirements: const {
+                &[
+                    Equals("trans_b", 0),
+                    Multiple("n", 4),
+                    Multiple("k", 4),
+                    AtMost("m", 1024),
+                    AtMost("n", 4096),
+                    AtLeast("k", 256),
+                ]
+            },
+        }),
+        kernel!("matmul/naive_i8", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: const { &[tune("TILE_N", &[16, 8]), tune("TILE_M", &[16, 8])] },
+            passes: MATMUL,
+        }),
+        kernel!("matmul/dot4_tile", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: DOT4_TILE,
+            passes: MATMUL,
+            requirements: TRANS_B_VEC4,
+        }),
+        kernel!("matmul/dot4_tile_plain_b", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: DOT4_TILE,
+            passes: MATMUL,
+            requirements: PLAIN_B_VEC4,
+        }),
+        kernel!("matmul/naive_w4", Matmul, {
+            dtypes: &[Dtype::W4A32, Dtype::W4A16],
+            tunables: const { &[tune("TILE_N", &[16, 8]), tune("TILE_M", &[16, 8])] },
+            passes: MATMUL,
+        }),
+        kernel!("matmul/register_tile_w4", Matmul, {
+            dtypes: &[Dtype::W4A32, Dtype::W4A16],
+            tunables: WARP_TILE,
+            passes: MATMUL,
+            requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/subgroup_broadcast", Matmul, {
             tunables: const {

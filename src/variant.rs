@@ -190,6 +190,10 @@ fn workgroups(
             Some(count) if count > 0 => Ok(u64::from(count)),
             _ => Err(format!("its source has no positive constant {name}")),
         },
+        Cover::Times { extent: name, by } => match constant(by) {
+            Some(count) if count > 0 => Ok(extent(name).saturating_mul(u64::from(count))),
+            _ => Err(format!("its source has no positive constant {by}")),
+        },
         Cover::Tiles { extent: name, per } | Cover::Strides { extent: name, per } => {
             match constant(per) {
                 Some(size) if size > 0 => Ok(extent(name).div_ceil(u64::from(size))),
@@ -208,6 +212,12 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
                     return Err(format!(
                         "it needs {dim} to be a multiple of {of}, not {size}"
                     ));
+                }
+            }
+            Requirement::AtLeast(dim, limit) => {
+                let size = case.shape.get(dim);
+                if size < limit {
+                    return Err(format!("it is for {dim} from {limit} on, not {size}"));
                 }
             }
             Requirement::AtMost(dim, limit) => {

@@ -189,8 +189,10 @@ fn kernel_names_are_unique_and_their_grids_name_constants_of_the_source() {
                 kernel.name
             );
             for cover in &pass.grid {
-                if let Cover::Tiles { per, .. } | Cover::Strides { per, .. } | Cover::Count(per) =
-                    cover
+                if let Cover::Tiles { per, .. }
+                | Cover::Strides { per, .. }
+                | Cover::Count(per)
+                | Cover::Times { by: per, .. } = cover
                 {
                     assert!(
                         built.reflection.constants.contains_key(*per),
