@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::input::{Data, Values};
+use crate::input::{Data, Values, keys, word};
 use crate::interrupt::interrupted;
 use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
@@ -212,6 +212,109 @@ fn awkward_shapes() -> Vec<(OpName, Shape)> {
     cases
 }
 
+/// The most operations of a case drawn at random: slow kernels on slow devices take a moment.
+const RANDOM_FLOPS_MAX: u64 = 1 << 25;
+
+/// The largest size that is drawn for a dimension that must be given, and for one that is usually 1.
+const RANDOM_SIZE_MAX: u32 = 4096;
+const RANDOM_COUNT_MAX: u32 = 16;
+
+/// The number of the stream that cases are drawn from; tensors have the first few.
+const RANDOM_STREAM: u32 = 0x7261_6e64;
+
+/// Words of one stream, one after the other.
+struct Draw {
+    keys: [u32; 2],
+    index: u32,
+}
+
+impl Draw {
+    /// A number below `end`.
+    fn below(&mut self, end: u32) -> u32 {
+        self.index = self.index.wrapping_add(1);
+        word(self.keys, self.index) % end
+    }
+
+    /// A size up to about `max`: each order of magnitude as likely as any other, and of each some
+    /// that are anything, primes, multiples of a power of two, and their neighbours.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at least 1, at most max
+    fn size(&mut self, max: u32) -> u64 {
+        let share = f64::from(self.below(1 << 16)) / f64::from(1 << 16);
+        let size = f64::from(max).powf(share) as u64;
+        let step = 4u64 << self.below(6);
+        match self.below(6) {
+            0 => size,
+            1 => (size..).find(|&size| is_prime(size)).unwrap_or(size),
+            2..=4 => size.next_multiple_of(step),
+            _ => size.next_multiple_of(step) + 1 - 2 * u64::from(self.below(2)),
+        }
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1
+        && (2..)
+            .take_while(|factor| factor * factor <= number)
+            .all(|factor| !number.is_multiple_of(factor))
+}
+
+/// So many cases of each of these ops that is no probe, drawn from the seed: sizes, flags and dtypes
+/// of all kinds that the op allows, none with more than a moment's work.
+///
+/// # Errors
+/// When none of the ops has any of the dtypes, or none of their shapes is small enough.
+pub fn random_cases(ops: &[OpName], dtypes: &[Dtype], count: u32, seed: u32) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let mut draw = Draw {
+        keys: keys(seed, RANDOM_STREAM),
+        index: 0,
+    };
+    for &op in ops.iter().filter(|op| !op.is_probe()) {
+        let dtypes: Vec<Dtype> = op
+            .op()
+            .dtypes()
+            .iter()
+            .copied()
+            .filter(|dtype| dtypes.contains(dtype))
+            .collect();
+        let Ok(dtype_count @ 1..) = u32::try_from(dtypes.len()) else {
+            continue;
+        };
+        for _ in 0..count {
+            let dtype = dtypes[draw.below(dtype_count) as usize];
+            // What the op refuses or what is too much work is drawn again: one in a hundred is good
+            // in the strictest of dtypes.
+            let case = (0..100_000)
+                .find_map(|_| random_case(op, dtype, &mut draw))
+                .ok_or_else(|| Error::internal(format!("no small case of {op} was drawn")))?;
+            cases.push(case);
+        }
+    }
+    if cases.is_empty() {
+        return Err(Error::usage(
+            "--random draws cases of matmul and attention: no such op has this dtype",
+        ));
+    }
+    Ok(cases)
+}
+
+/// A case of these, if what was drawn is one and small.
+fn random_case(op: OpName, dtype: Dtype, draw: &mut Draw) -> Option<Case> {
+    let mut shape = Shape::default();
+    for dim in op.op().dims() {
+        let size = match dim.default {
+            Some(_) if dim.flag => u64::from(draw.below(2)),
+            Some(usual) if draw.below(2) == 0 => usual,
+            Some(_) => draw.size(RANDOM_COUNT_MAX),
+            None => draw.size(RANDOM_SIZE_MAX),
+        };
+        shape = shape.with(dim.name, size);
+    }
+    let case = Case::new(op, &shape, dtype).ok()?;
+    (case.flop_count() <= RANDOM_FLOPS_MAX && case.tensor_bytes() <= RANDOM_FLOPS_MAX)
+        .then_some(case)
+}
+
 /// Verifies and tells `say` what happens on the way.
 ///
 /// # Errors
@@ -254,9 +357,12 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
                 findings: &mut findings,
             };
             if let Err(End::Fault(fault)) = one.run(&mut opened)? {
-                findings
-                    .failed
-                    .push(format!("{}: {}", case.id(), fault.message));
+                findings.failed.push(format!(
+                    "{}: {}{}",
+                    case.id(),
+                    fault.message,
+                    again(request, case, None)
+                ));
                 opened = open(&request.runner, &request.reach)?;
             }
         }
@@ -277,6 +383,50 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         }));
     }
     Ok(findings)
+}
+
+/// How to see the same once more: a line of its own below what went wrong. What the user's own files
+/// have brought about, the user knows how to repeat.
+fn again(request: &Audit, case: &Case, kernel: Option<&str>) -> String {
+    if request.data.is_some() {
+        return String::new();
+    }
+    let sizes: Vec<String> = (case.shape.0.iter())
+        .map(|(name, size)| format!("{name}={size}"))
+        .collect();
+    let mut line = format!(
+        "\n    again: chipmark verify --op {} --dtype {} --shape {} --seed {}",
+        case.op,
+        case.dtype,
+        sizes.join(","),
+        request.seed
+    );
+    if let Some(kernel) = kernel {
+        line += &format!(" --filter '^{kernel}$'");
+    }
+    let Reach {
+        device, backend, ..
+    } = &request.reach;
+    let runner = (request.runner != "wgpu").then_some(&request.runner);
+    for (flag, value) in [
+        ("--runner", runner),
+        ("--device", device.as_ref()),
+        ("--backend", backend.as_ref()),
+    ] {
+        if let Some(value) = value {
+            line += &format!(" {flag} '{value}'");
+        }
+    }
+    for (flag, set) in [
+        ("--checks", request.reach.checks),
+        ("--all-variants", request.all_variants),
+    ] {
+        if set {
+            line += " ";
+            line += flag;
+        }
+    }
+    line
 }
 
 /// One case in one data regime.
@@ -353,10 +503,12 @@ impl One<'_> {
         inputs: &[Values],
     ) -> Result<std::result::Result<(), crate::runner::Fault>> {
         let place = format!("{} {variant} on {} data", self.case.id(), self.data.label());
+        let again = || again(self.request, self.case, Some(&variant.kernel));
         match session.prepare(variant) {
             Err(fault) => return Ok(Err(fault)),
             Ok(Err(reason)) => {
-                self.findings.failed.push(format!("{place}: {reason}"));
+                let line = format!("{place}: {reason}{}", again());
+                self.findings.failed.push(line);
                 return Ok(Ok(()));
             }
             Ok(Ok(_)) => {}
@@ -366,9 +518,13 @@ impl One<'_> {
             Ok(Verdict::Right(evidence)) => self.tally(variant, &evidence),
             Ok(Verdict::Wrong(evidence, reason)) => {
                 self.tally(variant, &evidence);
-                self.findings.wrong.push(format!("{place}: {reason}"));
+                let line = format!("{place}: {reason}{}", again());
+                self.findings.wrong.push(line);
             }
-            Ok(Verdict::Refused(reason)) => self.findings.failed.push(format!("{place}: {reason}")),
+            Ok(Verdict::Refused(reason)) => {
+                let line = format!("{place}: {reason}{}", again());
+                self.findings.failed.push(line);
+            }
         }
         if let Some(folder) = &self.request.dump
             && *self.data != Data::Integer
@@ -532,5 +688,53 @@ impl Findings {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_cases_are_small_and_of_every_kind() {
+        let cases = random_cases(&OpName::ALL, &Dtype::ALL, 400, 7).unwrap();
+        assert_eq!(cases.len(), 800, "matmul and attention");
+        assert!(cases.iter().all(|c| c.flop_count() <= RANDOM_FLOPS_MAX));
+        let any = |what: &str, is: &dyn Fn(&Case) -> bool| assert!(cases.iter().any(is), "{what}");
+        for op in [OpName::Matmul, OpName::Attention] {
+            for &dtype in op.op().dtypes() {
+                any("dtype", &|c| c.op == op && c.dtype == dtype);
+            }
+            for dim in op.op().dims().iter().filter(|dim| dim.flag) {
+                for value in [0, 1] {
+                    any(dim.name, &|c| c.op == op && c.shape.get(dim.name) == value);
+                }
+            }
+            any("batch", &|c| c.op == op && c.shape.get("batch") > 1);
+        }
+        let k = |c: &Case| c.shape.get("k");
+        any("one", &|c| k(c) == 1);
+        any("large prime", &|c| k(c) > 500 && is_prime(k(c)));
+        any("multiple", &|c| k(c) > 500 && k(c).is_multiple_of(64));
+        any("neighbour of one", &|c| {
+            k(c) > 500 && k(c) % 64 == 1 && !is_prime(k(c))
+        });
+        any("grouped heads", &|c| {
+            c.shape.get("heads") > c.shape.get("kv_heads") && c.shape.get("kv_heads") > 1
+        });
+    }
+
+    #[test]
+    fn a_seed_always_draws_the_same_cases_and_another_seed_others() {
+        let draw = |seed| random_cases(&[OpName::Matmul], &[Dtype::I8], 20, seed).unwrap();
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert!(draw(1).iter().all(|c| c.dtype == Dtype::I8));
+    }
+
+    #[test]
+    fn only_ops_that_are_measured_for_themselves_are_drawn() {
+        assert!(random_cases(&[OpName::Copy], &Dtype::ALL, 3, 1).is_err());
+        assert!(random_cases(&OpName::ALL, &[Dtype::I32], 3, 1).is_err());
     }
 }

@@ -526,7 +526,6 @@ pub fn kernels() -> Vec<Kernel> {
                 &[
                     tune("WARPS_X", &[2, 1]),
                     tune("ROWS", &[16, 8]),
-                    tune("DEPTH", &[16, 32]),
                     tune("SPLITS", &[4, 8, 16, 2]),
                 ]
             },
@@ -581,7 +580,14 @@ pub fn kernels() -> Vec<Kernel> {
         }),
         kernel!("matmul/register_tile_w4", Matmul, {
             dtypes: &[Dtype::W4A32, Dtype::W4A16],
-            tunables: WARP_TILE,
+            tunables: const {
+                &[
+                    tune("WARPS_X", &[2, 4, 1]),
+                    tune("WARPS_Y", &[2, 4]),
+                    tune("ROWS", &[16, 8]),
+                    tune("DEPTH", &[16, 32]),
+                ]
+            },
             passes: MATMUL,
             requirements: TRANS_B_VEC4,
         }),

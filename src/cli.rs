@@ -302,6 +302,9 @@ struct VerifyArgs {
     /// One shape instead of the built-in awkward ones, such as m=65,n=67,k=129
     #[arg(long, value_name = "k=v,...")]
     shape: Option<String>,
+    /// So many cases of matmul and of attention drawn from the seed instead of the awkward ones
+    #[arg(long, value_name = "N", conflicts_with_all = ["shape", "inputs"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    random: Option<u32>,
     /// Only this dtype: f32, f16, f16_f16, i32 or i8; all of them if absent, or with --shape the
     /// first that the op has
     #[arg(long)]
@@ -800,8 +803,10 @@ fn guess_op(shape: &Shape) -> Result<OpName> {
 
 fn verify(args: &VerifyArgs) -> Result<()> {
     let dtype: Option<Dtype> = args.dtype.as_deref().map(str::parse).transpose()?;
-    let cases = match &args.shape {
-        Some(text) => {
+    let dtypes = dtype.as_ref().map_or(&Dtype::ALL[..], std::slice::from_ref);
+    let seed = args.seed.unwrap_or_else(entropy);
+    let cases = match (&args.shape, args.random) {
+        (Some(text), _) => {
             let shape = parse_shape(text)?;
             let op = args.op.map_or_else(|| guess_op(&shape), Ok)?;
             let usual = op.op().dtypes().first().copied();
@@ -811,12 +816,19 @@ fn verify(args: &VerifyArgs) -> Result<()> {
                 dtype.or(usual).unwrap_or(Dtype::F32),
             )?]
         }
-        None if args.inputs.is_some() => {
+        (None, _) if args.inputs.is_some() => {
             return Err(Error::usage(
                 "--inputs needs --shape, which says what the tensors are",
             ));
         }
-        None => audit::awkward_cases(dtype.as_ref().map_or(&Dtype::ALL, std::slice::from_ref))?
+        (None, Some(count)) => {
+            let ops = args
+                .op
+                .as_ref()
+                .map_or(&OpName::ALL[..], std::slice::from_ref);
+            audit::random_cases(ops, dtypes, count, seed)?
+        }
+        (None, None) => audit::awkward_cases(dtypes)?
             .into_iter()
             .filter(|case| args.op.is_none_or(|op| op == case.op))
             .collect(),
@@ -839,7 +851,7 @@ fn verify(args: &VerifyArgs) -> Result<()> {
         filter: args.filter.clone(),
         runner: args.runner.clone(),
         reach: args.reach.reach(),
-        seed: args.seed.unwrap_or_else(entropy),
+        seed,
         data,
         dump: args.dump.clone(),
         all_variants: args.all_variants,

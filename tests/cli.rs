@@ -2285,6 +2285,33 @@ mod fakes {
     }
 
     #[test]
+    fn a_wrong_result_on_a_random_shape_comes_with_the_command_that_shows_it_again() {
+        let stage = with_requests("s/\"seed\":[0-9]*/\"seed\":1/");
+        let verify = |arguments: &[&str]| {
+            chipmark(
+                stage.folder.path(),
+                &[&["verify", "--runner", "./fake"], arguments].concat(),
+            )
+        };
+        let random = ["--random", "3", "--op", "matmul", "--seed", "7"];
+        let done = verify(&random);
+        assert_eq!(done.code, 4, "{done:?}");
+        let again = done.stderr.lines().find_map(|l| l.split_once("again: "));
+        let words: Vec<&str> = (again.unwrap().1.split_whitespace())
+            .map(|word| word.trim_matches('\''))
+            .collect();
+        assert_eq!(words[..2], ["chipmark", "verify"]);
+        // The same runner is wrong again, and an honest one is right.
+        let done = chipmark(stage.folder.path(), &words[1..]);
+        assert_eq!(done.code, 4, "{done:?}");
+        let honest: Vec<&str> = (words[1..].iter())
+            .map(|&word| if word == "./fake" { "host" } else { word })
+            .collect();
+        let done = chipmark(stage.folder.path(), &honest);
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+
+    #[test]
     fn a_runner_with_right_outputs_and_times_too_short_for_physics_is_not_believed() {
         // A tenth of the time on every span: the conductor waits ten times as long as is claimed.
         let script = "s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g";

@@ -62,6 +62,14 @@ fn kernels_are_right_with_checks_on_and_in_process() {
 }
 
 #[test]
+fn every_kernel_is_right_on_shapes_that_nobody_thought_of() {
+    let Some(adapter) = adapters().into_iter().next() else {
+        return skipped("every_kernel_is_right_on_shapes_that_nobody_thought_of");
+    };
+    assert_right(&adapter, &["--random", "30"]);
+}
+
+#[test]
 fn every_matmul_variant_is_right_at_a_shape_that_nothing_divides() {
     let Some(adapter) = adapters().into_iter().next() else {
         return skipped("every_matmul_variant_is_right_at_a_shape_that_nothing_divides");

@@ -134,6 +134,24 @@ const LONG_CACHE: &[(&str, u64)] = &[
     ("kv_len", 5000),
     ("head_dim", 64),
 ];
+/// Shapes of kernels that take four elements at a time: nothing else divides them.
+const FOURS: &[(&str, u64)] = &[("batch", 2), ("m", 67), ("n", 132), ("k", 52)];
+const TALL_FOURS: &[(&str, u64)] = &[("m", 1200), ("n", 260), ("k", 4)];
+const LONG_FOURS: &[(&str, u64)] = &[("batch", 2), ("m", 33), ("n", 68), ("k", 516)];
+const TRANS_B: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("m", 67),
+    ("n", 132),
+    ("k", 52),
+    ("trans_b", 1),
+];
+const WEIGHTS: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("m", 67),
+    ("n", 68),
+    ("k", 96),
+    ("trans_b", 1),
+];
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -373,6 +391,125 @@ const MUTANTS: &[Mutant] = &[
         from: "        b_tile[local.y * TILE + local.x] = b_value;\n        workgroupBarrier();",
         to: "        b_tile[local.y * TILE + local.x] = b_value;",
         shape: ODD,
+    },
+    Mutant {
+        what: "a panel is overwritten while others still read it",
+        kernel: "matmul/register_tile_vec4",
+        from: "if (BUFFERS == 1u) {",
+        to: "if (BUFFERS == 2u) {",
+        shape: FOURS,
+    },
+    Mutant {
+        what: "the last group of tiles is taken for a whole one",
+        kernel: "matmul/register_tile_vec4",
+        from: "min(GROUP, tiles_y - group_first)",
+        to: "GROUP",
+        shape: TALL_FOURS,
+    },
+    Mutant {
+        what: "what lies beyond k is counted",
+        kernel: "matmul/register_tile_vec4",
+        from: "select(vec4<Input>(), values, step <= k_last)",
+        to: "values",
+        shape: FOURS,
+    },
+    Mutant {
+        what: "a block is stored as it was loaded",
+        kernel: "matmul/register_tile_trans_b",
+        from: "b_next[i * 4u + 1u][x],\n                        b_next[i * 4u + 2u][x],",
+        to: "b_next[i * 4u + 2u][x],\n                        b_next[i * 4u + 1u][x],",
+        shape: TRANS_B,
+    },
+    Mutant {
+        what: "columns of C end with its rows",
+        kernel: "matmul/register_tile_trans_b",
+        from: "b[min(row + y, n_last) * k + column]",
+        to: "b[min(row + y, min(m_last, n_last)) * k + column]",
+        shape: TRANS_B,
+    },
+    Mutant {
+        what: "the last part is not added",
+        kernel: "matmul/register_tile_split_k",
+        from: "part < SPLITS;",
+        to: "part + 1u < SPLITS;",
+        shape: LONG_FOURS,
+    },
+    Mutant {
+        what: "parts are rounded down and leave some of k out",
+        kernel: "matmul/register_tile_split_k",
+        from: "((params.k + DEPTH - 1u) / DEPTH + SPLITS - 1u)",
+        to: "(params.k / DEPTH)",
+        shape: LONG_FOURS,
+    },
+    Mutant {
+        what: "bytes lose their signs",
+        kernel: "matmul/naive_i8",
+        from: "return extractBits(bitcast<i32>(word), index % 4u * 8u, 8u);",
+        to: "return i32(extractBits(word, index % 4u * 8u, 8u));",
+        shape: ODD,
+    },
+    Mutant {
+        what: "a byte of B is taken from where A has it",
+        kernel: "matmul/naive_i8",
+        from: "element(b[b_index / 4u], b_index)",
+        to: "element(b[b_index / 4u], a_index)",
+        shape: ODD,
+    },
+    Mutant {
+        what: "what lies beyond k is counted",
+        kernel: "matmul/dot4_tile",
+        from: "select(vec4<u32>(), words, step <= k_last)",
+        to: "words",
+        shape: TRANS_B,
+    },
+    Mutant {
+        what: "every product of a batch has the first one's B",
+        kernel: "matmul/dot4_tile",
+        from: "let b_first = group.z * params.n * k;",
+        to: "let b_first = 0u;",
+        shape: TRANS_B,
+    },
+    Mutant {
+        what: "pairs of rows trade places",
+        kernel: "matmul/dot4_tile_plain_b",
+        from: "(odd.x & LOWER) | (odd.y << 16u)",
+        to: "(odd.y & LOWER) | (odd.x << 16u)",
+        shape: FOURS,
+    },
+    Mutant {
+        what: "a column of B is half another one",
+        kernel: "matmul/dot4_tile_plain_b",
+        from: "(even.x >> 16u) | (even.y & ~LOWER)",
+        to: "(even.x >> 16u) | (even.y << 16u)",
+        shape: FOURS,
+    },
+    Mutant {
+        what: "of two scales in a word the first is always taken",
+        kernel: "matmul/naive_w4",
+        from: "unpack2x16float(scales[index / 2u])[index % 2u]",
+        to: "unpack2x16float(scales[index / 2u]).x",
+        shape: WEIGHTS,
+    },
+    Mutant {
+        what: "weights of a word are read from its end",
+        kernel: "matmul/naive_w4",
+        from: "extractBits(word, i % 8u * 4u, 4u)",
+        to: "extractBits(word, 28u - i % 8u * 4u, 4u)",
+        shape: WEIGHTS,
+    },
+    Mutant {
+        what: "the second half of a word is never read",
+        kernel: "matmul/register_tile_w4",
+        from: "vec4(block / 8u % 2u * 16u)",
+        to: "vec4(0u)",
+        shape: WEIGHTS,
+    },
+    Mutant {
+        what: "of two scales in a word the first is always taken",
+        kernel: "matmul/register_tile_w4",
+        from: "scales[index / 2u] >> (index % 2u * 16u)",
+        to: "scales[index / 2u]",
+        shape: WEIGHTS,
     },
     Mutant {
         what: "keys beyond the mask are seen",
