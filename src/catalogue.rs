@@ -64,6 +64,8 @@ pub enum Feature {
     /// Subgroup operations. Such a kernel's constant `SUBGROUP_SIZE` is tried only where it is the
     /// device's smallest subgroup size, so that one workgroup of that many lanes is one subgroup.
     Subgroup,
+    /// Integers of 64 bits.
+    Int64,
     /// Products of matrices that a subgroup forms by itself, in this very configuration.
     CooperativeMatrix(MatrixTile),
 }
@@ -313,6 +315,14 @@ pub fn kernels() -> Vec<Kernel> {
         tune("COLUMNS", &[4, 2, 8]),
         tune("UNROLL", &[4, 2]),
     ];
+    const MATMUL_QUADS: &[Requirement] =
+        &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)];
+    const SUBGROUP_PANEL: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        tune("ROWS", &[32, 64, 16]),
+        tune("VECTORS", &[1, 2]),
+        tune("DEPTH", &[4, 8]),
+    ];
     const ATTENTION_NAIVE: &[Pass] = &[
         pass(
             "scores",
@@ -369,6 +379,13 @@ pub fn kernels() -> Vec<Kernel> {
         tune("ROWS", &[4, 8]),
         tune("THREADS_Y", &[16, 8]),
         tune("DEPTH", &[16, 32]),
+    ];
+    // A block has as many keys as the subgroup has lanes, and is unrolled: larger ones are too large.
+    const FLASH_PANEL: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[8, 4, 16]),
+        tune("HEAD_DIM", &[64, 128, 32]),
+        tune("QUERIES", &[4, 2, 1]),
+        tune("KEYS", &[2, 1]),
     ];
     const FLASH_SUBGROUP: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
@@ -689,6 +706,18 @@ pub fn kernels() -> Vec<Kernel> {
             scratch_copies: Some("SPLITS"),
             requirements: &[Equals("trans_b", 0), FEW_ROWS, ROOM_M, Multiple("n", 4)],
         }),
+        kernel!("matmul/subgroup_panel", Matmul, {
+            tunables: SUBGROUP_PANEL,
+            passes: MATMUL_M_FIRST,
+            features: &[Feature::Subgroup],
+            requirements: MATMUL_QUADS,
+        }),
+        kernel!("matmul/subgroup_panel_u64", Matmul, {
+            tunables: SUBGROUP_PANEL,
+            passes: MATMUL_M_FIRST,
+            features: &[Feature::Subgroup, Feature::Int64],
+            requirements: MATMUL_QUADS,
+        }),
         kernel!("attention/naive", Attention, {
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
             passes: ATTENTION_NAIVE,
@@ -758,6 +787,30 @@ pub fn kernels() -> Vec<Kernel> {
             scratch_copies: Some("SPLITS"),
             features: &[Feature::Subgroup],
             requirements: FEW_QUERIES,
+        }),
+        kernel!("attention/flash_panel", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup],
+            requirements: FULL_VEC4,
+        }),
+        kernel!("attention/flash_panel_causal", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup],
+            requirements: CAUSAL_VEC4,
+        }),
+        kernel!("attention/flash_panel_u64", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup, Feature::Int64],
+            requirements: FULL_VEC4,
+        }),
+        kernel!("attention/flash_panel_u64_causal", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup, Feature::Int64],
+            requirements: CAUSAL_VEC4,
         }),
     ]
 }

@@ -37,10 +37,11 @@ pub type GpuResult<T> = Result<T, GpuError>;
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// Optional features that kernels or the clock can use, each asked for only where it is offered.
-const WANTED: [(Features, &str); 4] = [
+const WANTED: [(Features, &str); 5] = [
     (Features::TIMESTAMP_QUERY, "timestamp_query"),
     (Features::SUBGROUP, "subgroup"),
     (Features::SHADER_F16, "shader_f16"),
+    (Features::SHADER_INT64, "shader_int64"),
     (
         Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
         "cooperative_matrix",
@@ -77,6 +78,8 @@ pub struct Capacity {
     pub subgroup_size_min: Option<u32>,
     /// Whether shaders may compute in f16.
     pub shader_f16: bool,
+    /// Whether shaders may use 64-bit integers.
+    pub shader_int64: bool,
     /// Products of matrices that subgroups can form by themselves.
     pub matrix_tiles: Vec<MatrixTile>,
     /// Memory that all buffers together may use, where it can be known.
@@ -186,6 +189,7 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
             .then(|| subgroup_size_min(&info))
             .flatten(),
         shader_f16: adapter.features().contains(Features::SHADER_F16),
+        shader_int64: adapter.features().contains(Features::SHADER_INT64),
         matrix_tiles: if adapter
             .features()
             .contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
@@ -501,6 +505,7 @@ impl Gpu {
             capacity.subgroup_size_min = None;
         }
         capacity.shader_f16 &= on.contains(Features::SHADER_F16);
+        capacity.shader_int64 &= on.contains(Features::SHADER_INT64);
         if !on.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
             capacity.matrix_tiles.clear();
         }

@@ -66,6 +66,10 @@ pub fn fit(
     for feature in kernel.features {
         match feature {
             Feature::Subgroup => {}
+            Feature::Int64 if capacity.shader_int64 => {}
+            Feature::Int64 => {
+                return Err("the device has no 64-bit integers (shader_int64)".to_owned());
+            }
             Feature::CooperativeMatrix(tile) if capacity.matrix_tiles.contains(tile) => {}
             Feature::CooperativeMatrix(tile) => {
                 let listed: Vec<String> = capacity
@@ -266,6 +270,7 @@ pub fn default_capacity() -> Capacity {
         workgroup_count_max: 65535,
         subgroup_size_min: Some(32),
         shader_f16: false,
+        shader_int64: false,
         matrix_tiles: Vec::new(),
         memory_bytes_budget: None,
     }

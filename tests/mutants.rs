@@ -29,6 +29,7 @@ struct Mutant {
 
 const ODD: &[(&str, u64)] = &[("m", 65), ("n", 67), ("k", 129)];
 const DEEP: &[(&str, u64)] = &[("m", 33), ("n", 36), ("k", 2048)];
+const PANELS: &[(&str, u64)] = &[("batch", 2), ("m", 35), ("n", 36), ("k", 28)];
 const HEADS: &[(&str, u64)] = &[
     ("heads", 4),
     ("kv_heads", 2),
@@ -510,6 +511,69 @@ const MUTANTS: &[Mutant] = &[
         from: "scales[index / 2u] >> (index % 2u * 16u)",
         to: "scales[index / 2u]",
         shape: WEIGHTS,
+    },
+    Mutant {
+        what: "the steps that a panel does not cover are left out",
+        kernel: "matmul/subgroup_panel",
+        from: "step < params.k; step += 4u",
+        to: "step < whole; step += 4u",
+        shape: PANELS,
+    },
+    Mutant {
+        what: "a row gets the products of the row before",
+        kernel: "matmul/subgroup_panel",
+        from: "let a_value = subgroupShuffle(a_part[q], r);",
+        to: "let a_value = subgroupShuffle(a_part[q], max(r, 1u) - 1u);",
+        shape: PANELS,
+    },
+    Mutant {
+        what: "the halves of a word are swapped",
+        kernel: "matmul/subgroup_panel_u64",
+        from: "vec4(low.x, high.x, low.y, high.y)",
+        to: "vec4(high.x, low.x, high.y, low.y)",
+        shape: PANELS,
+    },
+    Mutant {
+        what: "a product of the batch is that of the first B",
+        kernel: "matmul/subgroup_panel_u64",
+        from: "let b_first = group.z * params.k * n;",
+        to: "let b_first = 0u;",
+        shape: PANELS,
+    },
+    Mutant {
+        what: "the sum is not corrected to a new maximum",
+        kernel: "attention/flash_panel",
+        from: "sum[j * HEAD_DIM + i * 4u + c] *= correction[j];",
+        to: "sum[j * HEAD_DIM + i * 4u + c] *= 1.0;",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "the last block of keys counts its padding",
+        kernel: "attention/flash_panel",
+        from: "select(0.0, weight, first + b < count)",
+        to: "weight",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "a query sees a key too many",
+        kernel: "attention/flash_panel_causal",
+        from: "select(0.0, weight, first + b < seen[j])",
+        to: "select(0.0, weight, first + b <= seen[j])",
+        shape: MASKED,
+    },
+    Mutant {
+        what: "values of words are taken for those of the neighbouring word",
+        kernel: "attention/flash_panel_u64",
+        from: "let low = vec2(u32(words.x), u32(words.y));",
+        to: "let low = vec2(u32(words.y), u32(words.x));",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "keys of another head are read where heads share them",
+        kernel: "attention/flash_panel_u64_causal",
+        from: "let kv_head = batch_head % params.heads / (params.heads / params.kv_heads);",
+        to: "let kv_head = batch_head % params.kv_heads;",
+        shape: MASKED,
     },
     Mutant {
         what: "keys beyond the mask are seen",

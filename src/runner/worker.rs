@@ -27,7 +27,7 @@ const UNROLL: UnrollOptions = UnrollOptions {
 };
 
 /// The most expressions that a driver for a CPU is given: they optimise for minutes beyond it.
-const EXPRESSIONS_MAX_CPU: usize = 30_000;
+const EXPRESSIONS_MAX_CPU: usize = 40_000;
 
 /// Executes cases through wgpu with a given set of kernels.
 pub struct WgpuRunner {
