@@ -6,8 +6,8 @@
 // between the pairs. The result is one word of k for each of four columns, which is the very vector
 // that the tile is made of. Neighbours load neighbouring words and write neighbouring vectors.
 //
-// The rest is as it stands in `dot4_tile`. Rows must begin with a word, so n and k must be multiples
-// of four.
+// The rest is as it stands in `dot4_tile`. Rows must begin with a word, so n and k must be
+// multiples of four.
 
 const WARPS_X = 2u; // warps along a row of C
 const WARPS_Y = 2u; // warps along a column of C

@@ -1,14 +1,14 @@
-// `register_tile_vec4` for few tiles and a long k: several workgroups share a tile of C, each with a
-// part of k, and a second pass adds up what they found.
+// `register_tile_vec4` for few tiles and a long k: several workgroups share a tile of C, each with
+// a part of k, and a second pass adds up what they found.
 //
-// A product with fewer tiles than the chip has multiprocessors leaves some of them idle however well
-// the others work. With k in SPLITS parts there are SPLITS times as many workgroups; the price is
-// that C is written SPLITS times in f32 and read again. Parts are whole panels, so only the last one
-// that is not empty meets the end of k.
+// A product with fewer tiles than the chip has multiprocessors leaves some of them idle however
+// well the others work. With k in SPLITS parts there are SPLITS times as many workgroups; the price
+// is that C is written SPLITS times in f32 and read again. Parts are whole panels, so only the last
+// one that is not empty meets the end of k.
 //
 // Within a part sums are kept in Sum; across parts they are added in f32. Tiles, warps, lanes and
-// registers are as they stand in `register_tile_vec4`, with one buffer. n and k must be multiples of
-// four.
+// registers are as they stand in `register_tile_vec4`, with one buffer. n and k must be multiples
+// of four.
 
 alias Input = f32; // elements of A and B
 alias Sum = f32; // sums, and elements of C

@@ -2,10 +2,11 @@
 // of A.
 //
 // Both operands then arrive the same way: an invocation loads four neighbouring rows, four elements
-// of each, turns that block in its registers and stores it as four vectors, one for each step of the
-// product. Blocks are handed out down the rows, eight to a line, so that those who store together
-// write neighbouring vectors, while the lanes of one load cover STEPS vectors of each of their rows:
-// whole sectors of 32 bytes or more. Nothing is padded and no two lanes collide in a bank.
+// of each, turns that block in its registers and stores it as four vectors, one for each step of
+// the product. Blocks are handed out down the rows, eight to a line, so that those who store
+// together write neighbouring vectors, while the lanes of one load cover STEPS vectors of each of
+// their rows: whole sectors of 32 bytes or more. Nothing is padded and no two lanes collide in a
+// bank.
 //
 // The rest, of tiles, warps, lanes, registers and groups, is as it stands in `register_tile_vec4`.
 // n and k must be multiples of four.

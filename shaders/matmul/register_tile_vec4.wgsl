@@ -14,12 +14,11 @@
 // Sum on that way and not in the product, where every value is read many times.
 //
 // Per lane: ROWS * COLUMNS sums, ROWS + COLUMNS operands, and the next panel, which is on its way
-// from memory while the last one is multiplied. With 128 invocations and 16 x 8 sums that is
-// 128 + 24 + 32 registers and some twenty for addresses, so two workgroups of 128 x 128 fit a
-// multiprocessor of 65536 registers; with 256 invocations and 8 x 8 sums it is 64 + 16 + 16, or 24
-// where fewer than all load A, which leaves room for two as well. Workgroup memory: BUFFERS * DEPTH
-// * (TILE_M + TILE_N) sums, 16 KiB of f32 at 128 x 128 x 16. Two buffers save one of two barriers a
-// turn.
+// from memory while the last one is multiplied. With 128 invocations and 16 x 8 sums that is 128 +
+// 24 + 32 registers and some twenty for addresses, so two workgroups of 128 x 128 fit a
+// multiprocessor of 65536 registers; with 256 invocations and 8 x 8 sums it is 64 + 16 + 24, which
+// leaves room for two as well. Workgroup memory: BUFFERS * DEPTH * (TILE_M + TILE_N) sums, 16 KiB
+// of f32 at 128 x 128 x 16. Two buffers save one of two barriers a turn.
 //
 // Workgroups are counted in groups of GROUP rows of tiles, within a group column by column: those
 // that run together share their rows of A and their columns of B in the cache. n and k must be

@@ -8,8 +8,8 @@
 // An invocation stages four neighbouring columns of C by four steps of k: half a word of each. The
 // invocation that has the other half reads the same words at the same time, from the cache. Words
 // and scales wait in registers while the last panel is multiplied, 8 registers a block; only then
-// they are unpacked, each weight with a shift, a conversion and a multiplication.
-// Scales are unpacked from 16 bits without arithmetic in f16, which not every device has.
+// they are unpacked, each weight with a shift, a conversion and a multiplication. Scales are
+// unpacked from 16 bits without arithmetic in f16, which not every device has.
 //
 // The rest, of tiles, warps, lanes, registers and groups, is as it stands in `register_tile_vec4`.
 // n must be a multiple of four; k is one of 32 by itself.
