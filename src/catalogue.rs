@@ -262,25 +262,25 @@ pub fn kernels() -> Vec<Kernel> {
         tune("ROWS", &[4, 2]),
         tune("COLUMNS", &[4, 2]),
         tune("DEPTH", &[32, 64, 16]),
-        tune("GROUP", &[8, 1]),
-    ];
-    const MATRIX_8: &[Feature] = &[Feature::MatrixOfDtype(8), Feature::Subgroup];
-    const MATRIX_TILE_8: &[Tunable] = &[
-        tune("SUBGROUP_SIZE", &[32, 8, 16, 64]),
-        tune("SUBGROUPS_M", &[2, 1]),
-        tune("SUBGROUPS_N", &[2]),
-        tune("ROWS", &[4, 8]),
-        tune("COLUMNS", &[4, 8]),
-        tune("DEPTH", &[16, 32, 8]),
-        tune("GROUP", &[8, 1]),
+        tune("GROUP", &[8]),
     ];
     const MATRIX_DIRECT: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
-        tune("SUBGROUPS_M", &[2, 1]),
+        tune("SUBGROUPS_M", &[2]),
         tune("SUBGROUPS_N", &[2, 4]),
         tune("ROWS", &[4, 2]),
         tune("COLUMNS", &[4, 2]),
-        tune("GROUP", &[8, 1]),
+        tune("GROUP", &[8]),
+    ];
+    const MATRIX_8: &[Feature] = &[Feature::MatrixOfDtype(8), Feature::Subgroup];
+    const MATRIX_TILE_8: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8]),
+        tune("SUBGROUPS_M", &[2]),
+        tune("SUBGROUPS_N", &[2]),
+        tune("ROWS", &[4, 8]),
+        tune("COLUMNS", &[4, 8]),
+        tune("DEPTH", &[16, 32]),
+        tune("GROUP", &[8]),
     ];
     const ATTENTION_NAIVE: &[Pass] = &[
         pass(
@@ -335,7 +335,7 @@ pub fn kernels() -> Vec<Kernel> {
     const FLASH_MATRIX: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("HEAD_DIM", &[128, 64]),
-        tune("SUBGROUPS", &[4, 8, 2]),
+        tune("SUBGROUPS", &[4, 8]),
         tune("ROWS", &[1, 2]),
         tune("KEYS", &[64, 32]),
         tune("PARTS", &[2, 1, 4]),

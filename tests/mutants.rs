@@ -88,7 +88,7 @@ const LONG_MASKED: &[(&str, u64)] = &[
     ("causal", 1),
 ];
 const INSIDE_BUT_A_COLUMN: &[(&str, u64)] = &[("m", 64), ("n", 40), ("k", 32)];
-const INSIDE_BUT_A_ROW: &[(&str, u64)] = &[("m", 193), ("n", 64), ("k", 32)];
+const INSIDE_BUT_A_ROW: &[(&str, u64)] = &[("m", 129), ("n", 64), ("k", 32)];
 const DIRECT: &[(&str, u64)] = &[("m", 64), ("n", 192), ("k", 80)];
 const DIRECT_STACK: &[(&str, u64)] = &[("batch", 2), ("m", 128), ("n", 64), ("k", 16)];
 
@@ -664,7 +664,7 @@ const TWINS: &[&[(&str, &[u32])]] = &[
         ("GROUP", &[8]),
         ("HEAD_DIM", &[32]),
         ("KEYS", &[32]),
-        ("PARTS", &[4]),
+        ("PARTS", &[1]),
     ],
 ];
 
@@ -795,15 +795,15 @@ fn matrix_kernels_are_right_as_twins_and_their_mutants_are_caught() {
         for number in 0..TWINS.len() {
             for shape in twin_shapes(kernel) {
                 let shape = laid_out(kernel, shape);
-                for &dtype in kernel.dtypes {
-                    let started = std::time::Instant::now();
+                // The types make no difference to indices, so once is enough.
+                let dtypes = &kernel.dtypes[..if number == 0 { kernel.dtypes.len() } else { 1 }];
+                for &dtype in dtypes {
                     let verdicts = verdicts_in(&twin_of(kernel, number), &shape, dtype);
                     assert!(
                         verdicts.iter().all(|v| matches!(v, Verdict::Right(_))),
                         "{} {dtype} {number} {shape:?}: {verdicts:?}",
                         kernel.name
                     );
-                    eprintln!("{} {dtype} {number} {shape:?} {:?}", kernel.name, started.elapsed());
                 }
             }
         }
@@ -831,8 +831,14 @@ fn matrix_kernels_are_right_with_fewer_subgroups_than_they_count_on() {
     let lanes = chipmark::gpu::enumerate(None)[0].device.limits["subgroup_size_min"];
     let half: &'static [u32] = vec![u32::try_from(lanes / 2).unwrap()].leak();
     for kernel in kernels().iter().filter(|k| k.engine == Engine::Matrix) {
-        let mut values = TWINS[0].to_vec();
-        values[0].1 = half;
+        let mut values = TWINS[1].to_vec();
+        for (name, values) in &mut values {
+            match *name {
+                "SUBGROUP_SIZE" => *values = half,
+                "DEPTH" => *values = &[16],
+                _ => {}
+            }
+        }
         let other = Kernel {
             features: &[],
             ..twin(kernel, &values)

@@ -65,7 +65,9 @@ struct Params {
 var<workgroup> kv_tile: array<vec4<f16>, KEYS * KV_STRIDE>; // keys, then values
 var<workgroup> scores: array<vec4<f32>, TILE_Q * SCORE_STRIDE>; // later pieces of the output
 var<workgroup> weights: array<vec4<f16>, TILE_Q * WEIGHT_STRIDE>; // at first pieces of the queries
-var<workgroup> outgrown: u32; // whether some maximum is too stale
+// Whether some maximum is too stale. A vector, because matrices are loaded from multiples of 16 bytes
+// and what lies behind it must begin at one.
+var<workgroup> outgrown: vec4<u32>;
 
 // How many keys a query sees. The mask is aligned to the end: the last query sees every key.
 fn visible_count(query: u32) -> u32 {
@@ -155,7 +157,7 @@ fn main(
         for (var first = 0u; first < count; first += KEYS) {
             // (1) Scores.
             workgroupBarrier();
-            outgrown = 0u;
+            outgrown = vec4<u32>();
             for (var i = 0u; i < LOADS; i++) {
                 let piece = thread + i * THREADS;
                 kv_tile[piece / VECTORS * KV_STRIDE + piece % VECTORS] = next[i];
@@ -214,7 +216,7 @@ fn main(
                     total[r] *= correction[r];
                     // Before the first block there is nothing to correct.
                     if (first > 0u) {
-                        outgrown = 1u;
+                        outgrown.x = 1u;
                     }
                 }
                 for (var i = 0u; i < PART_VECTORS; i++) {
@@ -227,7 +229,7 @@ fn main(
                 }
             }
             // A barrier, and what it reads is the same for all.
-            if (workgroupUniformLoad(&outgrown) != 0u) {
+            if (workgroupUniformLoad(&outgrown).x != 0u) {
                 for (var p = 0u; p < HEAD_DIM; p += CHUNK) {
                     for (var i = 0u; i < ROWS; i++) {
                         for (var j = 0u; j < CHUNK; j += BLOCK) {

@@ -56,8 +56,6 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroup_count: u32,
-    @builtin(subgroup_size) subgroup_size: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let order = group.y * groups.x + group.x;
     let band = GROUP * groups.x; // tiles in a band of GROUP rows of tiles

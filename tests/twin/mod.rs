@@ -20,9 +20,7 @@ fn pattern(text: &str) -> Regex {
 /// `kernel` without matrix units. `values` replace those of tunables, so that it stays small enough
 /// for the driver of a CPU; a tunable that is not named keeps its own.
 pub fn twin(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kernel {
-    let source = kernel
-        .source
-        .replace("enable wgpu_cooperative_matrix;", "");
+    let source = kernel.source.replace("enable wgpu_cooperative_matrix;", "");
 
     // What matrices are loaded from and stored to: whether indices and strides count vectors.
     let vectors: BTreeMap<String, bool> = pattern(r"var<[^>]+> (\w+): array<(vec4<)?")
@@ -36,10 +34,7 @@ pub fn twin(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kerne
     let mut side = String::new();
     for found in alias.captures_iter(&source) {
         side = found[2].to_owned();
-        elements.insert(
-            found[1].to_owned(),
-            (&found[4] == "C", found[3].to_owned()),
-        );
+        elements.insert(found[1].to_owned(), (&found[4] == "C", found[3].to_owned()));
     }
     assert!(!side.is_empty(), "{} has no matrices", kernel.name);
 
@@ -55,11 +50,19 @@ pub fn twin(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kerne
         assert!(before.is_none(), "{} has two {}", kernel.name, &found[1]);
     }
 
+    let source = pattern(r"for \(var (\w+) = 0u;")
+        .replace_all(&source, "for (var $1 = twin_nothing;")
+        .into_owned();
     let mut functions = BTreeSet::new();
     let mut text = alias.replace_all(&source, "alias $1 = u32;").into_owned();
     let load = r"coopLoad(T?)<(\w+)>\(&(\w+)\[([^\]]+)\], ";
     let mut loads = |found: &Captures<'_>, first: usize, to: &str| {
-        let name = format!("twin_load{}_{}_{}", &found[first], &found[first + 1], &found[first + 2]);
+        let name = format!(
+            "twin_load{}_{}_{}",
+            &found[first],
+            &found[first + 1],
+            &found[first + 2]
+        );
         let array = &found[first + 2];
         let from = element(array, vectors[array], !found[first].is_empty());
         let arena = arena(elements[&found[first + 1]].0);
@@ -85,7 +88,11 @@ pub fn twin(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kerne
         .into_owned();
     text = pattern(&format!(r"let (\w+) = {load}"))
         .replace_all(&text, |found: &Captures<'_>| {
-            format!("let {} = {}", &found[1], loads(found, 2, &place(&found[1], "0u")))
+            format!(
+                "let {} = {}",
+                &found[1],
+                loads(found, 2, &place(&found[1], "0u"))
+            )
         })
         .into_owned();
     text = pattern(r"(\w+)\[([^\]]+)\] = MatrixC\(\);")
@@ -118,18 +125,25 @@ pub fn twin(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kerne
     text = text.replace("coopMultiplyAdd(", "twin_multiply_add(");
     assert!(!text.contains("coop"), "{}: {text}", kernel.name);
 
-    let builtin = |name: &str| {
-        let found = pattern(&format!(r"@builtin\({name}\) (\w+)"));
-        found.captures(&text).unwrap()[1].to_owned()
-    };
-    let begin = format!(
-        "\n) {{\ntwin_lane = {}; twin_lanes = {}; twin_subgroup = {}; twin_side = {side}u;\n",
-        builtin("subgroup_invocation_id"),
-        builtin("subgroup_size"),
-        builtin("subgroup_id")
-    );
     assert_eq!(text.matches("\n) {\n").count(), 1, "{}", kernel.name);
-    text = text.replace("\n) {\n", &begin);
+    let mut begin = String::new();
+    for (variable, builtin) in [
+        ("twin_lane", "subgroup_invocation_id"),
+        ("twin_lanes", "subgroup_size"),
+        ("twin_subgroup", "subgroup_id"),
+    ] {
+        let found = pattern(&format!(r"@builtin\({builtin}\) (\w+)"));
+        let argument = match found.captures(&text) {
+            Some(found) => found[1].to_owned(),
+            None => {
+                let argument = format!("    @builtin({builtin}) {builtin}: u32,\n) {{\n");
+                text = text.replace("\n) {\n", &format!("\n{argument}"));
+                builtin.to_owned()
+            }
+        };
+        writeln!(begin, "{variable} = {argument};").unwrap();
+    }
+    text = text.replace("\n) {\n", &format!("\n) {{\n{begin}twin_side = {side}u;\n"));
 
     let mut counts = ["0u".to_owned(), "0u".to_owned()];
     for (name, (ty, count)) in &variables {
@@ -158,7 +172,9 @@ const TWIN_SUBGROUPS = THREADS / SUBGROUP_SIZE;
 var<private> twin_lane: u32;
 var<private> twin_lanes: u32;
 var<private> twin_subgroup: u32;
-var<private> twin_side: u32; // not a constant, or every loop would be unrolled
+// Not constants: unrolled, the driver of a CPU would take minutes.
+var<private> twin_side: u32;
+var<private> twin_nothing: u32;
 var<workgroup> twin_factors: array<{factor}, TWIN_SUBGROUPS * TWIN_FACTORS * TWIN_SQUARE>;
 var<workgroup> twin_sums: array<{sum}, TWIN_SUBGROUPS * TWIN_SUMS * TWIN_SQUARE>;
 fn twin_zero(place: u32) -> u32 {{
