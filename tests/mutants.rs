@@ -189,7 +189,7 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         what: "a subgroup leaves its last column of blocks",
         kernel: "matmul/matrix_direct_trans_b",
         from: "row >= params.m || column >= params.n",
-        to: "row >= params.m || column + 16u >= params.n",
+        to: "row >= params.m || column + 32u >= params.n",
         shape: DIRECT,
     },
     Mutant {
@@ -216,8 +216,8 @@ const MATRIX_MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the last block of keys counts its padding",
         kernel: "attention/flash_matrix",
-        from: "select(vec4<f32>(), power, key < vec4(count))",
-        to: "power",
+        from: "select(vec4(LOWEST), scaled, key < vec4(count))",
+        to: "scaled",
         shape: SHORT_HEADS,
     },
     Mutant {
@@ -230,9 +230,16 @@ const MATRIX_MUTANTS: &[Mutant] = &[
     Mutant {
         what: "keys beyond the mask are seen",
         kernel: "attention/flash_matrix_causal",
-        from: "select(vec4<f32>(), power, key < vec4(seen))",
-        to: "select(vec4<f32>(), power, key < vec4(seen + 1u))",
+        from: "key < vec4(seen)",
+        to: "key < vec4(seen + 1u)",
         shape: SHORT_MASKED,
+    },
+    Mutant {
+        what: "a query that sees no key has an output",
+        kernel: "attention/flash_matrix_causal",
+        from: "select(0.0, 1.0 / weight, seen > 0u)",
+        to: "1.0 / weight",
+        shape: LONG_MASKED,
     },
     Mutant {
         what: "the walk over the keys ends where the first query's does",

@@ -225,12 +225,9 @@ fn main(
                     }
                 }
                 for (var i = 0u; i < PART_VECTORS; i++) {
-                    let at = i * PARTS + part;
-                    let key = vec4(0u, 1u, 2u, 3u) + (first + at * 4u);
-                    let power = exp2(score[i] - largest[r]);
-                    let weight = select(vec4<f32>(), power, key < vec4(count));
+                    let weight = exp2(score[i] - largest[r]);
                     total[r] += (weight.x + weight.y) + (weight.z + weight.w);
-                    weights[row * WEIGHT_STRIDE + at] = vec4<f16>(weight);
+                    weights[row * WEIGHT_STRIDE + i * PARTS + part] = vec4<f16>(weight);
                 }
             }
             // A barrier, and what it reads is the same for all.
@@ -284,14 +281,13 @@ fn main(
             }
         }
 
-        // A query that sees no key has no weights at all; its output is zero.
         var factor: array<f32, ROW_TURNS>;
         for (var r = 0u; r < ROW_TURNS; r++) {
             var weight = total[r];
             for (var apart = 1u; apart < PARTS; apart *= 2u) {
                 weight += subgroupShuffleXor(weight, apart);
             }
-            factor[r] = select(0.0, 1.0 / weight, weight > 0.0);
+            factor[r] = 1.0 / weight;
         }
         for (var p = 0u; p < HEAD_DIM; p += CHUNK) {
             workgroupBarrier();
