@@ -95,6 +95,7 @@ fn main(
                 }
             }
         }
+        // What is stored, and where, must have names: else the loops here would not be unrolled.
         for (var i = 0u; i < ROWS; i++) {
             for (var j = 0u; j < COLUMNS; j++) {
                 let value = sum[i * COLUMNS + j];

@@ -1,5 +1,7 @@
-// `matrix_direct` for a B that lies transposed: its blocks are loaded column by column, so rows of k
-// are read for both operands.
+// `matrix_direct` for a B that lies transposed, the way a linear layer keeps its weights.
+//
+// Blocks of B are loaded column by column, so rows of k are read for both operands, in segments of 32
+// bytes each.
 
 enable f16;
 enable wgpu_cooperative_matrix;
