@@ -68,6 +68,8 @@ pub enum Feature {
     Int64,
     /// Products of matrices that a subgroup forms by itself, in this very configuration.
     CooperativeMatrix(MatrixTile),
+    /// The same for square matrices of this size, in the types that the dtype says.
+    MatrixOfDtype(u32),
 }
 
 /// A product of square matrices that a subgroup forms by itself.
@@ -323,6 +325,35 @@ pub fn kernels() -> Vec<Kernel> {
         tune("VECTORS", &[1, 2]),
         tune("DEPTH", &[4, 8]),
     ];
+    const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
+    const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::Subgroup];
+    const MATRIX_TILE: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[2, 1]),
+        tune("SUBGROUPS_N", &[4, 2]),
+        tune("ROWS", &[4, 2]),
+        tune("COLUMNS", &[4, 2]),
+        tune("DEPTH", &[32, 64, 16]),
+        tune("GROUP", &[8]),
+    ];
+    const MATRIX_DIRECT: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[2]),
+        tune("SUBGROUPS_N", &[2, 4]),
+        tune("ROWS", &[4, 2]),
+        tune("COLUMNS", &[4, 2]),
+        tune("GROUP", &[8]),
+    ];
+    const MATRIX_8: &[Feature] = &[Feature::MatrixOfDtype(8), Feature::Subgroup];
+    const MATRIX_TILE_8: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8]),
+        tune("SUBGROUPS_M", &[2]),
+        tune("SUBGROUPS_N", &[2]),
+        tune("ROWS", &[4, 8]),
+        tune("COLUMNS", &[4, 8]),
+        tune("DEPTH", &[16, 32]),
+        tune("GROUP", &[8]),
+    ];
     const ATTENTION_NAIVE: &[Pass] = &[
         pass(
             "scores",
@@ -392,6 +423,15 @@ pub fn kernels() -> Vec<Kernel> {
         tune("HEAD_DIM", &[64, 128, 256, 32]),
         tune("QUERIES", &[2, 4, 1]),
         tune("BLOCK", &[8, 4]),
+    ];
+
+    const FLASH_MATRIX: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("HEAD_DIM", &[128, 64]),
+        tune("SUBGROUPS", &[4, 8]),
+        tune("ROWS", &[1, 2]),
+        tune("KEYS", &[64, 32]),
+        tune("PARTS", &[2, 1, 4]),
     ];
 
     vec![
@@ -718,6 +758,56 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: MATMUL_QUADS,
         }),
+        kernel!("matmul/matrix_tile", Matmul, {
+            dtypes: HALVES,
+            tunables: MATRIX_TILE,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_trans_b", Matmul, {
+            dtypes: HALVES,
+            tunables: MATRIX_TILE,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[Equals("trans_b", 1), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_8x8", Matmul, {
+            dtypes: FLOATS,
+            tunables: MATRIX_TILE_8,
+            passes: MATMUL,
+            features: MATRIX_8,
+            requirements: &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_direct", Matmul, {
+            dtypes: HALVES,
+            tunables: MATRIX_DIRECT,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[
+                Equals("trans_b", 0),
+                Multiple("m", 64),
+                Multiple("n", 64),
+                Multiple("k", 16),
+            ],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_direct_trans_b", Matmul, {
+            dtypes: HALVES,
+            tunables: MATRIX_DIRECT,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[
+                Equals("trans_b", 1),
+                Multiple("m", 64),
+                Multiple("n", 64),
+                Multiple("k", 16),
+            ],
+            engine: Engine::Matrix,
+        }),
         kernel!("attention/naive", Attention, {
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
             passes: ATTENTION_NAIVE,
@@ -811,6 +901,22 @@ pub fn kernels() -> Vec<Kernel> {
             passes: ATTENTION,
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: CAUSAL_VEC4,
+        }),
+        kernel!("attention/flash_matrix", Attention, {
+            dtypes: &[Dtype::F16],
+            tunables: FLASH_MATRIX,
+            passes: ATTENTION,
+            features: MATRIX_16,
+            requirements: FULL_VEC4,
+            engine: Engine::Matrix,
+        }),
+        kernel!("attention/flash_matrix_causal", Attention, {
+            dtypes: &[Dtype::F16],
+            tunables: FLASH_MATRIX,
+            passes: ATTENTION,
+            features: MATRIX_16,
+            requirements: CAUSAL_VEC4,
+            engine: Engine::Matrix,
         }),
     ]
 }

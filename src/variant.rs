@@ -1,6 +1,6 @@
 //! Which variants of a kernel are legal on a device at a shape, and the grids they are called with.
 
-use crate::catalogue::{Cover, Feature, Kernel, Requirement};
+use crate::catalogue::{Cover, Feature, Kernel, MatrixTile, Requirement};
 use crate::gpu::Capacity;
 use crate::op::Case;
 use crate::protocol::Tunables;
@@ -64,25 +64,30 @@ pub fn fit(
         return Err("the device has no arithmetic in f16 (shader_f16)".to_owned());
     }
     for feature in kernel.features {
-        match feature {
-            Feature::Subgroup => {}
-            Feature::Int64 if capacity.shader_int64 => {}
+        let tile = match *feature {
+            Feature::Subgroup => continue,
+            Feature::Int64 if capacity.shader_int64 => continue,
             Feature::Int64 => {
                 return Err("the device has no 64-bit integers (shader_int64)".to_owned());
             }
-            Feature::CooperativeMatrix(tile) if capacity.matrix_tiles.contains(tile) => {}
-            Feature::CooperativeMatrix(tile) => {
-                let listed: Vec<String> = capacity
-                    .matrix_tiles
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                return Err(if listed.is_empty() {
-                    format!("it needs {tile}; the device has no cooperative matrices")
-                } else {
-                    format!("it needs {tile}; the device has {}", listed.join(", "))
-                });
-            }
+            Feature::CooperativeMatrix(tile) => tile,
+            Feature::MatrixOfDtype(size) => MatrixTile {
+                size,
+                input: case.dtype.input(),
+                accumulator: case.dtype.output(),
+            },
+        };
+        if !capacity.matrix_tiles.contains(&tile) {
+            let listed: Vec<String> = capacity
+                .matrix_tiles
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            return Err(if listed.is_empty() {
+                format!("it needs {tile}; the device has no cooperative matrices")
+            } else {
+                format!("it needs {tile}; the device has {}", listed.join(", "))
+            });
         }
     }
     if kernel.features.contains(&Feature::Subgroup) {

@@ -3,18 +3,20 @@
 #![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
 
 mod devices;
+mod twin;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use chipmark::catalogue::{Feature, Kernel, Tunable, kernels};
+use chipmark::catalogue::{Engine, Kernel, kernels};
 use chipmark::input::Data;
-use chipmark::op::{Case, OpName, Shape};
+use chipmark::op::{Case, Dtype, OpName, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, InProcess};
 use chipmark::shader::needs_f16;
 use chipmark::verify::{Challenge, Verdict, check, entropy, inputs};
+use twin::twin;
 
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -52,7 +54,46 @@ const BLOCKS: &[(&str, u64)] = &[("blocks", 7), ("steps", 5)];
 const ONE_BLOCK: &[(&str, u64)] = &[("blocks", 1), ("steps", 1)];
 const LONG_BLOCKS: &[(&str, u64)] = &[("blocks", 3), ("steps", 391)];
 
-/// Mistakes in kernels for matrix units, tried with the products spelt out.
+/// For kernels that work in large tiles: none, one and several of them whole.
+const TILES: &[(&str, u64)] = &[("m", 69), ("n", 76), ("k", 52)];
+const INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 64)];
+const TILE_STACK: &[(&str, u64)] = &[("batch", 3), ("m", 65), ("n", 72), ("k", 36)];
+const THIN: &[(&str, u64)] = &[("m", 1), ("n", 4), ("k", 4)];
+const SHORT_HEADS: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 33),
+    ("kv_len", 65),
+    ("head_dim", 28),
+];
+const LONG_HEADS: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("heads", 3),
+    ("query_len", 70),
+    ("kv_len", 130),
+    ("head_dim", 32),
+];
+const SHORT_MASKED: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 33),
+    ("kv_len", 65),
+    ("head_dim", 28),
+    ("causal", 1),
+];
+const LONG_MASKED: &[(&str, u64)] = &[
+    ("heads", 2),
+    ("query_len", 130),
+    ("kv_len", 70),
+    ("head_dim", 32),
+    ("causal", 1),
+];
+const INSIDE_BUT_A_COLUMN: &[(&str, u64)] = &[("m", 64), ("n", 40), ("k", 32)];
+const INSIDE_BUT_A_ROW: &[(&str, u64)] = &[("m", 129), ("n", 64), ("k", 32)];
+const DIRECT: &[(&str, u64)] = &[("m", 64), ("n", 192), ("k", 80)];
+const DIRECT_STACK: &[(&str, u64)] = &[("batch", 2), ("m", 128), ("n", 64), ("k", 16)];
+
+/// Mistakes in kernels for matrix units, tried on their twins.
 const MATRIX_MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the last pair of steps is left out",
@@ -102,6 +143,111 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         from: "            for (var i = 0u; i < ACCUMULATORS; i++) {\n                sum[i] = MatrixC();\n            }",
         to: "",
         shape: LONG_BLOCKS,
+    },
+    Mutant {
+        what: "what lies beyond k counts",
+        kernel: "matmul/matrix_tile",
+        from: "select(vec4<Input>(), values, column < a_row)",
+        to: "values",
+        shape: TILES,
+    },
+    Mutant {
+        what: "tiles at the edge are stored whole",
+        kernel: "matmul/matrix_tile",
+        from: "first_column + TILE_N <= params.n",
+        to: "first_column < params.n",
+        shape: INSIDE_BUT_A_COLUMN,
+    },
+    Mutant {
+        what: "a band of tiles has a row too many",
+        kernel: "matmul/matrix_tile",
+        from: "min(groups.y - band_first, GROUP)",
+        to: "GROUP",
+        shape: INSIDE_BUT_A_ROW,
+    },
+    Mutant {
+        what: "the next panel is the one before",
+        kernel: "matmul/matrix_tile_trans_b",
+        from: "let next = first + DEPTH;",
+        to: "let next = first;",
+        shape: TILES,
+    },
+    Mutant {
+        what: "blocks of B are not turned",
+        kernel: "matmul/matrix_tile_trans_b",
+        from: "coopLoad<MatrixB>",
+        to: "coopLoadT<MatrixB>",
+        shape: TILES,
+    },
+    Mutant {
+        what: "the last step along k is left out",
+        kernel: "matmul/matrix_direct",
+        from: "step < params.k;",
+        to: "step + BLOCK < params.k;",
+        shape: DIRECT,
+    },
+    Mutant {
+        what: "a subgroup leaves its last column of blocks",
+        kernel: "matmul/matrix_direct_trans_b",
+        from: "row >= params.m || column >= params.n",
+        to: "row >= params.m || column + 32u >= params.n",
+        shape: DIRECT,
+    },
+    Mutant {
+        what: "the output is not corrected to a new maximum",
+        kernel: "attention/flash_matrix",
+        from: "*= correction[r];\n                        }",
+        to: "*= 1.0;\n                        }",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "the sum of weights is not corrected to a new maximum",
+        kernel: "attention/flash_matrix",
+        from: "total[r] *= correction[r];",
+        to: "total[r] *= 1.0;",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "a row's maximum is that of a part of it",
+        kernel: "attention/flash_matrix",
+        from: "highest = max(highest, subgroupShuffleXor(highest, apart));",
+        to: "highest = max(highest, subgroupShuffleXor(highest, 0u));",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "the last block of keys counts its padding",
+        kernel: "attention/flash_matrix",
+        from: "select(vec4(LOWEST), scaled, key < vec4(count))",
+        to: "scaled",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "queries beyond the head are not zero",
+        kernel: "attention/flash_matrix",
+        from: "select(vec4<f16>(), values, column < d)",
+        to: "values",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "keys beyond the mask are seen",
+        kernel: "attention/flash_matrix_causal",
+        from: "key < vec4(seen)",
+        to: "key < vec4(seen + 1u)",
+        shape: SHORT_MASKED,
+    },
+    Mutant {
+        what: "a query that sees no key has an output",
+        kernel: "attention/flash_matrix_causal",
+        from: "select(0.0, 1.0 / weight, seen > 0u)",
+        to: "1.0 / weight",
+        shape: LONG_MASKED,
+    },
+    Mutant {
+        what: "the walk over the keys ends where the first query's does",
+        kernel: "attention/flash_matrix_causal",
+        from: "visible_count(min(first_query + TILE_Q - 1u, q_last));",
+        to: "visible_count(min(first_query, q_last));",
+        shape: SHORT_MASKED,
     },
 ];
 
@@ -818,7 +964,11 @@ fn kernel(name: &str) -> Kernel {
 /// The verdict on the preferred variant of `kernel`, over integers where they are exact and over
 /// uniform data: a mutant may show in either.
 fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
-    let case = Case::new(kernel.op, &Shape::of(shape), kernel.dtypes[0]).unwrap();
+    verdicts_in(kernel, shape, kernel.dtypes[0])
+}
+
+fn verdicts_in(kernel: &Kernel, shape: &[(&str, u64)], dtype: Dtype) -> Vec<Verdict> {
+    let case = Case::new(kernel.op, &Shape::of(shape), dtype).unwrap();
     let mut runner = InProcess(Box::new(WgpuRunner::new(vec![kernel.clone()])));
     let hello = Request::Hello {
         protocol: PROTOCOL_VERSION,
@@ -882,87 +1032,39 @@ fn verdicts(kernel: &Kernel, shape: &[(&str, u64)]) -> Vec<Verdict> {
     verdicts
 }
 
-/// A kernel for matrix units with their products spelt out in ordinary WGSL: factors are places in
-/// memory, and the lanes of a subgroup share the elements of a sum. All but the product itself is
-/// the kernel's own text, and it runs anywhere.
-fn spelt_out(kernel: &Kernel) -> Kernel {
-    let size = if kernel.name.contains("8x8") { 8 } else { 16 };
-    let tile = format!("coop_mat{size}x{size}");
-    let mut source = String::new();
-    for line in kernel.source.lines() {
-        let line = line
-            .replace("enable wgpu_cooperative_matrix;", "")
-            .replace(&format!("{tile}<Input, A>"), "u32")
-            .replace(&format!("{tile}<Input, B>"), "u32")
-            .replace(
-                &format!("{tile}<Sum, C>"),
-                "array<Sum, SQUARE / SUBGROUP_SIZE>",
-            )
-            .replace("coopLoadT<MatrixA>(&a[", "(u32(")
-            .replace("coopLoadT<MatrixB>(&b[", "(u32(")
-            .replace("coopLoadT<MatrixB>(&complement[", "(ELEMENTS + u32(")
-            .replace("coopStoreT(value, &stage[", "store(value, (")
-            .replace("], BLOCK)", "))")
-            .replace("coopMultiplyAdd(", "multiply_add(");
-        source += &line;
-        source += "\n";
-        if line == ") {" {
-            source += "lane_of = lane; lanes = subgroup_size; length = SIDE_LENGTH;\n";
-        }
-    }
-    source += &format!("const SIDE_LENGTH = {size}u;\n");
-    source += "const SQUARE = SIDE_LENGTH * SIDE_LENGTH;
-var<private> lane_of: u32;
-var<private> lanes: u32;
-var<private> length: u32;
-fn within(index: u32) -> u32 {
-    return index / SIDE_LENGTH * BLOCK + index % SIDE_LENGTH;
-}
-fn store(matrix: MatrixC, at: u32) {
-    var copy = matrix;
-    for (var e = 0u; e * lanes + lane_of < length * length; e++) {
-        stage[at + within(e * lanes + lane_of)] = copy[e];
-    }
-}
-fn multiply_add(left: u32, right: u32, added: MatrixC) -> MatrixC {
-    var copy = added;
-    for (var e = 0u; e * lanes + lane_of < length * length; e++) {
-        let index = e * lanes + lane_of;
-        for (var k = 0u; k < length; k++) {
-            let factor = a[left + within(index / SIDE_LENGTH * SIDE_LENGTH + k)];
-            let at = within(k * SIDE_LENGTH + index % SIDE_LENGTH);
-            var other: Input;
-            if (right < ELEMENTS) {
-                other = b[right + at];
-            } else {
-                other = complement[right - ELEMENTS + at];
-            }
-            copy[e] += Sum(factor) * Sum(other);
-        }
-    }
-    return copy;
-}
-";
-    let smallest = |tunable: &Tunable| Tunable {
-        name: tunable.name,
-        values: match tunable.name {
-            "SUBGROUP_SIZE" => tunable.values,
-            "BLOCKS" => &[1],
-            _ => &[2],
-        },
-    };
-    Kernel {
-        source: Cow::Owned(source),
-        tunables: kernel
-            .tunables
-            .iter()
-            .map(smallest)
-            .collect::<Vec<_>>()
-            .leak(),
-        features: &[Feature::Subgroup],
-        ..kernel.clone()
-    }
-}
+/// Sizes at which twins are small enough for the driver of a CPU, in several proportions.
+const TWINS: &[&[(&str, &[u32])]] = &[
+    &[
+        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        ("SUBGROUPS", &[2]),
+        ("ACCUMULATORS", &[2]),
+        ("BLOCKS", &[1]),
+        ("SUBGROUPS_M", &[2]),
+        ("SUBGROUPS_N", &[1]),
+        ("ROWS", &[2]),
+        ("COLUMNS", &[2]),
+        ("DEPTH", &[16]),
+        ("GROUP", &[2]),
+        ("HEAD_DIM", &[32]),
+        ("KEYS", &[16]),
+        ("PARTS", &[2]),
+    ],
+    &[
+        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        ("SUBGROUPS", &[2]),
+        ("ACCUMULATORS", &[2]),
+        ("BLOCKS", &[1]),
+        ("SUBGROUPS_M", &[1]),
+        ("SUBGROUPS_N", &[4]),
+        ("ROWS", &[1]),
+        ("COLUMNS", &[1]),
+        ("DEPTH", &[32]),
+        ("GROUP", &[8]),
+        ("HEAD_DIM", &[32]),
+        ("KEYS", &[32]),
+        ("PARTS", &[1]),
+    ],
+];
 
 fn mutated(original: &Kernel, mutant: &Mutant) -> Kernel {
     assert_eq!(
@@ -978,7 +1080,12 @@ fn mutated(original: &Kernel, mutant: &Mutant) -> Kernel {
     }
 }
 
-/// Whether some adapter here can run matrix kernels once their products are spelt out.
+/// Whether twins can run on the first adapter here.
+fn runs_twins() -> bool {
+    computes_in_f16() && chipmark::gpu::enumerate(None)[0].device.device_type == "cpu"
+}
+
+/// Whether the first adapter here has subgroups and computes in f16.
 fn computes_in_f16() -> bool {
     chipmark::gpu::enumerate(None).first().is_some_and(|first| {
         ["subgroup", "shader_f16"]
@@ -1045,35 +1152,101 @@ fn every_mutant_is_caught_and_its_original_is_not() {
     assert!(MUTANTS.len() >= 8);
 }
 
-#[test]
-fn matrix_kernels_are_right_with_their_products_spelt_out_and_their_mutants_are_caught() {
-    if !computes_in_f16() {
-        return devices::skipped("matrix_kernels_are_right_with_their_products_spelt_out");
-    }
-    for kernel in kernels().iter().filter(|k| k.op == OpName::MatrixFma) {
+/// Where twins are tried: at edges, inside, in batches.
+fn twin_shapes(kernel: &Kernel) -> Vec<&'static [(&'static str, u64)]> {
+    match kernel.op {
         // The long one is for sums that are handed over on the way.
-        let last = if kernel.source.contains("FOLD") {
-            LONG_BLOCKS
-        } else {
-            ONE_BLOCK
-        };
-        for shape in [BLOCKS, last] {
-            let verdicts = verdicts(&spelt_out(kernel), shape);
-            assert!(
-                verdicts.iter().all(|v| matches!(v, Verdict::Right(_))),
-                "{} {shape:?}: {verdicts:?}",
-                kernel.name
-            );
+        OpName::MatrixFma if kernel.source.contains("FOLD") => vec![BLOCKS, LONG_BLOCKS],
+        OpName::MatrixFma => vec![BLOCKS, ONE_BLOCK],
+        OpName::Attention if kernel.name.contains("causal") => vec![SHORT_MASKED, LONG_MASKED],
+        OpName::Attention => vec![SHORT_HEADS, LONG_HEADS],
+        _ if kernel.name.contains("direct") => vec![DIRECT, DIRECT_STACK],
+        _ => vec![TILES, INSIDE, TILE_STACK, THIN],
+    }
+}
+
+/// The twin of `kernel` in the proportions of `number`. With uniform data no maximum ever becomes too
+/// stale, so the first twins correct each.
+fn twin_of(kernel: &Kernel, number: usize) -> Kernel {
+    let mut twin = twin(kernel, TWINS[number]);
+    if number == 0 {
+        twin.source = Cow::Owned(twin.source.replace("GROWTH = 8.0;", "GROWTH = 0.0;"));
+    }
+    twin
+}
+
+/// The shape, laid out as the kernel wants it.
+fn laid_out(kernel: &Kernel, shape: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+    let mut shape = shape.to_vec();
+    if kernel.name.contains("trans_b") {
+        shape.push(("trans_b", 1));
+    }
+    shape
+}
+
+#[test]
+fn matrix_kernels_are_right_as_twins_and_their_mutants_are_caught() {
+    if !runs_twins() {
+        return devices::skipped("matrix_kernels_are_right_as_twins");
+    }
+    for kernel in kernels().iter().filter(|k| k.engine == Engine::Matrix) {
+        for number in 0..TWINS.len() {
+            for shape in twin_shapes(kernel) {
+                let shape = laid_out(kernel, shape);
+                // The types make no difference to indices, so once is enough.
+                let dtypes = &kernel.dtypes[..if number == 0 { kernel.dtypes.len() } else { 1 }];
+                for &dtype in dtypes {
+                    let verdicts = verdicts_in(&twin_of(kernel, number), &shape, dtype);
+                    assert!(
+                        verdicts.iter().all(|v| matches!(v, Verdict::Right(_))),
+                        "{} {dtype} {number} {shape:?}: {verdicts:?}",
+                        kernel.name
+                    );
+                }
+            }
         }
     }
     for mutant in MATRIX_MUTANTS {
-        let broken = mutated(&kernel(mutant.kernel), mutant);
-        let verdicts = verdicts(&spelt_out(&broken), mutant.shape);
+        let broken = twin_of(&mutated(&kernel(mutant.kernel), mutant), 0);
+        let verdicts = verdicts(&broken, &laid_out(&broken, mutant.shape));
         assert!(
             caught(&verdicts),
             "{} ({}): {verdicts:?}",
             mutant.what,
             mutant.kernel
+        );
+        eprintln!("caught: {} ({})", mutant.what, mutant.kernel);
+    }
+}
+
+/// Where a driver makes subgroups larger than the smallest there may be, a workgroup has fewer of them
+/// than its kernel counts on.
+#[test]
+fn matrix_kernels_are_right_with_fewer_subgroups_than_they_count_on() {
+    if !runs_twins() {
+        return devices::skipped("matrix_kernels_are_right_with_fewer_subgroups");
+    }
+    let lanes = chipmark::gpu::enumerate(None)[0].device.limits["subgroup_size_min"];
+    let half: &'static [u32] = vec![u32::try_from(lanes / 2).unwrap()].leak();
+    for kernel in kernels().iter().filter(|k| k.engine == Engine::Matrix) {
+        let mut values = TWINS[1].to_vec();
+        for (name, values) in &mut values {
+            match *name {
+                "SUBGROUP_SIZE" => *values = half,
+                "DEPTH" => *values = &[16],
+                _ => {}
+            }
+        }
+        let other = Kernel {
+            features: &[],
+            ..twin(kernel, &values)
+        };
+        let shape = laid_out(kernel, twin_shapes(kernel)[0]);
+        let verdicts = verdicts(&other, &shape);
+        assert!(
+            verdicts.iter().all(|v| matches!(v, Verdict::Right(_))),
+            "{}: {verdicts:?}",
+            kernel.name
         );
     }
 }
