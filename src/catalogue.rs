@@ -852,7 +852,7 @@ pub fn kernels() -> Vec<Kernel> {
                     tune("HEAD_DIM", &[128, 64, 256, 32]),
                     tune("THREADS", &[64, 128, 32]),
                     tune("ROWS", &[4, 1, 8]),
-                    tune("SPLITS", &[32, 8, 128, 2]),
+                    tune("SPLITS", &[32, 8, 128]),
                 ]
             },
             passes: DECODE,
@@ -869,7 +869,7 @@ pub fn kernels() -> Vec<Kernel> {
                     tune("SUBGROUPS", &[4, 1]),
                     tune("ROWS", &[4, 1, 8]),
                     tune("BLOCK", &[4, 8, 2]),
-                    tune("SPLITS", &[32, 8, 128, 2]),
+                    tune("SPLITS", &[32, 8, 128]),
                 ]
             },
             passes: DECODE,

@@ -328,6 +328,25 @@ mod tests {
     }
 
     #[test]
+    fn a_constant_may_count_workgroups_and_copies_of_scratch() {
+        let kernel = kernels()
+            .into_iter()
+            .find(|k| k.name == "matmul/gemv_columns_split")
+            .unwrap();
+        let mut tunables = combinations(&kernel)
+            .into_iter()
+            .find(|tunables| tunables["M"] == 4 && tunables["VECTORS"] == 1)
+            .unwrap();
+        let case = matmul(3, 132, 331);
+        for splits in [8u32, 16] {
+            tunables.insert("SPLITS".to_owned(), splits);
+            let legal = fit(&kernel, &tunables, &case, &default_capacity()).unwrap();
+            assert_eq!(legal.grids[0][1], splits);
+            assert_eq!(legal.scratch_bytes, u64::from(splits) * 4 * 3 * 132);
+        }
+    }
+
+    #[test]
     fn a_refusal_names_its_cause_with_both_numbers() {
         let tunables = Tunables::from([("TILE_N".to_owned(), 32), ("TILE_M".to_owned(), 16)]);
         let refused = fit(&naive(), &tunables, &matmul(1, 1, 1), &default_capacity()).unwrap_err();

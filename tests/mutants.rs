@@ -451,8 +451,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "a team's result is left out",
         kernel: "attention/decode_subgroup",
-        from: "for (var t = 0u; t < TEAMS; t++) {\n                    let factor",
-        to: "for (var t = 1u; t < TEAMS; t++) {\n                    let factor",
+        from: "t++) {\n            let factor",
+        to: "t += 2u) {\n            let factor",
         shape: LONG_CACHE,
     },
     Mutant {

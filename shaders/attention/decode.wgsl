@@ -24,7 +24,7 @@ const LOG2_E = 1.4426950408889634; // exp(x) is exp2(x * LOG2_E), and exp2 is wh
 const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are not NaN
 
 const_assert GROUPS > 0u && GROUPS * VECTORS == THREADS;
-const_assert VECTORS % UNROLL == 0u; // an invocation takes VECTORS keys of a tile
+const_assert VECTORS % UNROLL == 0u; // an invocation takes as many keys of a tile, and of a row
 
 struct Params {
     heads: u32,
@@ -56,7 +56,8 @@ fn visible_count(query: u32) -> u32 {
 var<workgroup> queries: array<vec4<f32>, ROWS * VECTORS>;
 var<workgroup> weights: array<f32, ROWS * THREADS>; // a row of scores, then weights, per row
 var<workgroup> runs: array<f32, ROWS * RUNS>;
-var<workgroup> shared_sum: array<vec4<f32>, THREADS>;
+var<workgroup> shared_sum: array<vec4<f32>, ROWS * THREADS>;
+var<workgroup> shared_largest: array<f32, ROWS>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -142,43 +143,48 @@ fn main(
             weights[i * THREADS + thread] = weight;
         }
         workgroupBarrier();
-        for (var turn = 0u; turn < VECTORS; turn += UNROLL) {
+        // Keys of the tile that this invocation's group takes, as far as there are keys.
+        let tile = min(THREADS, end - first);
+        for (var turn = own_group; turn < tile; turn += GROUPS * UNROLL) {
             var v_part: array<vec4<Input>, UNROLL>;
             for (var u = 0u; u < UNROLL; u++) {
-                let row = min(first + (turn + u) * GROUPS + own_group, kv_last);
+                let row = min(first + turn + u * GROUPS, kv_last);
                 v_part[u] = v[kv_first + row * width + min(own_column, width - 1u)];
             }
             for (var u = 0u; u < UNROLL; u++) {
                 for (var i = 0u; i < ROWS; i++) {
-                    let weight = weights[i * THREADS + (turn + u) * GROUPS + own_group];
+                    let weight = weights[i * THREADS + turn + u * GROUPS];
                     sum[i] = fma(vec4(weight), vec4<f32>(v_part[u]), sum[i]);
                 }
             }
         }
     }
 
+    // All of the weights have been used, so their place is free for the totals.
+    workgroupBarrier();
     for (var i = 0u; i < ROWS; i++) {
-        workgroupBarrier();
-        shared_sum[thread] = sum[i];
-        weights[thread] = total[i];
-        workgroupBarrier();
-        if (first_row + i < rows) {
-            let start = ((q_first + first_row + i) * SPLITS + group.x) * (width + 1u);
-            if (thread < width) {
-                var whole = vec4<f32>();
-                for (var j = 0u; j < GROUPS; j++) {
-                    whole += shared_sum[j * VECTORS + thread];
-                }
-                parts[start + thread] = whole;
+        shared_sum[i * THREADS + thread] = sum[i];
+        weights[i * THREADS + thread] = total[i];
+        if (thread == 0u) {
+            shared_largest[i] = largest[i];
+        }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < min(ROWS, rows - first_row) * (width + 1u); i += THREADS) {
+        let row = i / (width + 1u);
+        let column = i % (width + 1u);
+        var whole = vec4<f32>();
+        if (column < width) {
+            for (var j = column; j < THREADS; j += VECTORS) {
+                whole += shared_sum[row * THREADS + j];
             }
-            if (thread == 0u) {
-                var all_total = 0.0;
-                for (var j = 0u; j < THREADS; j++) {
-                    all_total += weights[j];
-                }
-                parts[start + width] = vec4(largest[i], all_total, 0.0, 0.0);
+        } else {
+            whole.x = shared_largest[row];
+            for (var j = row * THREADS; j < (row + 1u) * THREADS; j++) {
+                whole.y += weights[j];
             }
         }
+        parts[((q_first + first_row + row) * SPLITS + group.x) * (width + 1u) + column] = whole;
     }
 }
 
@@ -190,14 +196,17 @@ fn merge(
     let width = params.head_dim / 4u;
     let row = group.y * params.query_len + group.x;
     let first = row * SPLITS * (width + 1u);
+    // The parts that there are keys for.
+    let length = (params.kv_len + SPLITS - 1u) / SPLITS;
+    let count = (params.kv_len + length - 1u) / length;
     var largest = LOWEST;
-    for (var split = 0u; split < SPLITS; split++) {
+    for (var split = 0u; split < count; split++) {
         largest = max(largest, parts[first + split * (width + 1u) + width].x);
     }
     for (var column = thread; column < width; column += MERGE_THREADS) {
         var whole = vec4<f32>();
         var total = 0.0;
-        for (var split = 0u; split < SPLITS; split++) {
+        for (var split = 0u; split < count; split++) {
             let at = first + split * (width + 1u);
             let state = parts[at + width];
             let factor = exp2(state.x - largest);

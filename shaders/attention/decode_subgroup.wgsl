@@ -63,9 +63,8 @@ fn visible_count(query: u32) -> u32 {
     return select(params.kv_len, masked, params.causal == 1u);
 }
 
-var<workgroup> team_sum: array<vec4<f32>, TEAMS * VECTORS>;
-var<workgroup> team_largest: array<f32, TEAMS>;
-var<workgroup> team_total: array<f32, TEAMS>;
+var<workgroup> team_sum: array<vec4<f32>, ROWS * TEAMS * VECTORS>;
+var<workgroup> team_state: array<vec2<f32>, ROWS * TEAMS>; // largest score, sum of weights
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -157,34 +156,33 @@ fn main(
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        workgroupBarrier();
+        let row = i * TEAMS + team;
         for (var chunk = 0u; chunk < CHUNKS; chunk++) {
-            team_sum[team * VECTORS + chunk * TEAM + member] = sum[i * CHUNKS + chunk];
+            team_sum[row * VECTORS + chunk * TEAM + member] = sum[i * CHUNKS + chunk];
         }
         if (member == 0u) {
-            team_largest[team] = largest[i];
-            team_total[team] = total[i];
+            team_state[row] = vec2(largest[i], total[i]);
         }
-        workgroupBarrier();
-        if (first_row + i < rows) {
-            var all_largest = LOWEST;
-            for (var t = 0u; t < TEAMS; t++) {
-                all_largest = max(all_largest, team_largest[t]);
-            }
-            let start = ((q_first + first_row + i) * SPLITS + group.x) * (width + 1u);
-            for (var column = thread; column <= width; column += THREADS) {
-                var whole = vec4<f32>();
-                var all_total = 0.0;
-                for (var t = 0u; t < TEAMS; t++) {
-                    let factor = exp2(team_largest[t] - all_largest);
-                    let values = team_sum[t * VECTORS + min(column, VECTORS - 1u)];
-                    whole = fma(vec4(factor), values, whole);
-                    all_total = fma(factor, team_total[t], all_total);
-                }
-                let state = vec4(all_largest, all_total, 0.0, 0.0);
-                parts[start + column] = select(whole, state, column == width);
-            }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < min(ROWS, rows - first_row) * (width + 1u); i += THREADS) {
+        let row = i / (width + 1u);
+        let column = i % (width + 1u);
+        var all_largest = LOWEST;
+        for (var t = row * TEAMS; t < (row + 1u) * TEAMS; t++) {
+            all_largest = max(all_largest, team_state[t].x);
         }
+        var whole = vec4<f32>();
+        var all_total = 0.0;
+        for (var t = row * TEAMS; t < (row + 1u) * TEAMS; t++) {
+            let factor = exp2(team_state[t].x - all_largest);
+            let values = team_sum[t * VECTORS + min(column, VECTORS - 1u)];
+            whole = fma(vec4(factor), values, whole);
+            all_total = fma(factor, team_state[t].y, all_total);
+        }
+        let state = vec4(all_largest, all_total, 0.0, 0.0);
+        let start = ((q_first + first_row + row) * SPLITS + group.x) * (width + 1u);
+        parts[start + column] = select(whole, state, column == width);
     }
 }
 
@@ -196,14 +194,17 @@ fn merge(
     let width = params.head_dim / 4u;
     let row = group.y * params.query_len + group.x;
     let first = row * SPLITS * (width + 1u);
+    // The parts that there are keys for.
+    let length = (params.kv_len + SPLITS - 1u) / SPLITS;
+    let count = (params.kv_len + length - 1u) / length;
     var largest = LOWEST;
-    for (var split = 0u; split < SPLITS; split++) {
+    for (var split = 0u; split < count; split++) {
         largest = max(largest, parts[first + split * (width + 1u) + width].x);
     }
     for (var column = thread; column < width; column += MERGE_THREADS) {
         var whole = vec4<f32>();
         var total = 0.0;
-        for (var split = 0u; split < SPLITS; split++) {
+        for (var split = 0u; split < count; split++) {
             let at = first + split * (width + 1u);
             let state = parts[at + width];
             let factor = exp2(state.x - largest);

@@ -1,4 +1,7 @@
-// `gemv_i8` with loads of sixteen bytes, sixteen elements to a load. k must be a multiple of sixteen.
+// `gemv_i8` with loads of sixteen bytes, sixteen elements to a load.
+//
+// Fewer loads bring as much, each of four words that meet their four of A one by one. k must be a
+// multiple of sixteen, so that every row begins where such a load may.
 
 const M = 1u; // room for rows of A
 const THREADS = 64u; // invocations along k
