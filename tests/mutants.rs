@@ -263,7 +263,7 @@ const TOKENS: &[(&str, u64)] = &[
     ("k", 320),
     ("trans_b", 1),
 ];
-const THIN: &[(&str, u64)] = &[("m", 3), ("n", 132), ("k", 331)];
+const THIN_STACK: &[(&str, u64)] = &[("m", 3), ("n", 132), ("k", 331)];
 /// Two queries over a cache, with three heads to a group.
 const CACHED: &[(&str, u64)] = &[
     ("heads", 6),
@@ -397,28 +397,28 @@ const MUTANTS: &[Mutant] = &[
         kernel: "matmul/gemv_columns",
         from: "var whole = partial[local.x];",
         to: "var whole = vec4<Sum>();",
-        shape: THIN,
+        shape: THIN_STACK,
     },
     Mutant {
         what: "a barrier is missing between two rows",
         kernel: "matmul/gemv_columns",
         from: "        workgroupBarrier();\n        if (local.y",
         to: "        if (local.y",
-        shape: THIN,
+        shape: THIN_STACK,
     },
     Mutant {
         what: "a part of k runs into the next",
         kernel: "matmul/gemv_columns_split",
         from: "at < end);",
         to: "at <= end && at <= last);",
-        shape: THIN,
+        shape: THIN_STACK,
     },
     Mutant {
         what: "the last part of k is not added",
         kernel: "matmul/gemv_columns_split",
         from: "split < SPLITS;",
         to: "split + 1u < SPLITS;",
-        shape: THIN,
+        shape: THIN_STACK,
     },
     Mutant {
         what: "the parts of the keys are added without regard to their maxima",
@@ -1161,7 +1161,7 @@ fn twin_shapes(kernel: &Kernel) -> Vec<&'static [(&'static str, u64)]> {
         OpName::Attention if kernel.name.contains("causal") => vec![SHORT_MASKED, LONG_MASKED],
         OpName::Attention => vec![SHORT_HEADS, LONG_HEADS],
         _ if kernel.name.contains("direct") => vec![DIRECT, DIRECT_STACK],
-        _ => vec![TILES, INSIDE, TILE_STACK, THIN],
+        _ => vec![TILES, INSIDE, TILE_STACK, THIN_STACK],
     }
 }
 
