@@ -321,9 +321,9 @@ pub fn kernels() -> Vec<Kernel> {
         &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)];
     const SUBGROUP_PANEL: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
-        tune("ROWS", &[32, 64, 16]),
-        tune("VECTORS", &[1, 2]),
-        tune("DEPTH", &[4, 8]),
+        tune("ROWS", &[64, 32, 16]),
+        tune("VECTORS", &[2, 1]),
+        tune("DEPTH", &[8, 4]),
     ];
     const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
     const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::Subgroup];

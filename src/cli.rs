@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cache::Cache;
 use crate::compare::{Comparison, Gate, compare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
@@ -15,7 +16,7 @@ use crate::interleave::{self, Race};
 use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
-use crate::protocol::{Device, serve};
+use crate::protocol::{Device, Variant, serve};
 use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
@@ -97,6 +98,15 @@ enum Command {
     Ab(AbArgs),
     /// Find out what differences can be told here, by slowing a kernel down on purpose
     Calibrate(CalibrateArgs),
+    /// Show which variants earlier searches found best, or forget them
+    Cache {
+        /// Forget them all
+        #[arg(long)]
+        clear: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Join the shards of one run into one report
     Merge {
         /// The shards' reports
@@ -224,6 +234,9 @@ struct RunArgs {
     /// Go on with the unfinished run of the same command in the output folder
     #[arg(long)]
     resume: bool,
+    /// Search for the best variants anew instead of beginning with those of earlier runs
+    #[arg(long)]
+    no_cache: bool,
 }
 
 #[derive(Args)]
@@ -433,6 +446,7 @@ pub fn main() -> u8 {
         } => check(&baseline, &candidate, tie, format),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
+        Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report } => validate(&report),
         Command::Schema { which } => print(&pretty(&match which {
@@ -513,6 +527,8 @@ fn run_command(args: &RunArgs) -> Result<()> {
         resume: args.resume,
         command: command_line(),
         calibration,
+        cache: Cache::of_user(),
+        recall: !args.no_cache,
     };
     let mut progress = Progress::new();
     let (report, journal) = run::run(&options, &mut progress)?;
@@ -533,6 +549,45 @@ fn run_command(args: &RunArgs) -> Result<()> {
         }
     }
     judge(&report)
+}
+
+fn cache_command(clear: bool, json: bool) -> Result<()> {
+    let cache = Cache::of_user().ok_or_else(|| {
+        Error::usage("cache: there is no folder for it; set XDG_CACHE_HOME or HOME")
+    })?;
+    let path = cache.path().display().to_string();
+    if clear {
+        let count = cache.clear()?;
+        return print(&if json {
+            pretty(&serde_json::json!({ "path": path, "cleared_count": count }))
+        } else {
+            format!("forgot {count} variants in {path}\n")
+        });
+    }
+    let entries = cache.entries();
+    if json {
+        return print(&pretty(
+            &serde_json::json!({ "path": path, "entries": entries }),
+        ));
+    }
+    let rows: Vec<Vec<String>> = entries
+        .into_iter()
+        .map(|entry| {
+            let variant = Variant {
+                kernel: entry.kernel,
+                variant: entry.variant,
+            };
+            vec![
+                entry.case_id,
+                variant.to_string(),
+                screen::seconds(entry.time_s_median),
+                format!("{} ({})", entry.device, entry.backend),
+                entry.driver,
+            ]
+        })
+        .collect();
+    let headings = ["case", "variant", "time", "device", "driver"];
+    print(&format!("{}\n{path}\n", screen::table(&headings, &rows)))
 }
 
 /// A report that cannot be written where it should go must not be lost: it goes to the folder for

@@ -195,6 +195,7 @@ pub fn choose(
             case_budget_s: budget_s,
             strict: false,
             banned: &[],
+            remembered: &[],
         };
         let (offered, _) = session.case(case, seed, &Data::Uniform)?;
         let mut choice = Choice {

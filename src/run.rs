@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::cache::Cache;
 use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, measure_case, sight, times};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
@@ -88,6 +89,10 @@ pub struct Options {
     pub command: String,
     /// What differences this machine can tell, for the report.
     pub calibration: Option<Calibration>,
+    /// Where the best variants of searches are kept, if anywhere.
+    pub cache: Option<Cache>,
+    /// Whether a search begins with what earlier ones have left there.
+    pub recall: bool,
 }
 
 /// What a run tells whoever watches.
@@ -989,6 +994,11 @@ impl Work<'_> {
             self.options.reach.silence,
             &interrupted,
         );
+        let device = &self.opened.record.device;
+        let cache = self.options.cache.as_ref();
+        let remembered = cache
+            .filter(|_| self.options.recall)
+            .map_or_else(Vec::new, |cache| cache.recall(device, case));
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),
@@ -997,6 +1007,7 @@ impl Work<'_> {
             case_budget_s: budget_s,
             strict: share_s.is_some(),
             banned: &self.banned,
+            remembered: &remembered,
         };
         let implausible = |outcome: &Outcome| {
             // Probes make the ceilings: a better one raises them, and is judged at the end.
@@ -1045,6 +1056,12 @@ impl Work<'_> {
         if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
             tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));
         }
+        // A cache that cannot be written costs the next run a search, and this one nothing.
+        let _ = match (cache, &result, &guilty) {
+            (Some(cache), Ok(_), _) => cache.keep(device, case, &tried),
+            (Some(cache), Err(End::Fault(_)), Some(variant)) => cache.forget(device, case, variant),
+            _ => Ok(()),
+        };
         let fault_after = conditions.fault.take();
         let deaths = std::mem::take(&mut self.deaths);
         let mut outcome = match result {

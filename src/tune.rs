@@ -279,6 +279,8 @@ pub struct Task<'a> {
     pub strict: bool,
     /// Variants that must not run: they have killed a runner before.
     pub banned: &'a [Variant],
+    /// Variants that an earlier search found best. While one of them works little else is looked at.
+    pub remembered: &'a [Variant],
 }
 
 /// A variant in the race.
@@ -293,7 +295,7 @@ struct Search<'a, 's, 'r> {
     session: &'s mut Session<'r>,
     started: Instant,
     tried: BTreeMap<Variant, Tried>,
-    untried: Vec<Variant>,
+    untried: Vec<Refused>,
     wrong: Option<String>,
     failed: Option<String>,
     banned: bool,
@@ -303,6 +305,13 @@ struct Search<'a, 's, 'r> {
 
 /// Calls that follow the search at least: three checks, a warm-up and six samples.
 const CALLS_AFTER: f64 = 10.0;
+
+/// Why a variant was not looked at.
+const TIME_UP: &str = "the time for the search was up";
+const REMEMBERED: &str = "an earlier search found others to be the best (--no-cache searches anew)";
+
+/// Share of the search's time within which variants are looked at beside those remembered.
+const LOOK_AGAIN: f64 = 0.2;
 
 /// How the reason of a case begins that its share of the budget left out.
 pub const SHARE_USED: &str = "the case's share of the budget";
@@ -320,7 +329,7 @@ pub fn choose(
     tried: &mut Vec<Tried>,
 ) -> Result<Vec<Variant>, End> {
     let started = Instant::now();
-    let (_, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
+    let (offered, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
     let loaded_s = started.elapsed().as_secs_f64();
     if task.strict && LOADS * loaded_s > task.case_budget_s {
         return Err(End::Skipped(format!(
@@ -339,17 +348,9 @@ pub fn choose(
         banned: false,
         reserve_s: 0.0,
     };
-    let result = search.run();
+    let result = search.run(offered);
     let (wrong, failed, banned) = (search.wrong.take(), search.failed.take(), search.banned);
-    let up = "the time for the search was up".to_owned();
-    let untried: Vec<Refused> = search
-        .untried
-        .drain(..)
-        .map(|variant| Refused {
-            variant,
-            reason: up.clone(),
-        })
-        .collect();
+    let untried = std::mem::take(&mut search.untried);
     tried.extend(search.tried.into_values());
     tried.extend(grouped(&untried, "untried"));
     tried.extend(grouped(&refused, "refused"));
@@ -414,12 +415,15 @@ impl Search<'_, '_, '_> {
             || elapsed_s + self.reserve_s > self.task.case_budget_s
     }
 
-    fn run(&mut self) -> Result<Vec<Variant>, End> {
+    fn run(&mut self, offered: Vec<Variant>) -> Result<Vec<Variant>, End> {
         let task = self.task;
         let scouting = task.scout != *task.case;
-        let mut pool = self.look_around(&task.scout)?;
-        if scouting {
-            pool = self.at_full_size(pool)?;
+        let mut pool = self.look_again(offered)?;
+        if pool.is_empty() {
+            pool = self.look_around(&task.scout)?;
+            if scouting {
+                pool = self.at_full_size(pool)?;
+            }
         }
         // Keep the best third and double the samples, until one is left or the time is up.
         let mut sample_count = 6;
@@ -449,13 +453,77 @@ impl Search<'_, '_, '_> {
             .map_err(|error| End::Failed(error.message))
     }
 
+    /// What an earlier search found best, of what is offered, at the full size, and then for a short
+    /// while other variants of the same kernels, for that search may have been cut short. If nothing
+    /// that is known works the search begins as if nothing had been known.
+    fn look_again(&mut self, offered: Vec<Variant>) -> Result<Vec<Runner>, End> {
+        let task = self.task;
+        let mut pool: Vec<Runner> = Vec::new();
+        let (known, others): (Vec<Variant>, Vec<Variant>) = offered
+            .into_iter()
+            .filter(|variant| !task.banned.contains(variant))
+            .partition(|variant| task.remembered.contains(variant));
+        if known.is_empty() {
+            return Ok(pool);
+        }
+        let inputs = self.inputs(task.case)?;
+        for variant in task.remembered.iter().filter(|v| known.contains(v)) {
+            if pool.is_empty() || !self.spent(0.4) {
+                self.look_at(&inputs, variant.clone(), &mut pool)?;
+            }
+        }
+        if pool.is_empty() {
+            return Ok(pool);
+        }
+        let mut fields = Field::group(others);
+        for field in &mut fields {
+            // Looked at already, if not in this search.
+            field.tries = 1;
+            for runner in &pool {
+                if runner.variant.kernel == field.kernel {
+                    field.note(&runner.variant, Some(runner.time_s));
+                }
+            }
+        }
+        while !self.spent(LOOK_AGAIN)
+            && let Some(variant) = next(&mut fields, true)
+        {
+            let time = self.look_at(&inputs, variant.clone(), &mut pool)?;
+            for field in &mut fields {
+                if field.kernel == variant.kernel {
+                    field.note(&variant, time);
+                }
+            }
+        }
+        let left = fields.into_iter().flat_map(|field| field.left);
+        self.untried.extend(left.map(|variant| Refused {
+            variant,
+            reason: REMEMBERED.to_owned(),
+        }));
+        pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        Ok(pool)
+    }
+
+    /// Times a variant at the full size and adds it to those that work.
+    fn look_at(
+        &mut self,
+        inputs: &[Values],
+        variant: Variant,
+        pool: &mut Vec<Runner>,
+    ) -> Result<Option<f64>, End> {
+        let best = pool.iter().map(|r| r.time_s).fold(f64::INFINITY, f64::min);
+        let time = self.time(self.task.case, inputs, &variant, 3, Some(4.0 * best))?;
+        pool.extend(time.map(|time_s| Runner { variant, time_s }));
+        Ok(time)
+    }
+
     /// First round: as many variants as the time allows, those most promising first.
     fn look_around(&mut self, scout: &Case) -> Result<Vec<Runner>, End> {
         let (variants, _) = self.session.case(scout, self.task.seed, &Data::Uniform)?;
         let inputs = self.inputs(scout)?;
         let mut fields = Field::group(variants);
         let mut pool: Vec<Runner> = Vec::new();
-        while let Some(variant) = next(&mut fields) {
+        while let Some(variant) = next(&mut fields, false) {
             let best = pool
                 .iter()
                 .map(|runner| runner.time_s)
@@ -467,7 +535,10 @@ impl Search<'_, '_, '_> {
                     t.reason = Some("it killed the runner in an earlier case".to_owned())
                 });
             } else if tried_enough {
-                self.untried.push(variant);
+                self.untried.push(Refused {
+                    variant,
+                    reason: TIME_UP.to_owned(),
+                });
             } else {
                 let time = self.time(scout, &inputs, &variant, 3, Some(4.0 * best))?;
                 if let Some(field) = fields
@@ -676,7 +747,8 @@ impl Field {
         }
     }
 
-    /// A neighbour of the best (one tunable different) and an unexplored one by turns.
+    /// An unexplored one and a neighbour of the best (one tunable different) by turns: how much the
+    /// tunables matter is known soonest from a variant that shares none of them.
     fn take(&mut self) -> Option<Variant> {
         if self.left.is_empty() {
             return None;
@@ -689,7 +761,7 @@ impl Field {
                 .count()
         };
         let index = match &self.best {
-            Some((best, _)) if self.tries.is_multiple_of(2) => (0..self.left.len())
+            Some((best, _)) if !self.tries.is_multiple_of(2) => (0..self.left.len())
                 .min_by_key(|&i| distance(&self.left[i], best))
                 .unwrap_or(0),
             Some((best, _)) => (0..self.left.len())
@@ -702,10 +774,11 @@ impl Field {
     }
 }
 
-fn next(fields: &mut [Field]) -> Option<Variant> {
+/// The variant to look at next; where that is asked for, only of kernels that have worked.
+fn next(fields: &mut [Field], proven: bool) -> Option<Variant> {
     fields
         .iter_mut()
-        .filter(|field| !field.left.is_empty())
+        .filter(|field| !field.left.is_empty() && (!proven || field.best.is_some()))
         .min_by(|a, b| a.priority().total_cmp(&b.priority()))?
         .take()
 }
@@ -731,7 +804,7 @@ mod tests {
         );
         let mut order: Vec<String> = Vec::new();
         for _ in 0..5 {
-            let taken = next(&mut fields).unwrap();
+            let taken = next(&mut fields, false).unwrap();
             let field = fields
                 .iter_mut()
                 .find(|f| f.kernel == taken.kernel)
@@ -743,13 +816,45 @@ mod tests {
     }
 
     #[test]
+    fn the_second_look_at_a_kernel_shares_nothing_with_the_first_and_the_third_most_with_the_best()
+    {
+        let grid = (0..3).flat_map(|a| (0..3).map(move |b| variant("x", a, b)));
+        let mut fields = Field::group(grid.collect());
+        let mut looked = Vec::new();
+        for time_s in [2.0, 1.0, 3.0] {
+            let taken = next(&mut fields, false).unwrap();
+            fields[0].note(&taken, Some(time_s));
+            looked.push((taken.variant["A"], taken.variant["B"]));
+        }
+        assert_eq!(looked[0], (0, 0));
+        let (a, b) = looked[1];
+        assert!(a != 0 && b != 0, "{looked:?}");
+        let same = u32::from(looked[2].0 == a) + u32::from(looked[2].1 == b);
+        assert_eq!(same, 1, "{looked:?}");
+    }
+
+    #[test]
+    fn where_only_proven_kernels_are_asked_for_no_other_is_looked_at() {
+        let all = ["x", "y"].map(|kernel| variant(kernel, 0, 0));
+        let mut fields = Field::group(all.to_vec());
+        for field in &mut fields {
+            field.tries = 1;
+            if field.kernel == "x" {
+                field.note(&variant("x", 1, 1), Some(1.0));
+            }
+        }
+        assert_eq!(next(&mut fields, true).unwrap().kernel, "x");
+        assert!(next(&mut fields, true).is_none());
+    }
+
+    #[test]
     fn no_variant_is_looked_at_twice_and_none_is_forgotten() {
         let all: Vec<Variant> = (0..4)
             .flat_map(|a| (0..4).map(move |b| variant("x", a, b)))
             .collect();
         let mut fields = Field::group(all.clone());
         let mut seen = Vec::new();
-        while let Some(taken) = next(&mut fields) {
+        while let Some(taken) = next(&mut fields, false) {
             let time = f64::from(taken.variant["A"] + taken.variant["B"]) + 1.0;
             fields[0].note(&taken, Some(time));
             seen.push(taken);

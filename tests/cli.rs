@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "devices",
     "list",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 12] = [
     "check",
     "ab",
     "calibrate",
+    "cache",
     "merge",
     "validate",
     "schema",
@@ -99,6 +100,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
         .current_dir(folder)
         .env("COLUMNS", "100")
         .env("NO_COLOR", "1")
+        .env("XDG_CACHE_HOME", folder.join("cache"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -2770,4 +2772,106 @@ fn every_report_of_this_repository_is_whole() {
         }
     }
     assert!(count > 0, "there is no report");
+}
+
+// What searches leave for later ones.
+
+#[test]
+fn a_cache_shows_what_it_keeps_and_forgets_it_when_told() {
+    let folder = folder();
+    let empty = chipmark(folder.path(), &["cache", "--json"]);
+    assert_eq!(empty.code, 0, "{empty:?}");
+    assert_eq!(empty.json()["entries"], serde_json::json!([]));
+    let file = folder.path().join("cache/chipmark/variants.json");
+    assert_eq!(at(&empty.json(), "/path"), &*file.to_string_lossy());
+    let entry = serde_json::json!({
+        "device": "A chip", "backend": "vulkan", "driver": "driver 7",
+        "case_id": "matmul/m8_n8_k8/f32", "kernel": "matmul/naive",
+        "variant": { "TILE_M": 8, "TILE_N": 16 }, "shader_sha256": "0", "time_s_median": 0.25,
+    });
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let book = serde_json::json!({ "entries": [entry] });
+    fs::write(&file, book.to_string()).unwrap();
+    let listed = chipmark(folder.path(), &["cache", "--json"]).json();
+    assert_eq!(at(&listed, "/entries/0"), &entry);
+    let shown = chipmark(folder.path(), &["cache"]).stdout;
+    for word in [
+        "A chip",
+        "driver 7",
+        "matmul/m8_n8_k8/f32",
+        "TILE_N=16",
+        "250 ms",
+    ] {
+        assert!(shown.contains(word), "{word} is not in {shown}");
+    }
+    let cleared = chipmark(folder.path(), &["cache", "--clear", "--json"]);
+    assert_eq!(cleared.json()["cleared_count"], 1);
+    assert!(!file.exists());
+    let again = chipmark(folder.path(), &["cache", "--clear"]);
+    assert_eq!(again.code, 0);
+    assert!(again.stdout.contains("forgot 0 variants"), "{again:?}");
+}
+
+#[test]
+fn a_second_run_begins_with_what_the_first_found_and_verifies_it_unless_told_to_search_anew() {
+    let folder = folder();
+    let text = suite(2.0, &["matmul m = 32, n = 32, k = 32"]);
+    fs::write(folder.path().join("one.toml"), text).unwrap();
+    let base = [
+        "run", "--suite", "one.toml", "--runner", "wgpu", "--output", "-",
+    ];
+    let run = |more: &[&str]| chipmark(folder.path(), &[&base[..], more].concat());
+    let first = run(&[]);
+    if first.code == 3 {
+        eprintln!("skipped: there is no adapter");
+        return;
+    }
+    assert_eq!(first.code, 0, "{first:?}");
+    // Variants that were looked at, and whether any was left out because of the cache.
+    let looked = |done: &Done| {
+        let json = done.json();
+        let outcome = at(&json, "/outcomes/0");
+        assert_eq!(outcome["status"], "measured", "{outcome:#}");
+        assert!(outcome["verification"].is_object(), "{outcome:#}");
+        let tried = outcome["tried"].as_array().unwrap().clone();
+        let by_cache = tried.iter().any(|t| {
+            t["reason"]
+                .as_str()
+                .is_some_and(|r| r.contains("--no-cache"))
+        });
+        let timed: Vec<Value> = tried
+            .into_iter()
+            .filter(|t| t["status"] == "timed")
+            .collect();
+        (timed, by_cache)
+    };
+    let kept = chipmark(folder.path(), &["cache", "--json"]).json()["entries"].clone();
+    let kept = kept.as_array().unwrap();
+    assert!((1..=4).contains(&kept.len()), "{kept:#?}");
+    assert!(!looked(&first).1);
+    let (timed, by_cache) = looked(&run(&[]));
+    assert!(by_cache, "{timed:#?}");
+    let again = |k: &Value| {
+        timed
+            .iter()
+            .any(|t| k["kernel"] == t["kernel"] && k["variant"] == t["variant"])
+    };
+    assert!(kept.iter().any(again), "{kept:#?} {timed:#?}");
+    // Other variants may be looked at, other kernels are not.
+    for tried in &timed {
+        assert!(
+            kept.iter().any(|k| k["kernel"] == tried["kernel"]),
+            "{tried:#}"
+        );
+    }
+    assert!(!looked(&run(&["--no-cache"])).1);
+    // What does not fit the source any more is not begun with, and what is left is searched.
+    let file = folder.path().join("cache/chipmark/variants.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        text.replace("\"shader_sha256\": \"", "\"shader_sha256\": \"stale "),
+    )
+    .unwrap();
+    assert!(!looked(&run(&[])).1);
 }

@@ -65,6 +65,7 @@ fn measured(
         case_budget_s: 3.0,
         strict: false,
         banned: &[],
+        remembered: &[],
     };
     let sensors = Sensors::none("this is a test".to_owned());
     let mut conditions = Conditions {

@@ -659,10 +659,10 @@ const MUTANTS: &[Mutant] = &[
         shape: WEIGHTS,
     },
     Mutant {
-        what: "the steps that a panel does not cover are left out",
+        what: "the last panel is left out",
         kernel: "matmul/subgroup_panel",
-        from: "step < params.k; step += 4u",
-        to: "step < whole; step += 4u",
+        from: "first < whole; first += DEPTH",
+        to: "first + DEPTH < whole; first += DEPTH",
         shape: PANELS,
     },
     Mutant {

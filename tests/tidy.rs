@@ -37,6 +37,7 @@ const ORDER: &[&str] = &[
     "measure",
     "verify",
     "tune",
+    "cache",
     "case",
     "journal",
     "run", // how it is done

@@ -1,5 +1,6 @@
 // `flash_panel` for causal attention: blocks of keys that no query of the workgroup sees are left
-// out, and of the others each query counts those that it sees.
+// out, and of the others each query counts those that it sees. The mask is one comparison a key, and
+// queries of a workgroup are neighbours, so little of what is computed is thrown away.
 
 const SUBGROUP_SIZE = 8u; // lanes of a subgroup, and keys between two corrections of the maximum
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros

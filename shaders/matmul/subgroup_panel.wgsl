@@ -8,8 +8,8 @@
 // four.
 //
 // On a CPU with subgroups of 8 this is half as fast again as `subgroup_broadcast_vec4` with the same
-// block of 64 rows and 2 vectors; a block of half the rows is nearly as fast and compiles in a third
-// of the time.
+// block of 64 rows and 2 vectors; a block of half the rows is a seventh slower and compiles in half
+// the time.
 
 const SUBGROUP_SIZE = 32u; // lanes of a subgroup
 const ROWS = 32u; // rows of C per lane, and per workgroup
