@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
 
-use chipmark::catalogue::{Engine, Kernel, kernels};
+use chipmark::catalogue::{Engine, Feature, Kernel, kernels};
 use chipmark::op::Dtype;
 use chipmark::protocol::Tunables;
 use chipmark::shader;

@@ -1161,7 +1161,7 @@ fn twin_shapes(kernel: &Kernel) -> Vec<&'static [(&'static str, u64)]> {
         OpName::Attention if kernel.name.contains("causal") => vec![SHORT_MASKED, LONG_MASKED],
         OpName::Attention => vec![SHORT_HEADS, LONG_HEADS],
         _ if kernel.name.contains("direct") => vec![DIRECT, DIRECT_STACK],
-        _ => vec![TILES, INSIDE, TILE_STACK, THIN_STACK],
+        _ => vec![TILES, INSIDE, TILE_STACK, THIN],
     }
 }
 
