@@ -1,10 +1,12 @@
 //! Which cases are run: a suite, filtered, and what is left out because it cannot fit or end.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use regex::Regex;
 use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
 use crate::normalise::{Work, bounds, roofline};
@@ -61,19 +63,43 @@ struct CaseSpec {
 }
 
 /// One dtype, or several, each of which all the shapes are run in.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Dtypes {
-    One(Dtype),
-    Several(Vec<Dtype>),
-}
+struct Dtypes(Vec<Dtype>);
 
-impl Dtypes {
-    fn list(&self) -> &[Dtype] {
-        match self {
-            Self::One(dtype) => std::slice::from_ref(dtype),
-            Self::Several(list) => list,
+impl<'de> Deserialize<'de> for Dtypes {
+    /// By hand, because of an enum without tags serde can only say that nothing matched.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct OneOrMore;
+
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Dtypes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a dtype or a list of dtypes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Dtypes, E> {
+                let dtype = text
+                    .parse()
+                    .map_err(|error: Error| E::custom(error.message))?;
+                Ok(Dtypes(vec![dtype]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> std::result::Result<Dtypes, A::Error> {
+                let mut dtypes = Vec::new();
+                while let Some(dtype) = list.next_element()? {
+                    dtypes.push(dtype);
+                }
+                if dtypes.is_empty() {
+                    return Err(de::Error::custom("a list of dtypes must not be empty"));
+                }
+                Ok(Dtypes(dtypes))
+            }
         }
+
+        deserializer.deserialize_any(OneOrMore)
     }
 }
 
@@ -217,7 +243,7 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
     let refused = |error: Error| Error::usage(format!("--suite {suite}: {}", error.message));
     for spec in &file.cases {
         let shapes = spec.shapes().map_err(refused)?;
-        let dtypes = spec.dtype.list().iter();
+        let dtypes = spec.dtype.0.iter();
         for (dtype, shape) in dtypes.flat_map(|dtype| shapes.iter().map(move |s| (*dtype, s))) {
             let case = Case::new(spec.op, shape, dtype).map_err(refused)?;
             if cases.contains(&case) {
