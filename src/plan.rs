@@ -16,10 +16,11 @@ use crate::report::Ceiling;
 use crate::shader::sha256;
 
 /// The suites that come with the program.
-const SUITES: [(&str, &str); 3] = [
+const SUITES: [(&str, &str); 4] = [
     ("quick", include_str!("../suites/quick.toml")),
     ("standard", include_str!("../suites/standard.toml")),
     ("llm", include_str!("../suites/llm.toml")),
+    ("peers", include_str!("../suites/peers.toml")),
 ];
 
 /// Kernels are expected to reach at least this fraction of the roofline when a case's time is
