@@ -54,7 +54,9 @@ fn kernels_are_right_with_checks_on_and_in_process() {
     let Some(adapter) = adapters().into_iter().next() else {
         return skipped("kernels_are_right_with_checks_on_and_in_process");
     };
-    assert_right(&adapter, &["--checks", "--filter", "matmul|probe|naive"]);
+    // One dtype and the plainer half of the kernels: checks are the driver's and naga's, not ours.
+    let plain = "probe|naive|workgroup_tile|register_tile$|subgroup_broadcast|gemv$|decode$";
+    assert_right(&adapter, &["--checks", "--dtype", "f32", "--filter", plain]);
     assert_right(
         &adapter,
         &["--in-process", "--filter", "matmul/(naive|register_tile)$"],
