@@ -809,6 +809,7 @@ pub fn kernels() -> Vec<Kernel> {
             engine: Engine::Matrix,
         }),
         kernel!("attention/naive", Attention, {
+            dtypes: &[Dtype::F32, Dtype::F16],
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
             passes: ATTENTION_NAIVE,
             scratch: Some("scores"),

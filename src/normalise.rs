@@ -88,27 +88,25 @@ impl<'a> Work<'a> {
         const ALU: &str = "alu";
         const MATRIX: &str = "matrix";
         // Weights of 4 bits are unpacked to what the activations are.
-        let dtype = match self.dtype {
-            Dtype::W4A16 => Dtype::F16,
-            Dtype::W4A32 => Dtype::F32,
-            dtype => dtype,
-        };
-        match (self.op, dtype, self.engine) {
+        match (self.op, self.dtype, self.engine) {
             (OpName::Fma, Dtype::F16 | Dtype::F16F16, _) => &[ALU_F16],
             (OpName::Dot4, ..) => &[ALU_I8],
-            (OpName::Fma, Dtype::F32, _) | (_, Dtype::F32, Some(ALU)) => &[ALU_F32],
-            (OpName::MatrixFma, Dtype::F32, _) | (_, Dtype::F32, Some(MATRIX)) => &[MATRIX_F32],
-            (OpName::MatrixFma, Dtype::F16, _) | (_, Dtype::F16, Some(MATRIX)) => &[MATRIX_F16],
+            (OpName::Fma, Dtype::F32, _) | (_, Dtype::F32 | Dtype::W4A32, Some(ALU)) => &[ALU_F32],
+            (OpName::MatrixFma, Dtype::F32, _) | (_, Dtype::F32 | Dtype::W4A32, Some(MATRIX)) => {
+                &[MATRIX_F32]
+            }
+            (OpName::MatrixFma, Dtype::F16, _) | (_, Dtype::F16 | Dtype::W4A16, Some(MATRIX)) => {
+                &[MATRIX_F16]
+            }
             (OpName::MatrixFma, Dtype::F16F16, _) | (_, Dtype::F16F16, Some(MATRIX)) => {
                 &[MATRIX_F16_F16]
             }
-            (_, Dtype::F16 | Dtype::F16F16, Some(ALU)) => &[ALU_F16, ALU_F32],
-            (_, Dtype::F32, _) => &[ALU_F32, MATRIX_F32],
-            (_, Dtype::F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16],
+            (_, Dtype::F16 | Dtype::F16F16 | Dtype::W4A16, Some(ALU)) => &[ALU_F16, ALU_F32],
+            (_, Dtype::F32 | Dtype::W4A32, _) => &[ALU_F32, MATRIX_F32],
+            (_, Dtype::F16 | Dtype::W4A16, _) => &[ALU_F16, ALU_F32, MATRIX_F16],
             (_, Dtype::F16F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16, MATRIX_F16_F16],
             (_, Dtype::I32, _) => &[ALU_I32],
             (_, Dtype::I8, _) => &[ALU_I8, ALU_I32],
-            (_, Dtype::W4A16 | Dtype::W4A32, _) => &[],
         }
     }
 

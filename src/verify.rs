@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::input::{self, Data, Element, Values};
 use crate::npy;
-use crate::op::{Case, Expected, F16_ROUNDOFF, F16_TINY, Role};
+use crate::op::{Case, Expected, Role, allow_rounding};
 use crate::protocol::{FaultKind, Request, Response};
 use crate::report::Verification;
 use crate::runner::{Conversation, Fault, signs};
@@ -196,23 +196,6 @@ pub fn check(
         None => Verdict::Right(verification),
         Some(complaint) => Verdict::Wrong(verification, complaint),
     })
-}
-
-/// Widens bounds by what rounding every element to f16 may change. Of a row sum that is a random
-/// walk: its steps are at most the roundoff, on average four tenths of it, times the elements, whose
-/// typical size the single ones show. Nine of those roundoffs are 22 standard deviations, which
-/// leaves room for rows four times as long as others.
-fn allow_rounding(elements: &mut [Expected], rows: &mut [Expected], columns: u64) {
-    #[allow(clippy::cast_precision_loss)] // counts
-    let (count, columns) = (elements.len().max(1) as f64, columns as f64);
-    let squares: f64 = elements.iter().map(|e| e.value * e.value).sum();
-    for element in elements.iter_mut() {
-        element.bound += F16_ROUNDOFF * element.value.abs() + F16_TINY;
-    }
-    let walk = 9.0 * (F16_ROUNDOFF * (squares / count).sqrt() + F16_TINY) * columns.sqrt();
-    for row in rows {
-        row.bound += walk;
-    }
 }
 
 /// Collects the differences of one check.

@@ -7,7 +7,7 @@ docs/protocol.md on its standard streams:
 
     chipmark run --runner wgpu --runner 'python3 runners/torch/chipmark_torch.py'
 
-Needs nothing but PyTorch 2.5 or newer. Calls of one span are captured in a CUDA graph where that
+Made with PyTorch 2.11; its CPU backend is the only one this has run on yet. Calls of one span are captured in a CUDA graph where that
 works, so that short kernels are not measured by how fast Python can launch them.
 """
 

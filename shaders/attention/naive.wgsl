@@ -5,6 +5,8 @@
 // scratch is larger than all tensors together. It is here as the twin that the others are judged
 // against. Masked scores are never computed: every pass stops a row at its last visible key.
 
+alias Input = f32; // elements of Q, K and V
+
 const TILE_X = 16u; // keys (or elements of a row of the output) per workgroup, one per invocation
 const TILE_Y = 16u; // queries per workgroup, one per invocation
 const THREADS = 64u; // invocations that share the softmax of one row
@@ -21,9 +23,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(1) var<storage, read> q: array<Input>;
+@group(0) @binding(2) var<storage, read> k: array<Input>;
+@group(0) @binding(3) var<storage, read> v: array<Input>;
 @group(0) @binding(4) var<storage, read_write> o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;
 
@@ -55,7 +57,7 @@ fn scores(@builtin(global_invocation_id) id: vec3<u32>) {
     let k_start = kv_start(id.z) + key * params.head_dim;
     var sum = 0.0;
     for (var i = 0u; i < params.head_dim; i++) {
-        sum = fma(q[q_start + i], k[k_start + i], sum);
+        sum = fma(f32(q[q_start + i]), f32(k[k_start + i]), sum);
     }
     weights[row * params.kv_len + key] = sum * params.scale;
 }
@@ -112,7 +114,7 @@ fn product(@builtin(global_invocation_id) id: vec3<u32>) {
     let count = visible_count(query);
     var sum = 0.0;
     for (var key = 0u; key < count; key++) {
-        sum = fma(weights[w_start + key], v[v_start + key * params.head_dim], sum);
+        sum = fma(weights[w_start + key], f32(v[v_start + key * params.head_dim]), sum);
     }
     o[row * params.head_dim + column] = sum;
 }

@@ -773,6 +773,23 @@ pub(crate) fn signed_sum_factor(count: u64) -> f64 {
     (count as f64).sqrt().min(6.0)
 }
 
+/// Widens bounds by what rounding every element to f16 may change. Of a row sum that is a random
+/// walk: its steps are at most the roundoff, on average four tenths of it, times the elements, whose
+/// typical size the single ones show. Nine of those roundoffs are 22 standard deviations, which
+/// leaves room for rows four times as long as others.
+pub(crate) fn allow_rounding(elements: &mut [Expected], rows: &mut [Expected], columns: u64) {
+    #[allow(clippy::cast_precision_loss)] // counts
+    let (count, columns) = (elements.len().max(1) as f64, columns as f64);
+    let squares: f64 = elements.iter().map(|e| e.value * e.value).sum();
+    for element in elements.iter_mut() {
+        element.bound += F16_ROUNDOFF * element.value.abs() + F16_TINY;
+    }
+    let walk = 9.0 * (F16_ROUNDOFF * (squares / count).sqrt() + F16_TINY) * columns.sqrt();
+    for row in rows {
+        row.bound += walk;
+    }
+}
+
 /// Two-vector dot products in f64: the sum and the sum of magnitudes.
 pub(crate) fn dot(pairs: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
     pairs.fold((0.0, 0.0), |(sum, magnitude), (a, b)| {

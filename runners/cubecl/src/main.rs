@@ -17,14 +17,14 @@ use std::time::Instant;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device as BurnDevice, DeviceKind, Tensor, TensorData};
-use chipmark::input::{Data, Values};
-use chipmark::npy;
-use chipmark::op::{Case, Dtype, OpName, Role, Tensor as Description};
+use chipmark::input::Data;
+use chipmark::op::{Case, Dtype, OpName};
 use chipmark::protocol::{
     Device, FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span,
     Timer, Variant, serve,
 };
 use chipmark::runner::{error, outputs};
+use chipmark::verify;
 
 /// The Burn release this program is built with.
 const BURN: &str = "burn 0.22.1";
@@ -63,28 +63,6 @@ fn unsupported(message: impl Into<String>) -> Response {
     error(FaultKind::Unsupported, message)
 }
 
-/// The elements of one input tensor.
-fn elements(
-    tensor: &Description,
-    number: u32,
-    seed: u32,
-    data: &Data,
-) -> Result<Vec<f32>, Response> {
-    let refuse = |message: String| error(FaultKind::Input, message);
-    match (tensor.values(data, seed, number), data) {
-        (Some(Values::Zero), _) => Ok(vec![0.0; usize::try_from(tensor.len()).unwrap_or(0)]),
-        (Some(values), _) => Ok((0..tensor.len()).map(|index| values.get(index)).collect()),
-        (None, Data::Files(files)) => match files.get(tensor.name) {
-            Some(path) => npy::read(path, &tensor.dims).map_err(|e| refuse(e.message)),
-            None => Err(refuse(format!(
-                "no file was given for tensor {:?}",
-                tensor.name
-            ))),
-        },
-        (None, _) => Err(refuse(format!("tensor {:?} has no values", tensor.name))),
-    }
-}
-
 impl CubeCl {
     fn hello(&mut self, selector: Option<&str>) -> Response {
         let kind = match selector {
@@ -95,7 +73,9 @@ impl CubeCl {
                 Err(_) => {
                     return error(
                         FaultKind::NoDevice,
-                        format!("this runner takes `cpu` or the number of a discrete GPU, not {text:?}"),
+                        format!(
+                            "this runner takes `cpu` or the number of a discrete GPU, not {text:?}"
+                        ),
                     );
                 }
             },
@@ -146,18 +126,19 @@ impl CubeCl {
                 case.dtype
             ));
         }
-        let mut data_of = Vec::new();
-        for (number, tensor) in (0u32..).zip(&case.tensors()) {
-            if tensor.role == Role::Input {
-                match elements(tensor, number, seed, data) {
-                    Ok(elements) => data_of.push(elements),
-                    Err(refusal) => return refusal,
-                }
-            }
-        }
+        let inputs = match verify::inputs(&case, seed, data) {
+            Ok(inputs) => inputs,
+            Err(refused) => return error(FaultKind::Input, refused.message),
+        };
         let size = |name: &str| usize::try_from(case.shape.get(name)).unwrap_or(usize::MAX);
-        let mut data_of = data_of.into_iter();
-        let mut next = || data_of.next().unwrap_or_default();
+        // The same values that the conductor's reference will see.
+        let tensors = case.tensors();
+        let mut inputs = tensors.iter().zip(inputs);
+        let mut next = || -> Vec<f32> {
+            inputs.next().map_or_else(Vec::new, |(tensor, values)| {
+                (0..tensor.len()).map(|index| values.get(index)).collect()
+            })
+        };
         let operands = match case.op {
             OpName::Matmul => {
                 let (batch, m, n, k) = (size("batch").max(1), size("m"), size("n"), size("k"));
@@ -181,8 +162,18 @@ impl CubeCl {
                         "Burn's causal mask is checked only where there are as many queries as keys",
                     );
                 }
-                let query = [size("batch"), size("heads"), size("query_len"), size("head_dim")];
-                let key = [size("batch"), size("heads"), size("kv_len"), size("head_dim")];
+                let query = [
+                    size("batch"),
+                    size("heads"),
+                    size("query_len"),
+                    size("head_dim"),
+                ];
+                let key = [
+                    size("batch"),
+                    size("heads"),
+                    size("kv_len"),
+                    size("head_dim"),
+                ];
                 let q = Tensor::from_data(TensorData::new(next(), query), device);
                 let k = Tensor::from_data(TensorData::new(next(), key), device);
                 let v = Tensor::from_data(TensorData::new(next(), key), device);
