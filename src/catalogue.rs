@@ -758,6 +758,22 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: MATMUL_QUADS,
         }),
+        kernel!("matmul/subgroup_packed_u64", Matmul, {
+            tunables: SUBGROUP_PANEL,
+            passes: const {
+                &[
+                    pass("pack_a", [Each("m"), One, Each("batch")]),
+                    pass("pack_b", [Each("k"), One, Each("batch")]),
+                    pass(
+                        "multiply",
+                        [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
+                    ),
+                ]
+            },
+            scratch: Some("operands"),
+            features: &[Feature::Subgroup, Feature::Int64],
+            requirements: MATMUL_QUADS,
+        }),
         kernel!("matmul/matrix_tile", Matmul, {
             dtypes: HALVES,
             tunables: MATRIX_TILE,

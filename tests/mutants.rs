@@ -687,6 +687,20 @@ const MUTANTS: &[Mutant] = &[
         shape: PANELS,
     },
     Mutant {
+        what: "the last block of rows is laid out as if it were whole",
+        kernel: "matmul/subgroup_packed_u64",
+        from: "let rows = min(TILE_M, params.m - first_row);\n    for (var q",
+        to: "let rows = TILE_M;\n    for (var q",
+        shape: PANELS,
+    },
+    Mutant {
+        what: "the panels of B begin within A",
+        kernel: "matmul/subgroup_packed_u64",
+        from: "return params.batch * params.m * (params.k / 4u);",
+        to: "return params.m * (params.k / 4u) - 1u;",
+        shape: PANELS,
+    },
+    Mutant {
         what: "the sum is not corrected to a new maximum",
         kernel: "attention/flash_panel",
         from: "sum[j * HEAD_DIM + i * 4u + c] *= correction[j];",

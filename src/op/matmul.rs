@@ -197,9 +197,10 @@ impl Op for Matmul {
     }
 
     fn extent(&self, shape: &Shape, name: &str) -> u64 {
-        let (m, n, _) = sizes(shape);
+        let (m, n, k) = sizes(shape);
         match name {
             "batch" => batch(shape),
+            "operands" => batch(shape) * (m + n) * k,
             "matrix_c" => m * n,
             "c" => batch(shape) * m * n,
             _ => shape.get(name),
