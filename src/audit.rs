@@ -596,6 +596,16 @@ impl One<'_> {
 }
 
 impl Findings {
+    /// How many kernels were verified, and by how many checks.
+    #[must_use]
+    pub fn counts(&self) -> (usize, u32) {
+        let verified = self.kernels.values().filter(|tally| tally.checks > 0);
+        (
+            verified.clone().count(),
+            verified.map(|tally| tally.checks).sum(),
+        )
+    }
+
     /// One row per kernel.
     #[must_use]
     pub fn table(&self) -> String {

@@ -22,7 +22,7 @@ use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, merge, schemas, telemetry};
+use crate::{audit, calibrate, conformance, merge, schemas, telemetry};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -98,6 +98,8 @@ enum Command {
     Ab(AbArgs),
     /// Find out what differences can be told here, by slowing a kernel down on purpose
     Calibrate(CalibrateArgs),
+    /// Test whether a program is a runner: right outputs, honest refusals, a true clock
+    Conformance(ConformanceArgs),
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all
@@ -308,6 +310,24 @@ struct CalibrateArgs {
 }
 
 #[derive(Args)]
+struct ConformanceArgs {
+    /// The runner: wgpu, host, the path of a program, or a command
+    #[arg(value_name = "RUNNER")]
+    runner: String,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Of kernels, verify only those whose name matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    seed: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct VerifyArgs {
     /// Only kernels whose name matches this regular expression
     #[arg(long, value_name = "REGEX")]
@@ -446,6 +466,7 @@ pub fn main() -> u8 {
         } => check(&baseline, &candidate, tie, format),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
+        Command::Conformance(args) => conformance_command(&args),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report } => validate(&report),
@@ -549,6 +570,30 @@ fn run_command(args: &RunArgs) -> Result<()> {
         }
     }
     judge(&report)
+}
+
+fn conformance_command(args: &ConformanceArgs) -> Result<()> {
+    if args.reach.in_process {
+        return Err(Error::usage(
+            "--in-process: what is tested here is a process of its own",
+        ));
+    }
+    interrupt::heed();
+    let options = conformance::Options {
+        runner: args.runner.clone(),
+        reach: args.reach.reach(),
+        filter: args.filter.clone(),
+        seed: args.seed.unwrap_or_else(entropy),
+    };
+    let mut progress = Progress::new();
+    let findings = conformance::conformance(&options, &mut |line| progress.say(line))?;
+    drop(progress);
+    print(&if args.json {
+        pretty(&to_value(&findings)?)
+    } else {
+        format!("{}\n", findings.table())
+    })?;
+    findings.verdict()
 }
 
 fn cache_command(clear: bool, json: bool) -> Result<()> {

@@ -12,6 +12,7 @@ pub mod case;
 pub mod catalogue;
 pub mod cli;
 pub mod compare;
+pub mod conformance;
 pub mod energy;
 pub mod error;
 pub mod gpu;

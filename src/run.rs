@@ -144,33 +144,53 @@ fn program(name: &str) -> Option<Command> {
     Some(command)
 }
 
+/// Starts a runner's process by name, path or command.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] where there is no such runner or it cannot be started.
+pub fn start(name: &str) -> Result<Process> {
+    if NATIVE.contains(&name) {
+        let program = std::env::current_exe()
+            .map_err(|error| Error::internal(format!("the program cannot find itself: {error}")))?;
+        let mut command = Command::new(program);
+        command.args(["worker", "--runner", name]);
+        return Process::start(name, command);
+    }
+    let command = program(name).ok_or_else(|| {
+        Error::usage(format!(
+            "--runner {name}: it is neither {} nor the path of a program",
+            NATIVE.join(" nor ")
+        ))
+    })?;
+    Process::start(name, command)
+}
+
 /// Starts a runner by name, path or command and has it open its device.
 ///
 /// # Errors
 /// [`ErrorKind::NoDevice`] where it finds none, [`ErrorKind::Usage`] where there is no such runner,
 /// [`ErrorKind::Transient`] where it dies.
 pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
-    let mut conversation: Box<dyn Conversation> = if NATIVE.contains(&name) {
-        if reach.in_process {
-            let runner =
-                native(name).ok_or_else(|| Error::internal(format!("runner {name} is missing")))?;
-            Box::new(InProcess(runner))
-        } else {
-            let program = std::env::current_exe().map_err(|error| {
-                Error::internal(format!("the program cannot find itself: {error}"))
-            })?;
-            let mut command = Command::new(program);
-            command.args(["worker", "--runner", name]);
-            Box::new(Process::start(name, command)?)
-        }
-    } else if let Some(command) = program(name) {
-        Box::new(Process::start(name, command)?)
-    } else {
-        return Err(Error::usage(format!(
-            "--runner {name}: it is neither {} nor the path of a program",
-            NATIVE.join(" nor ")
-        )));
+    let mut conversation: Box<dyn Conversation> = match native(name) {
+        Some(runner) if reach.in_process => Box::new(InProcess(runner)),
+        _ => Box::new(start(name)?),
     };
+    let record = hello(&mut *conversation, name, reach)?;
+    Ok(Opened {
+        conversation,
+        record,
+    })
+}
+
+/// Has a runner open its device.
+///
+/// # Errors
+/// As [`open`].
+pub fn hello(
+    conversation: &mut dyn Conversation,
+    name: &str,
+    reach: &Reach,
+) -> Result<RunnerRecord> {
     let hello = Request::Hello {
         protocol: PROTOCOL_VERSION,
         device: reach.device.clone(),
@@ -187,13 +207,10 @@ pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
             runner,
             device,
             timer,
-        } if protocol == PROTOCOL_VERSION => Ok(Opened {
-            conversation,
-            record: RunnerRecord {
-                runner,
-                device: *device,
-                timer,
-            },
+        } if protocol == PROTOCOL_VERSION => Ok(RunnerRecord {
+            runner,
+            device: *device,
+            timer,
         }),
         Response::Hello { protocol, .. } => Err(Error::usage(format!(
             "runner {name} speaks protocol {protocol}; this is {PROTOCOL_VERSION}"

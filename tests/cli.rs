@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "devices",
     "list",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 13] = [
     "check",
     "ab",
     "calibrate",
+    "conformance",
     "cache",
     "merge",
     "validate",
@@ -2328,6 +2329,86 @@ mod fakes {
             reasons.len() == 1 && reasons[0].contains("the conductor waited"),
             "{report:#}"
         );
+    }
+
+    /// The tests of conformance that this runner fails, and the whole answer.
+    fn failed_tests(stage: &Stage, runner: &str, code: i32) -> (Vec<String>, Value) {
+        let arguments = ["conformance", runner, "--json", "--filter", "^matmul/gemm$"];
+        let done = chipmark(stage.folder.path(), &arguments);
+        assert_eq!(done.code, code, "{done:?}");
+        let findings: Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(findings["conforms"], code == 0, "{findings:#}");
+        let tests = findings["tests"].as_array().unwrap();
+        assert_eq!(tests.len(), 15);
+        let failed = tests.iter().filter(|test| test["mark"] == "failed");
+        (
+            failed
+                .map(|test| test["name"].as_str().unwrap().to_owned())
+                .collect(),
+            findings,
+        )
+    }
+
+    #[test]
+    fn an_honest_runner_conforms_by_its_name_and_behind_a_pipe() {
+        let stage = Stage::tampering(r#"printf '%s\n' "$line""#);
+        for runner in ["host", "./fake"] {
+            let (_, findings) = failed_tests(&stage, runner, 0);
+            let skipped = |test: &&Value| test["mark"] == "skipped";
+            let tests = findings["tests"].as_array().unwrap();
+            assert_eq!(tests.iter().find(skipped), None, "{findings:#}");
+        }
+    }
+
+    #[test]
+    fn a_runner_that_answers_from_an_earlier_seed_does_not_conform() {
+        let (failed, _) =
+            failed_tests(&with_requests("s/\"seed\":[0-9]*/\"seed\":1/"), "./fake", 1);
+        for name in ["outputs", "random", "seeds", "spans"] {
+            assert!(failed.contains(&name.to_owned()), "{name}: {failed:?}");
+        }
+        assert!(!failed.contains(&"garbage".to_owned()), "{failed:?}");
+    }
+
+    #[test]
+    fn a_runner_whose_clock_runs_slow_does_not_conform() {
+        let stage = with_spans("s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g");
+        let (failed, findings) = failed_tests(&stage, "./fake", 1);
+        assert!(failed.contains(&"clock".to_owned()), "{findings:#}");
+        assert!(!failed.contains(&"outputs".to_owned()), "{findings:#}");
+    }
+
+    #[test]
+    fn a_runner_that_calls_once_whatever_is_asked_does_not_conform() {
+        let stage = Stage::new(&format!(
+            r#"while IFS= read -r line; do
+                case $line in *'"type":"measure"'*)
+                    printf '%s\n' "$line" | sed 's/.*"repeat_count":\([0-9]*\).*/\1/' >asked
+                    line=$(printf '%s\n' "$line" | sed 's/"repeat_count":[0-9]*/"repeat_count":1/') ;;
+                esac
+                printf '%s\n' "$line"
+            done | '{}' worker --runner host | while IFS= read -r line; do
+                case $line in *'"type":"samples"'*)
+                    line=$(printf '%s\n' "$line" | sed 's/"repeat_count":1/"repeat_count":'$(cat asked)/g) ;;
+                esac
+                printf '%s\n' "$line"
+            done"#,
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let (failed, findings) = failed_tests(&stage, "./fake", 1);
+        // Two of three sets of buffers were never written.
+        assert!(failed.contains(&"sets".to_owned()), "{findings:#}");
+        assert!(!failed.contains(&"outputs".to_owned()), "{findings:#}");
+    }
+
+    #[test]
+    fn a_runner_that_dies_of_garbage_fails_that_and_is_tested_on() {
+        let stage = Stage::new(&format!(
+            "while IFS= read -r line; do case $line in *dance*) exit 3 ;; esac; printf '%s\n' \"$line\"; done | '{}' worker --runner host",
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let (failed, findings) = failed_tests(&stage, "./fake", 1);
+        assert_eq!(failed, ["garbage"], "{findings:#}");
     }
 
     #[test]

@@ -15,35 +15,46 @@ fn python_has(module: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Tests the runner that this command starts, and wants it to pass.
+fn must_conform(command: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_chipmark"))
+        .args(["conformance", command])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("farewell"), "{text}");
+}
+
 #[test]
-fn the_torch_runner_is_right_where_there_is_torch() {
+fn the_torch_runner_conforms_where_there_is_torch() {
     if !python_has("torch") {
-        return devices::skipped("the_torch_runner_is_right_where_there_is_torch");
+        return devices::skipped("the_torch_runner_conforms_where_there_is_torch");
     }
-    let runner = concat!(
+    must_conform(concat!(
         "python3 ",
         env!("CARGO_MANIFEST_DIR"),
         "/runners/torch/chipmark_torch.py"
-    );
-    for (op, dtype) in [
-        ("matmul", "f32"),
-        ("matmul", "f16"),
-        ("matmul", "f16_f16"),
-        ("attention", "f32"),
-        ("attention", "f16"),
-        ("copy", "f32"),
-    ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_chipmark"))
-            .args(["verify", "--runner", runner, "--op", op, "--dtype", dtype])
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{op} {dtype}\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert!(text.contains("right"), "{text}");
+    ));
+}
+
+#[test]
+fn the_runner_in_the_document_conforms_and_is_short() {
+    let page = include_str!("../docs/protocol.md");
+    let (_, rest) = page.split_once("```python\n").unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    let lines = program.lines().count();
+    assert!(lines < 100, "{lines} lines");
+    if !python_has("json") {
+        return devices::skipped("the_runner_in_the_document_conforms_and_is_short");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("abacus.py");
+    std::fs::write(&path, program).unwrap();
+    must_conform(&format!("python3 {}", path.display()));
 }

@@ -47,6 +47,7 @@ const ORDER: &[&str] = &[
     "calibrate",
     "merge",
     "audit",
+    "conformance",
     "schemas",
     "cli", // what is told of it
 ];

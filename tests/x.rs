@@ -466,7 +466,7 @@ fn the_test_steps() {
     let calls = machine.calls("cargo");
     assert!(calls.contains(&"cargo test --release".to_owned()));
     assert!(calls.contains(&"cargo clippy --release --all-targets -- -D warnings".to_owned()));
-    assert!(calls.contains(&"cargo doc --no-deps".to_owned()));
+    assert!(calls.contains(&"cargo doc --release --no-deps".to_owned()));
     assert!(calls.contains(&"cargo fmt --check".to_owned()));
 }
 

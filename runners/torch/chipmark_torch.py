@@ -7,12 +7,14 @@ docs/protocol.md on its standard streams:
 
     chipmark run --runner wgpu --runner 'python3 runners/torch/chipmark_torch.py'
 
-Made with PyTorch 2.11; its CPU backend is the only one this has run on yet. Calls of one span are captured in a CUDA graph where that
-works, so that short kernels are not measured by how fast Python can launch them.
+Made with PyTorch 2.11; its CPU backend is the only one this has run on yet. Calls of one span are
+captured in a CUDA graph where that works, so that short kernels are not measured by how fast Python
+can launch them.
 """
 
 import json
 import math
+import os
 import sys
 import time
 
@@ -131,12 +133,14 @@ class Runner:
             raise Refusal("unsupported", f"this runner has no {op} in {dtype}")
         if refused:
             raise Refusal("unsupported", refused)
+        self.sets = self.outputs = None
+        self.check_memory(tensors, shape, sets)
         try:
             self.sets = [
                 [self.tensor(number, *tensor, request) for number, tensor in enumerate(tensors)]
                 for _ in range(sets)
             ]
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise Refusal("out_of_memory", one_line(error)) from None
         self.case, self.turn, self.call, self.graphs = case, 0, None, {}
         self.outputs = [None] * sets
@@ -148,6 +152,19 @@ class Runner:
             "set_count": sets,
         }
 
+    def check_memory(self, tensors, shape, sets):
+        """Refuses what does not fit: some systems promise memory that they do not have."""
+        budget = free_bytes(self.device)
+        # The output is at most f32 and, but for attention, no tensor tells its size.
+        output = shape.get("batch", 1) * shape["m"] * shape["n"] if "m" in shape else 0
+        output = output or math.prod(tensors[0][1])
+        sizes = {"f32": 4, "f16": 2, "i8": 1}
+        one = 4 * output + sum(math.prod(dims) * sizes[element] for _, dims, element, _ in tensors)
+        if budget is not None and sets * one > budget:
+            raise Refusal(
+                "out_of_memory", f"the tensors need {sets * one} bytes; {budget} are there for them"
+            )
+
     def tensor(self, number, name, dims, element, scale, request):
         data, count = request["data"], math.prod(dims)
         kind = {"f32": torch.float32, "f16": torch.float16, "i8": torch.int8}[element]
@@ -157,7 +174,10 @@ class Runner:
             path = data["files"].get(name)
             if path is None:
                 raise Refusal("input", f"no file was given for tensor {name!r}")
-            values = torch.from_numpy(numpy.load(path).astype("float32"))
+            try:
+                values = torch.from_numpy(numpy.load(path).astype("float32"))
+            except (OSError, ValueError) as error:
+                raise Refusal("input", one_line(f"{path}: {error}")) from None
             if list(values.shape) != dims:
                 raise Refusal("input", f"{path} is {list(values.shape)}, not {dims}")
             return values.to(self.device, kind)
@@ -345,7 +365,10 @@ class Runner:
     # outputs
 
     def read(self, request):
-        output = self.outputs[request.get("set_index", 0)]
+        which = request.get("set_index", 0)
+        if not 0 <= which < len(self.outputs):
+            raise Refusal("input", f"there is no set {which}; the case has {len(self.outputs)}")
+        output = self.outputs[which]
         if output is None:
             raise Refusal("input", "nothing has been called yet")
         # No sixty-four bits on some devices.
@@ -353,6 +376,12 @@ class Runner:
         if not output.is_floating_point():
             whole[output == -(2**31)] = float("nan")
         flat = whole.reshape(-1)
+        beyond = [p for p in request["positions"] if not 0 <= p < flat.numel()]
+        if beyond:
+            raise Refusal(
+                "input",
+                f"position {beyond[0]} is beyond the output of {flat.numel()} elements",
+            )
         columns = whole.shape[-1] if self.case["op"] != "copy" else 4096
         if request.get("all"):
             values = flat
@@ -373,6 +402,8 @@ class Runner:
         }
 
     def handle(self, request):
+        if not isinstance(request, dict):
+            raise Refusal("input", "a request is a JSON object")
         kind = request.get("type")
         if kind == "hello":
             return self.hello(request)
@@ -459,6 +490,17 @@ def describe(device):
     return name, f"{torch.get_num_threads()} threads", None
 
 
+def free_bytes(device):
+    """Bytes that tensors may take: what is free on a GPU, half of what is free in main memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None  # Windows and macOS do not say
+
+
 def number(value):
     if math.isnan(value):
         return "NaN"
@@ -480,11 +522,11 @@ def main():
             response = runner.handle(json.loads(line))
         except Refusal as refusal:
             response = {"type": "error", "kind": refusal.kind, "message": str(refusal)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             message = f"this request is not understood: {one_line(repr(error))}"
             response = {"type": "error", "kind": "input", "message": message}
-        except RuntimeError as error:
-            response = {"type": "error", "kind": "internal", "message": one_line(error)}
+        except Exception as error:  # whatever a library throws, the runner goes on
+            response = {"type": "error", "kind": "internal", "message": one_line(repr(error))}
         print(json.dumps(response), flush=True)
         if response["type"] == "bye":
             break

@@ -235,19 +235,20 @@ fn describe(status: ExitStatus) -> String {
     )
 }
 
-impl Conversation for Process {
-    fn ask(
+impl Process {
+    /// Sends one line, whatever it says, and waits for the response to it.
+    ///
+    /// # Errors
+    /// As [`Conversation::ask`].
+    pub fn ask_line(
         &mut self,
-        request: &Request,
+        line: &str,
         timeout: Duration,
     ) -> std::result::Result<Response, Fault> {
-        let mut line = serde_json::to_string(request)
-            .map_err(|error| Fault::new(format!("a request cannot be written: {error}")))?;
-        line.push('\n');
         let sent = self
             .requests
             .as_ref()
-            .is_some_and(|requests| requests.send(line).is_ok());
+            .is_some_and(|requests| requests.send(format!("{line}\n")).is_ok());
         if !sent {
             return Err(self.died());
         }
@@ -264,6 +265,42 @@ impl Conversation for Process {
                 Err(self.fault(&format!("said nothing for {} s", timeout.as_secs_f64())))
             }
         }
+    }
+
+    /// Closes the runner's input and waits for its end.
+    ///
+    /// # Errors
+    /// When it goes on for longer than `timeout`, says another word, or ends with a code that is not
+    /// zero.
+    pub fn finish(&mut self, timeout: Duration) -> std::result::Result<(), Fault> {
+        self.requests = None;
+        match self.receive(timeout) {
+            Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(self.fault(&format!(
+                    "goes on for {} s after the end of its input",
+                    timeout.as_secs_f64()
+                )));
+            }
+            Ok(_) => return Err(self.fault("says something that was not asked")),
+        }
+        match self.wait_briefly() {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(self.fault(&format!("ended with {}", describe(status)))),
+            None => Err(self.fault("has closed its output and goes on")),
+        }
+    }
+}
+
+impl Conversation for Process {
+    fn ask(
+        &mut self,
+        request: &Request,
+        timeout: Duration,
+    ) -> std::result::Result<Response, Fault> {
+        let line = serde_json::to_string(request)
+            .map_err(|error| Fault::new(format!("a request cannot be written: {error}")))?;
+        self.ask_line(&line, timeout)
     }
 }
 

@@ -321,6 +321,10 @@ impl Runner for CubeCl {
                 },
                 Some((device, loaded)),
             ) => loaded.measure(device, repeat_count, sample_count, poison),
+            (Request::Outputs { set_index, .. }, _) if set_index > 0 => Err(error(
+                FaultKind::Input,
+                format!("there is no set of buffers {set_index}; this runner has one"),
+            )),
             (
                 Request::Outputs {
                     positions,
