@@ -36,7 +36,7 @@ const DEVICE_TYPES: [&str; 5] = [
 const FAREWELL_S_MAX: u64 = 10;
 
 /// A product eight times as large takes at least so many times as long, where it is more than launch.
-const GROWTH_MIN: f64 = 2.0;
+const GROWTH_MIN: f64 = 1.5;
 
 /// A call as long as this is work and not launch.
 const WORK_S_MIN: f64 = 1e-3;
