@@ -8,13 +8,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::audit::{self, Audit};
+use crate::case;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Data;
 use crate::interrupt::interrupted;
-use crate::measure::{Policy, Trouble};
+use crate::measure::{Policy, Trouble, ask_spans, device_fits, host_fits};
 use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
-use crate::protocol::{FaultKind, PROTOCOL_VERSION, Request, Response, Span, Variant};
+use crate::protocol::{
+    DEVICE_TYPES, FaultKind, PROTOCOL_VERSION, Request, Response, Span, Variant,
+};
 use crate::report::RunnerRecord;
 use crate::run::{Reach, hello, start};
 use crate::runner::external::Process;
@@ -22,15 +25,6 @@ use crate::runner::{Conversation, Fault};
 use crate::screen;
 use crate::tune::{End, Session};
 use crate::verify::{self, Verdict};
-
-/// What a device can be.
-const DEVICE_TYPES: [&str; 5] = [
-    "discrete_gpu",
-    "integrated_gpu",
-    "virtual_gpu",
-    "cpu",
-    "other",
-];
 
 /// Seconds that a runner may take to end once the conversation is over.
 const FAREWELL_S_MAX: u64 = 10;
@@ -121,6 +115,18 @@ enum Not {
 impl From<Fault> for Not {
     fn from(fault: Fault) -> Self {
         Self::Broken(fault.message)
+    }
+}
+
+impl From<Error> for Not {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.message)
+    }
+}
+
+impl From<Trouble> for Not {
+    fn from(trouble: Trouble) -> Self {
+        case::ended(trouble).into()
     }
 }
 
@@ -235,12 +241,11 @@ impl Bench<'_> {
 
     /// The process that is there, or a new one that has said hello.
     fn process(&mut self) -> std::result::Result<&mut Process, Not> {
-        if self.process.is_none() {
-            self.process = Some(self.another()?);
-        }
-        self.process
-            .as_mut()
-            .ok_or_else(|| Not::Broken("there is no process".to_owned()))
+        let process = match self.process.take() {
+            Some(process) => process,
+            None => self.another()?,
+        };
+        Ok(self.process.insert(process))
     }
 
     fn another(&self) -> std::result::Result<Process, Not> {
@@ -383,8 +388,7 @@ impl Bench<'_> {
                 Dtype::F32,
             ),
         ] {
-            let case = Case::new(op, &Shape::of(&sizes), dtype)
-                .map_err(|error| Not::Failed(error.message))?;
+            let case = Case::new(op, &Shape::of(&sizes), dtype)?;
             let seed = self.options.seed;
             match self.session(|session| Ok(session.case(&case, seed, &Data::Uniform)?)) {
                 Ok((variants, _)) if !variants.is_empty() => {
@@ -495,17 +499,13 @@ impl Bench<'_> {
                 Not::Broken(error.message)
             }
         })?;
-        findings
-            .verdict()
-            .map_err(|error| Not::Failed(error.message))?;
+        findings.verdict()?;
         let (kernels, checks) = findings.counts();
-        Ok(format!(
-            "all right: {checks} checks of kernels, {kernels} in number"
-        ))
+        Ok(format!("right: {kernels} kernels in {checks} checks"))
     }
 
     fn outputs_are_right(&mut self) -> Passed {
-        let cases = audit::awkward_cases(&Dtype::ALL).map_err(|e| Not::Failed(e.message))?;
+        let cases = audit::awkward_cases(&Dtype::ALL)?;
         self.audit(cases, Not::Failed)
     }
 
@@ -516,8 +516,7 @@ impl Bench<'_> {
             return Err(Not::Skipped("it runs probes only".to_owned()));
         }
         let ops = std::slice::from_ref(&case.op);
-        let cases = audit::random_cases(ops, &[case.dtype], COUNT, self.options.seed)
-            .map_err(|e| Not::Failed(e.message))?;
+        let cases = audit::random_cases(ops, &[case.dtype], COUNT, self.options.seed)?;
         // The filter may be for another op.
         let nothing = match self.options.filter {
             Some(_) => Not::Skipped,
@@ -529,7 +528,7 @@ impl Bench<'_> {
     /// Runs the sample on these inputs and verifies it.
     fn is_right(&mut self, seed: u32, data: &Data) -> std::result::Result<(), Not> {
         let Sample { case, variant } = self.sample()?;
-        let inputs = verify::inputs(&case, seed, data).map_err(|e| Not::Failed(e.message))?;
+        let inputs = verify::inputs(&case, seed, data)?;
         self.session(|session| {
             session.case(&case, seed, data)?;
             session.prepare(&variant)?.map_err(Not::Failed)?;
@@ -574,11 +573,7 @@ impl Bench<'_> {
             npy::write(&path, &tensor.dims, values).map_err(cannot)?;
             files.insert(tensor.name.to_owned(), path);
         }
-        match self.is_right(seed, &Data::Files(files.clone())) {
-            Ok(()) => {}
-            Err(Not::Skipped(reason)) => return Err(Not::Skipped(reason)),
-            Err(not) => return Err(not),
-        }
+        self.is_right(seed, &Data::Files(files.clone()))?;
         // And one that is not there is a mistake of the user's, which it survives.
         for path in files.values_mut() {
             path.set_extension("gone");
@@ -607,7 +602,7 @@ impl Bench<'_> {
             return Err(Not::Skipped("it runs no matmul".to_owned()));
         }
         let shape = Shape::of(&[("m", SIZE), ("n", SIZE), ("k", SIZE)]);
-        let large = Case::new(case.op, &shape, case.dtype).map_err(|e| Not::Failed(e.message))?;
+        let large = Case::new(case.op, &shape, case.dtype)?;
         let request = Request::Case {
             case: large.clone(),
             seed: self.options.seed,
@@ -652,29 +647,17 @@ impl Bench<'_> {
         const SPANS: u32 = 4;
         let Sample { case, variant } = self.sample()?;
         let seed = self.options.seed;
-        let inputs =
-            verify::inputs(&case, seed, &Data::Uniform).map_err(|e| Not::Failed(e.message))?;
+        let inputs = verify::inputs(&case, seed, &Data::Uniform)?;
         let by_device = self.record.timer.clock == "device";
         self.session(|session| {
             session.case(&case, seed, &Data::Uniform)?;
             session.prepare(&variant)?.map_err(Not::Failed)?;
-            let request = Request::Measure {
-                repeat_count: REPEATS,
-                sample_count: SPANS,
-                poison: true,
-            };
             let asked = Instant::now();
-            let spans = match session.runner.ask(&request, session.silence)? {
-                Response::Samples { samples } => samples,
-                other => return failed(format!("measure is answered with {}", brief(&other))),
-            };
+            let spans = ask_spans(session.runner, session.silence, REPEATS, SPANS, true)?;
             let waited_s = asked.elapsed().as_secs_f64();
-            if spans.len() != SPANS as usize {
-                return failed(format!("{} spans came; asked for {SPANS}", spans.len()));
-            }
             let by_device = by_device && session.clock.is_none();
             for span in &spans {
-                plausible(span, REPEATS, by_device).map_err(Not::Failed)?;
+                fits(span, waited_s, by_device).map_err(Not::Failed)?;
             }
             let claimed_s: f64 = spans.iter().map(|span| span.host_s).sum();
             if claimed_s > waited_s * 1.02 + 1e-3 {
@@ -694,21 +677,11 @@ impl Bench<'_> {
         const SETS: u32 = 3;
         let Sample { case, variant } = self.sample()?;
         let seed = self.options.seed;
-        let inputs =
-            verify::inputs(&case, seed, &Data::Uniform).map_err(|e| Not::Failed(e.message))?;
+        let inputs = verify::inputs(&case, seed, &Data::Uniform)?;
         self.session(|session| {
             session.case_in_sets(&case, seed, &Data::Uniform, SETS)?;
             session.prepare(&variant)?.map_err(Not::Failed)?;
-            let request = Request::Measure {
-                repeat_count: SETS,
-                sample_count: 1,
-                poison: true,
-            };
-            if let Response::Error { message, .. } =
-                session.runner.ask(&request, session.silence)?
-            {
-                return failed(message);
-            }
+            ask_spans(session.runner, session.silence, SETS, 1, true)?;
             for set in 0..SETS {
                 judged(session.verify_set(&case, &inputs, &Data::Uniform, set)?).map_err(
                     |not| match not {
@@ -735,7 +708,7 @@ impl Bench<'_> {
             return Err(Not::Skipped("it runs no matmul".to_owned()));
         }
         let shape = Shape::of(&[("m", size), ("n", size), ("k", size)]);
-        let case = Case::new(case.op, &shape, case.dtype).map_err(|e| Not::Failed(e.message))?;
+        let case = Case::new(case.op, &shape, case.dtype)?;
         let seed = self.options.seed;
         self.session(|session| {
             let (variants, _) = session.case(&case, seed, &Data::Uniform)?;
@@ -746,14 +719,8 @@ impl Bench<'_> {
                 )));
             }
             session.prepare(&variant)?.map_err(Not::Failed)?;
-            let measurement = session
-                .measure(&how(session))
-                .map_err(|trouble| match trouble {
-                    Trouble::Fault(fault) => Not::Broken(fault.message),
-                    Trouble::Refused(reason) | Trouble::Untrue(reason) => Not::Failed(reason),
-                })?;
-            let inputs =
-                verify::inputs(&case, seed, &Data::Uniform).map_err(|e| Not::Failed(e.message))?;
+            let measurement = session.measure(&how(session))?;
+            let inputs = verify::inputs(&case, seed, &Data::Uniform)?;
             judged(session.verify(&case, &inputs, &Data::Uniform)?)?;
             Ok((measurement.summary.min, case.id()))
         })
@@ -844,24 +811,22 @@ fn judged(verdict: Verdict) -> std::result::Result<(), Not> {
     }
 }
 
-/// Why a single span cannot be.
-fn plausible(span: &Span, repeat_count: u32, by_device: bool) -> std::result::Result<(), String> {
-    if span.repeat_count != repeat_count {
+/// Why the times of a span cannot be.
+fn fits(span: &Span, waited_s: f64, by_device: bool) -> std::result::Result<(), String> {
+    if !host_fits(span, waited_s) {
         return Err(format!(
-            "a span of {} calls came; asked for {repeat_count}",
-            span.repeat_count
+            "host_s of a span is {}; the answer came after {waited_s:.3e} s",
+            span.host_s
         ));
-    }
-    if !(span.host_s.is_finite() && span.host_s > 0.0) {
-        return Err(format!("host_s of a span is {}", span.host_s));
     }
     match span.device_s {
         None if by_device => {
             Err("timer.clock is device, and a span comes without device_s".to_owned())
         }
-        Some(device_s) if !(device_s > 0.0 && device_s <= 1.02 * span.host_s + 1e-4) => Err(
-            format!("device_s of a span is {device_s}, host_s {}", span.host_s),
-        ),
+        Some(device_s) if !device_fits(span, device_s) => Err(format!(
+            "device_s of a span is {device_s}, host_s {}",
+            span.host_s
+        )),
         _ => Ok(()),
     }
 }

@@ -201,9 +201,9 @@ impl Seen {
     /// Whether the device's clock can be believed for this span: it ran forward, and not for longer
     /// than the host waited (with a little grace for two clocks that tick differently).
     fn device_s(&self) -> Option<f64> {
-        self.span.device_s.filter(|&device_s| {
-            self.host_is_valid && device_s > 0.0 && device_s <= self.span.host_s * 1.02 + 1e-4
-        })
+        self.span
+            .device_s
+            .filter(|&device_s| self.host_is_valid && device_fits(&self.span, device_s))
     }
 
     fn host_s(&self) -> Option<f64> {
@@ -260,6 +260,62 @@ pub fn measure_by(
     stopwatch.run()
 }
 
+/// Asks for timed spans, as many as `sample_count`, and wants them of `repeat_count` calls each.
+///
+/// # Errors
+/// When the runner dies, refuses, or answers with something else than what was asked for.
+pub fn ask_spans(
+    runner: &mut dyn Conversation,
+    silence: Duration,
+    repeat_count: u32,
+    sample_count: u32,
+    poison: bool,
+) -> Result<Vec<Span>, Trouble> {
+    let request = Request::Measure {
+        repeat_count,
+        sample_count,
+        poison,
+    };
+    match runner.ask(&request, silence)? {
+        Response::Samples { samples } if samples.len() == sample_count as usize => {
+            if let Some(span) = samples.iter().find(|span| {
+                span.repeat_count != repeat_count
+                    || !span.host_s.is_finite()
+                    || span.device_s.is_some_and(|s| !s.is_finite())
+            }) {
+                return Err(Trouble::Refused(format!(
+                    "the runner sent an impossible span: {span:?}"
+                )));
+            }
+            Ok(samples)
+        }
+        Response::Samples { samples } => Err(Trouble::Refused(format!(
+            "the runner sent {} samples when asked for {sample_count}",
+            samples.len()
+        ))),
+        Response::Error {
+            kind: FaultKind::DeviceLost,
+            message,
+        } => Err(Trouble::Fault(Fault::new(message))),
+        Response::Error { message, .. } => Err(Trouble::Refused(message)),
+        _ => Err(Trouble::Refused(
+            "the runner answered a measurement with something else".to_owned(),
+        )),
+    }
+}
+
+/// Whether the host's time of a span fits into how long the conductor waited for the response.
+#[must_use]
+pub fn host_fits(span: &Span, waited_s: f64) -> bool {
+    span.host_s > 0.0 && span.host_s <= waited_s * 1.02 + 1e-3
+}
+
+/// Whether the device's time of a span fits into the host's.
+#[must_use]
+pub fn device_fits(span: &Span, device_s: f64) -> bool {
+    device_s > 0.0 && device_s <= span.host_s * 1.02 + 1e-4
+}
+
 /// One measurement under way.
 struct Stopwatch<'a> {
     runner: &'a mut dyn Conversation,
@@ -285,45 +341,17 @@ impl Stopwatch<'_> {
         sample_count: u32,
         poison: bool,
     ) -> Result<Vec<Seen>, Trouble> {
-        let request = Request::Measure {
-            repeat_count,
-            sample_count,
-            poison,
-        };
         let asked = (self.now)();
-        match self.runner.ask(&request, self.policy.silence)? {
-            Response::Samples { samples } if samples.len() == sample_count as usize => {
-                let waited_s = (self.now)() - asked;
-                if let Some(span) = samples.iter().find(|span| {
-                    span.repeat_count != repeat_count
-                        || !span.host_s.is_finite()
-                        || span.device_s.is_some_and(|s| !s.is_finite())
-                }) {
-                    return Err(Trouble::Refused(format!(
-                        "the runner sent an impossible span: {span:?}"
-                    )));
-                }
-                Ok(samples
-                    .into_iter()
-                    .map(|span| Seen {
-                        span,
-                        host_is_valid: span.host_s > 0.0 && span.host_s <= waited_s * 1.02 + 1e-3,
-                    })
-                    .collect())
-            }
-            Response::Samples { samples } => Err(Trouble::Refused(format!(
-                "the runner sent {} samples when asked for {sample_count}",
-                samples.len()
-            ))),
-            Response::Error {
-                kind: FaultKind::DeviceLost,
-                message,
-            } => Err(Trouble::Fault(Fault::new(message))),
-            Response::Error { message, .. } => Err(Trouble::Refused(message)),
-            _ => Err(Trouble::Refused(
-                "the runner answered a measurement with something else".to_owned(),
-            )),
-        }
+        let silence = self.policy.silence;
+        let spans = ask_spans(self.runner, silence, repeat_count, sample_count, poison)?;
+        let waited_s = (self.now)() - asked;
+        Ok(spans
+            .into_iter()
+            .map(|span| Seen {
+                span,
+                host_is_valid: host_fits(&span, waited_s),
+            })
+            .collect())
     }
 
     fn run(&mut self) -> Result<Measurement, Trouble> {

@@ -191,6 +191,15 @@ pub struct RunnerInfo {
     pub version: String,
 }
 
+/// What [`Device::device_type`] can be.
+pub const DEVICE_TYPES: [&str; 5] = [
+    "discrete_gpu",
+    "integrated_gpu",
+    "virtual_gpu",
+    "cpu",
+    "other",
+];
+
 /// What an API enumerated and a runner opened.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Device {

@@ -171,9 +171,10 @@ pub fn start(name: &str) -> Result<Process> {
 /// [`ErrorKind::NoDevice`] where it finds none, [`ErrorKind::Usage`] where there is no such runner,
 /// [`ErrorKind::Transient`] where it dies.
 pub fn open(name: &str, reach: &Reach) -> Result<Opened> {
-    let mut conversation: Box<dyn Conversation> = match native(name) {
-        Some(runner) if reach.in_process => Box::new(InProcess(runner)),
-        _ => Box::new(start(name)?),
+    let inside = reach.in_process.then(|| native(name)).flatten();
+    let mut conversation: Box<dyn Conversation> = match inside {
+        Some(runner) => Box::new(InProcess(runner)),
+        None => Box::new(start(name)?),
     };
     let record = hello(&mut *conversation, name, reach)?;
     Ok(Opened {

@@ -2317,8 +2317,7 @@ mod fakes {
     #[test]
     fn a_runner_with_right_outputs_and_times_too_short_for_physics_is_not_believed() {
         // A tenth of the time on every span: the conductor waits ten times as long as is claimed.
-        let script = "s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g";
-        let stage = with_spans(script);
+        let stage = with_a_slow_clock();
         let cases = ["matmul m = 160, n = 160, k = 160"];
         fs::write(stage.folder.path().join("tiny.toml"), suite(1.0, &cases)).unwrap();
         let done = stage.run(&[]);
@@ -2372,15 +2371,16 @@ mod fakes {
 
     #[test]
     fn a_runner_whose_clock_runs_slow_does_not_conform() {
-        let stage = with_spans("s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g");
+        let stage = with_a_slow_clock();
         let (failed, findings) = failed_tests(&stage, "./fake", 1);
         assert!(failed.contains(&"clock".to_owned()), "{findings:#}");
         assert!(!failed.contains(&"outputs".to_owned()), "{findings:#}");
     }
 
-    #[test]
-    fn a_runner_that_calls_once_whatever_is_asked_does_not_conform() {
-        let stage = Stage::new(&format!(
+    /// The real runner, called once whatever is asked and claiming what was, with `lie` for `sed` put
+    /// over its samples.
+    fn calling_once(lie: &str) -> Stage {
+        Stage::new(&format!(
             r#"while IFS= read -r line; do
                 case $line in *'"type":"measure"'*)
                     printf '%s\n' "$line" | sed 's/.*"repeat_count":\([0-9]*\).*/\1/' >asked
@@ -2389,12 +2389,23 @@ mod fakes {
                 printf '%s\n' "$line"
             done | '{}' worker --runner host | while IFS= read -r line; do
                 case $line in *'"type":"samples"'*)
-                    line=$(printf '%s\n' "$line" | sed 's/"repeat_count":1/"repeat_count":'$(cat asked)/g) ;;
+                    lie='{lie}s/"repeat_count":1/"repeat_count":'$(cat asked)/g
+                    line=$(printf '%s\n' "$line" | sed "$lie") ;;
                 esac
                 printf '%s\n' "$line"
             done"#,
             env!("CARGO_BIN_EXE_chipmark")
-        ));
+        ))
+    }
+
+    /// The real runner whose spans are a tenth of what they were.
+    fn with_a_slow_clock() -> Stage {
+        with_spans("s/\"host_s\":\\([0-9]\\)\\./\"host_s\":0.\\1/g")
+    }
+
+    #[test]
+    fn a_runner_that_calls_once_whatever_is_asked_does_not_conform() {
+        let stage = calling_once("");
         let (failed, findings) = failed_tests(&stage, "./fake", 1);
         // Two of three sets of buffers were never written.
         assert!(failed.contains(&"sets".to_owned()), "{findings:#}");
@@ -2414,22 +2425,7 @@ mod fakes {
     #[test]
     fn spans_so_short_that_rates_overflow_do_not_cost_the_report() {
         // It calls once whatever is asked, or the lie would make each span take seconds.
-        let stage = Stage::new(&format!(
-            r#"while IFS= read -r line; do
-                case $line in *'"type":"measure"'*)
-                    printf '%s\n' "$line" | sed 's/.*"repeat_count":\([0-9]*\).*/\1/' >asked
-                    line=$(printf '%s\n' "$line" | sed 's/"repeat_count":[0-9]*/"repeat_count":1/') ;;
-                esac
-                printf '%s\n' "$line"
-            done | '{}' worker --runner host | while IFS= read -r line; do
-                case $line in *'"type":"samples"'*)
-                    lie='s/"host_s":[^,}}]*/"host_s":1e-302/g; s/"repeat_count":1/"repeat_count":'$(cat asked)/g
-                    line=$(printf '%s\n' "$line" | sed "$lie") ;;
-                esac
-                printf '%s\n' "$line"
-            done"#,
-            env!("CARGO_BIN_EXE_chipmark")
-        ));
+        let stage = calling_once("s/\"host_s\":[^,}]*/\"host_s\":1e-302/g; ");
         let cases = ["copy n = 64", "fma invocations = 64, steps = 8", MATMUL];
         fs::write(stage.folder.path().join("tiny.toml"), suite(0.2, &cases)).unwrap();
         let report = {

@@ -14,7 +14,6 @@ can launch them.
 
 import json
 import math
-import os
 import sys
 import time
 
@@ -133,7 +132,9 @@ class Runner:
             raise Refusal("unsupported", f"this runner has no {op} in {dtype}")
         if refused:
             raise Refusal("unsupported", refused)
-        self.sets = self.outputs = None
+        # What the case before has left would stand in the way, and its call holds tensors too.
+        self.sets = self.outputs = self.call = None
+        self.graphs = {}
         self.check_memory(tensors, shape, sets)
         try:
             self.sets = [
@@ -491,14 +492,19 @@ def describe(device):
 
 
 def free_bytes(device):
-    """Bytes that tensors may take: what is free on a GPU, half of what is free in main memory."""
+    """Bytes that tensors may take: what is free on a GPU, half of what is available in main memory;
+    None where nobody says."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return None  # Windows and macOS do not say
+    if device.type == "cpu":
+        try:
+            with open("/proc/meminfo", encoding="utf-8") as info:
+                line = next(line for line in info if line.startswith("MemAvailable:"))
+                return int(line.split()[1]) * 1024 // 2
+        except (OSError, StopIteration):
+            pass
+    return None
 
 
 def number(value):
