@@ -2,326 +2,324 @@
 """PyTorch as a runner of chipmark: the vendor's own libraries behind one interface.
 
 On NVIDIA that is cuBLAS, cuDNN and flash attention, on AMD rocBLAS and its kin, on Intel oneDNN, on
-Apple Metal Performance Shaders, elsewhere the CPU's library. It speaks the protocol of
-docs/protocol.md on its standard streams:
-
-    chipmark run --runner wgpu --runner 'python3 runners/torch/chipmark_torch.py'
-
-Made with PyTorch 2.11; its CPU backend is the only one this has run on yet. Calls of one span are
-captured in a CUDA graph where that works, so that short kernels are not measured by how fast Python
-can launch them.
+Apple Metal Performance Shaders, elsewhere the CPU's library. Calls of one span are captured in a CUDA
+graph where that works, so that short kernels are not measured by how fast Python can launch them.
 """
 
-import json
 import math
 import sys
 import time
+from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import chipmark_runner as base
+from chipmark_runner import Kernel, Refusal
 
-PROTOCOL = 1
-VERSION = "0.1.0"
-MASK = 0xFFFFFFFF
-# Elements that are made at a time: each takes several times eight bytes on the way.
-PIECE = 1 << 24
+torch = base.need("torch", "torch")
+bias = base.need("torch.nn.attention.bias", "torch")
+
+VERSION = "0.2.0"
 # Calls that one captured graph holds at most.
 GRAPH_CALLS_MAX = 200
 
-FLOATS = {"f32": torch.float32, "f16": torch.float16, "f16_f16": torch.float16}
+TYPES = {
+    "f32": torch.float32,
+    "tf32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f8e4m3": torch.float8_e4m3fn,
+    "i8": torch.int8,
+}
+
+# Backends of scaled-dot-product attention: kernel name, switch, whether it is set for this kernel.
+BACKENDS = {
+    "flash": torch.backends.cuda.enable_flash_sdp,
+    "efficient": torch.backends.cuda.enable_mem_efficient_sdp,
+    "cudnn": torch.backends.cuda.enable_cudnn_sdp,
+    "math": torch.backends.cuda.enable_math_sdp,
+}
+# The one that PyTorch chooses.
+ANY_BACKEND = "scaled_dot_product"
+# Lengths beyond this do not change whether a backend can do a case.
+TRIAL_LENGTH_MAX = 128
 
 
-class Refusal(Exception):
-    """Why a request is not carried out: kind and one line for people."""
+class Torch(base.Runner):
+    """PyTorch on one device."""
 
-    def __init__(self, kind, message):
-        super().__init__(message)
-        self.kind = kind
+    name = "torch"
 
-
-# The input hash: docs/protocol.md has the definition and its test vectors.
-
-
-def mix(x):
-    """The mixer on Python's integers or on tensors of int64 that hold 32 bits."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & MASK
-    return x ^ (x >> 16)
-
-
-def keys(seed, tensor):
-    first = mix(seed ^ mix((tensor + 0x9E3779B9) & MASK))
-    return first, mix(first ^ 0x85EBCA6B)
-
-
-def words(key, start, end, device):
-    index = torch.arange(start, end, dtype=torch.int64, device=device)
-    return mix(mix((index + key[0]) & MASK) ^ key[1])
-
-
-def elements(word, data, element, scale):
-    """Values of random words: 24, 11, 8 or 4 bits of each."""
-    if data == "integer":
-        return (word >> 29) - 2
-    if element == "f32":
-        return ((word >> 8).double() / 8388608 - 1) * scale
-    if element == "f16":
-        return ((word >> 21).double() / 1024 - 1) * scale
-    return (word >> 24) - 128
-
-
-class Runner:
-    def __init__(self):
-        self.device = None
-        self.case = None
-
-    # hello
-
-    def hello(self, request):
-        if request.get("protocol") != PROTOCOL:
-            raise Refusal(
-                "unsupported",
-                f"this runner speaks protocol {PROTOCOL}, not {request.get('protocol')}",
-            )
-        self.device = choose_device(request.get("device"))
+    def open(self, selector, backend):
+        self.device = choose_device(selector, backend)
         kind = self.device.type
-        # The product is to be of f32 numbers, not of their first ten bits.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        self.asynchronous = kind != "cpu"
         name, driver, pci = describe(self.device)
         on_device = kind == "cuda"
-        return {
-            "type": "hello",
-            "protocol": PROTOCOL,
-            "runner": {"name": "torch", "version": f"{VERSION} (torch {torch.__version__})"},
-            "device": {
-                "name": name,
-                "backend": "rocm" if on_device and torch.version.hip else kind,
-                "driver": driver,
-                "device_type": "cpu" if kind == "cpu" else "other",
-                "runner": "torch",
-                "pci_id": None,
-                "pci_bus_id": pci,
-                "chip_id": None,
-                "limits": {},
-                "features": [],
-            },
-            "timer": {
-                "clock": "device" if on_device else "host",
-                # Events tick every half microsecond.
-                "quantum_s": 0.5e-6 if on_device else time.get_clock_info("perf_counter").resolution,
-                "note": None if on_device else "PyTorch shows no timestamps of this device",
-            },
+        device = {
+            "name": name,
+            "backend": "rocm" if on_device and torch.version.hip else kind,
+            "driver": driver,
+            "device_type": "cpu" if kind == "cpu" else "other",
+            "pci_bus_id": pci,
         }
+        # Events tick every half microsecond.
+        timer = {"clock": "device", "quantum_s": 0.5e-6}
+        return device, timer if on_device else base.host_timer(
+            "PyTorch shows no timestamps of this device"
+        )
 
-    # case
+    def version(self):
+        return f"{VERSION} (torch {torch.__version__})"
 
-    def load(self, request):
-        self.case = None
-        case = request["case"]
+    # What there is
+
+    def offer(self, case):
         op, dtype, shape = case["op"], case["dtype"], case["shape"]
-        sets = max(1, request.get("set_count", 1))
+        cuda = self.device.type == "cuda"
         if op == "matmul":
-            tensors, refused = matmul_tensors(shape, dtype)
-        elif op == "attention":
-            tensors, refused = attention_tensors(shape, dtype)
-        elif op == "copy" and dtype == "f32":
-            tensors, refused = [("src", [shape["n"]], "f32", 1.0)], None
-        else:
-            raise Refusal("unsupported", f"this runner has no {op} in {dtype}")
-        if refused:
-            raise Refusal("unsupported", refused)
-        # What the case before has left would stand in the way, and its call holds tensors too.
-        self.sets = self.outputs = self.call = None
-        self.graphs = {}
-        self.check_memory(tensors, shape, sets)
-        try:
-            self.sets = [
-                [self.tensor(number, *tensor, request) for number, tensor in enumerate(tensors)]
-                for _ in range(sets)
-            ]
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise Refusal("out_of_memory", one_line(error)) from None
-        self.case, self.turn, self.call, self.graphs = case, 0, None, {}
-        self.outputs = [None] * sets
-        names = [f"{op}/{way}" for way in self.ways()]
-        return {
-            "type": "variants",
-            "variants": [{"kernel": name, "variant": {}} for name in names],
-            "refused": [],
-            "set_count": sets,
-        }
+            return self.offer_matmul(dtype, shape), {}
+        if op == "attention":
+            if dtype not in ("f32", "f16", "bf16"):
+                raise Refusal("unsupported", f"PyTorch has no attention in {dtype}")
+            if shape.get("page_len", 0):
+                raise Refusal("unsupported", "PyTorch has no paged keys")
+            if base.masked(shape) and shape["query_len"] > shape["kv_len"]:
+                raise Refusal(
+                    "unsupported", "PyTorch gives NaN, not zeros, to queries that see no key"
+                )
+            return self.offer_attention(case)
+        if dtype == "f32" and op in ("empty", "copy", "read", "triad", "round_trip"):
+            return ["library"], {}
+        if dtype == "f32" and op in ("upload", "readback") and cuda:
+            return ["library"], {}
+        raise Refusal("unsupported", f"this runner has no {op} in {dtype} on {self.device.type}")
 
-    def check_memory(self, tensors, shape, sets):
-        """Refuses what does not fit: some systems promise memory that they do not have."""
-        budget = free_bytes(self.device)
-        # The output is at most f32 and, but for attention, no tensor tells its size.
-        output = shape.get("batch", 1) * shape["m"] * shape["n"] if "m" in shape else 0
-        output = output or math.prod(tensors[0][1])
-        sizes = {"f32": 4, "f16": 2, "i8": 1}
-        one = 4 * output + sum(math.prod(dims) * sizes[element] for _, dims, element, _ in tensors)
-        if budget is not None and sets * one > budget:
-            raise Refusal(
-                "out_of_memory", f"the tensors need {sets * one} bytes; {budget} are there for them"
-            )
+    def offer_matmul(self, dtype, shape):
+        cuda = self.device.type == "cuda"
+        batch = shape.get("batch", 1)
+        if dtype not in ("f32", "tf32", "f16", "f16_f16", "bf16", "f8e4m3", "i8"):
+            raise Refusal("unsupported", f"PyTorch has no matmul in {dtype}")
+        if dtype == "tf32" and (not cuda or torch.version.hip):
+            raise Refusal("unsupported", "TF32 is NVIDIA's")
+        if dtype == "i8" and batch > 1:
+            raise Refusal("unsupported", "PyTorch's integer product has no batches")
+        if dtype == "f8e4m3":
+            n, k = shape["n"], shape["k"]
+            if batch > 1 or not shape.get("trans_b", 0):
+                message = "PyTorch's product of f8 takes B in rows of k only, and no batches"
+                raise Refusal("unsupported", message)
+            if n % 16 or k % 16:
+                message = f"PyTorch's product of f8 takes n and k that 16 divides, not {n} and {k}"
+                raise Refusal("unsupported", message)
+        # Sums in f32 are handed over in f32 where the library can, else in what it multiplies.
+        if dtype in ("f16", "bf16"):
+            return ["library_f32_output", "library"] if cuda else ["library"]
+        return ["library_f16_sums"] if dtype == "f16_f16" else ["library"]
 
-    def tensor(self, number, name, dims, element, scale, request):
-        data, count = request["data"], math.prod(dims)
-        kind = {"f32": torch.float32, "f16": torch.float16, "i8": torch.int8}[element]
-        if isinstance(data, dict):
-            import numpy
-
-            path = data["files"].get(name)
-            if path is None:
-                raise Refusal("input", f"no file was given for tensor {name!r}")
+    def offer_attention(self, case):
+        """Which backends take a case like this one: they are asked with a small one."""
+        shape = dict(case["shape"])
+        for length in ("query_len", "kv_len"):
+            shape[length] = min(shape[length], TRIAL_LENGTH_MAX)
+        if base.masked(shape) and shape["query_len"] == shape["kv_len"]:
+            # A mask that does not start at the first key is another thing to a backend.
+            if case["shape"]["query_len"] != case["shape"]["kv_len"]:
+                shape["query_len"] //= 2
+        shape["batch"] = 1
+        small = {**case, "shape": shape}
+        kind = TYPES[case["dtype"]]
+        trial = [torch.zeros(t.dims, dtype=kind, device=self.device) for t in base.inputs(small)]
+        names, refused = [], {}
+        # One backend alone is all that there is on some devices.
+        for name in [ANY_BACKEND, *(BACKENDS if self.device.type in ("cuda", "cpu") else [])]:
             try:
-                values = torch.from_numpy(numpy.load(path).astype("float32"))
-            except (OSError, ValueError) as error:
-                raise Refusal("input", one_line(f"{path}: {error}")) from None
-            if list(values.shape) != dims:
-                raise Refusal("input", f"{path} is {list(values.shape)}, not {dims}")
-            return values.to(self.device, kind)
-        made = torch.zeros(count, dtype=kind, device=self.device)
+                select_backend(name)
+                attend(trial, shape)
+                self.wait()
+                names.append(name)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError) as error:
+                refused[name] = base.one_line(error)
+        return names, refused
+
+    # Tensors
+
+    def place(self, values, element):
+        return torch.from_numpy(values).to(self.device, TYPES[element])
+
+    def make(self, number, tensor, data, seed):
+        made = torch.zeros(tensor.count, dtype=TYPES[tensor.element], device=self.device)
+        data = "integer" if tensor.always_integer else data
         if data != "zero":
-            key = keys(request["seed"], number)
+            key, scale = base.keys(seed, number), tensor.scale if data == "uniform" else 1.0
             # Sixty-four bits are not everywhere; what lacks them gets its values from the CPU.
             where = self.device if self.device.type in ("cuda", "cpu", "xpu") else "cpu"
-            for start in range(0, count, PIECE):
-                end = min(start + PIECE, count)
-                made[start:end] = elements(words(key, start, end, where), data, element, scale).to(
-                    self.device, kind
-                )
-        return made.view(dims)
+            for start in range(0, tensor.count, base.PIECE):
+                end = min(start + base.PIECE, tensor.count)
+                index = torch.arange(start, end, dtype=torch.int64, device=where)
+                word = base.words(key, index)
+                values = base.elements(word, data, tensor.element).to(torch.float32) * scale
+                made[start:end] = values.to(self.device, made.dtype)
+        return made.view(tensor.dims)
 
-    def ways(self):
-        op, dtype = self.case["op"], self.case["dtype"]
-        if op == "matmul" and dtype == "f16":
-            # Sums in f32 are handed over in f32 where the library can, else in f16.
-            return ["library_f32_output", "library"] if self.device.type == "cuda" else ["library"]
-        if op == "matmul" and dtype == "f16_f16":
-            return ["library_f16_sums"]
-        if op == "attention":
-            return ["scaled_dot_product"]
-        return ["library"]
+    def free_bytes(self):
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            return torch.cuda.mem_get_info(self.device)[0]
+        return base.available_bytes() if self.device.type == "cpu" else None
 
-    # prepare
+    def forget(self):
+        super().forget()
+        self.graphs, self.host = {}, None
 
-    def prepare(self, request):
+    def refusal(self, error):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return Refusal("out_of_memory", error)
+        if isinstance(error, (RuntimeError, NotImplementedError)):
+            text = str(error)
+            lost = "CUDA error" in text and "out of memory" not in text
+            return Refusal("device_lost" if lost else "validation", text)
+        return None
+
+    # Kernels
+
+    def build(self, name):
         op, dtype, shape = self.case["op"], self.case["dtype"], self.case["shape"]
-        way = request["kernel"].partition("/")[2]
-        if request["kernel"] != f"{op}/{way}" or way not in self.ways() or request["variant"]:
-            raise Refusal("validation", f"there is no {op} kernel {request['kernel']!r}")
-        self.call, self.graphs = None, {}
-        output = None
-        if op == "copy":
-            self.outputs = [torch.empty_like(tensors[0]) for tensors in self.sets]
-            call = lambda s: self.outputs[s].copy_(self.sets[s][0])
-        elif op == "matmul":
-            call, output = self.matmul(way, dtype, shape)
+        self.graphs = {}
+        if op == "matmul":
+            return self.matmul(name, dtype, shape)
+        if op == "attention":
+            select_backend(name)
+            self.results = [None] * len(self.sets)
+
+            def call(s):
+                self.results[s] = attend(self.sets[s], shape)
+
+            return Kernel(call, output=dtype if dtype in ("f16", "bf16") else None)
+        if op in ("upload", "readback"):
+            return self.transfer(op)
+        if op == "read":
+            return self.column_sums(shape)
+        self.results = [torch.empty_like(tensors[0]) for tensors in self.sets]
+        if op == "triad":
+            return Kernel(
+                lambda s: torch.add(self.sets[s][0], self.sets[s][1], alpha=3, out=self.results[s])
+            )
+        if op == "round_trip":
+
+            def there_and_back(s):
+                self.results[s].copy_(self.sets[s][0])
+                self.wait()
+
+            return Kernel(there_and_back, clock="host")
+        return Kernel(lambda s: self.results[s].copy_(self.sets[s][0]))
+
+    def column_sums(self, shape):
+        """Sums of each block of 32 rows, over the same blocks once a round."""
+        rounds = shape.get("rounds", 1)
+        blocks = shape["n"] // 4096
+        self.results = [
+            torch.empty([rounds, blocks, 128], device=self.device) for _ in self.sets
+        ]
+
+        def call(s):
+            for out in self.results[s]:
+                torch.sum(self.sets[s][0], dim=1, out=out)
+
+        return Kernel(call)
+
+    def transfer(self, op):
+        """Copies between page-locked memory of the host and the device's, one after another."""
+        self.host = [torch.empty(tensors[0].shape, pin_memory=True) for tensors in self.sets]
+        if op == "readback":
+            self.results = self.host
+            source, target = [tensors[0] for tensors in self.sets], self.host
         else:
-            call = self.attention(shape)
-            output = "f16" if dtype == "f16" else None
-        self.poison()
-        started = time.perf_counter()
-        self.attempt(call, 0)
-        self.wait()
-        first_call_s = time.perf_counter() - started
-        self.call = call
-        matrix = self.device.type != "cpu" and dtype in ("f16", "f16_f16", "i8") and op != "copy"
-        return {
-            "type": "ready",
-            "compile_s": 0.0,
-            "first_call_s": first_call_s,
-            "shader_sha256": None,
-            "engine": "matrix" if matrix else "alu",
-            "passes": [],
-            "clock": None,
-            "output": output,
-        }
+            for host, tensors in zip(self.host, self.sets):
+                host.copy_(tensors[0])
+            self.results = [torch.empty_like(tensors[0]) for tensors in self.sets]
+            source, target = self.host, self.results
 
-    def attempt(self, call, which):
-        try:
-            call(which)
-        except torch.OutOfMemoryError as error:
-            raise Refusal("out_of_memory", one_line(error)) from None
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            raise Refusal("validation", one_line(error)) from None
+        def call(s):
+            target[s].copy_(source[s], non_blocking=True)
+            self.wait()
 
-    def matmul(self, way, dtype, shape):
+        return Kernel(call, clock="host")
+
+    def matmul(self, name, dtype, shape):
         single = shape.get("batch", 1) == 1
         turn = (lambda b: b.mT) if shape.get("trans_b", 0) else (lambda b: b)
         pairs = [(a, turn(b)) for a, b in self.sets]
+        on_device = self.device.type != "cpu"
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_fp16_accumulation = way == "library_f16_sums"
+            # The product of f32 is to be of f32 numbers, not of their first ten bits; sums of short
+            # numbers in f32 are to stay there.
+            flags = torch.backends.cuda.matmul
+            flags.allow_tf32 = dtype == "tf32"
+            flags.allow_fp16_accumulation = name == "library_f16_sums"
+            flags.allow_fp16_reduced_precision_reduction = False
+            flags.allow_bf16_reduced_precision_reduction = False
         if dtype == "i8":
             kind = torch.int32
-        elif way == "library_f32_output":
+        elif name == "library_f32_output" or dtype in ("f32", "tf32", "f8e4m3"):
             kind = torch.float32
         else:
-            kind = FLOATS[dtype]
-        rows = [shape["m"], shape["n"]]
-        dims = rows if single else [shape["batch"], *rows]
-        self.outputs = [torch.empty(dims, dtype=kind, device=self.device) for _ in pairs]
+            kind = TYPES["f16" if dtype == "f16_f16" else dtype]
+        dims = base.output_dims(self.case)
+        self.results = [torch.empty(dims, dtype=kind, device=self.device) for _ in pairs]
         product = torch.mm if single else torch.bmm
+        one = torch.ones((), device=self.device)
 
         def call(s):
             a, b = pairs[s]
             if dtype == "i8":
-                torch._int_mm(a, b, out=self.outputs[s])
-            elif way == "library_f32_output":
-                product(a, b, out_dtype=torch.float32, out=self.outputs[s])
+                torch._int_mm(a, b, out=self.results[s])
+            elif dtype == "f8e4m3":
+                torch._scaled_mm(
+                    a, b, one, one, out_dtype=kind, use_fast_accum=False, out=self.results[s]
+                )
+            elif name == "library_f32_output":
+                product(a, b, out_dtype=torch.float32, out=self.results[s])
             else:
-                product(a, b, out=self.outputs[s])
+                product(a, b, out=self.results[s])
 
-        return call, "f16" if dtype == "f16" and way == "library" else None
+        return Kernel(
+            call,
+            engine="matrix" if on_device and dtype != "f32" else "alu",
+            output=dtype if dtype in ("f16", "bf16") and name == "library" else None,
+        )
 
-    def attention(self, shape):
-        causal = bool(shape.get("causal", 0))
-        grouped = shape["heads"] != shape["kv_heads"]
-        self.outputs = [None] * len(self.sets)
+    def poison_results(self):
+        if self.kernel is None and not self.results:
+            self.results = [None] * len(self.sets)
+        for result in self.results:
+            if result is not None:
+                result.fill_(
+                    math.nan if result.is_floating_point() else base.INTEGER_POISON
+                )
 
-        def call(s):
-            q, k, v = self.sets[s]
-            self.outputs[s] = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=causal, enable_gqa=grouped
-            )
+    # Time
 
-        return call
-
-    def poison(self):
-        for output in self.outputs:
-            if output is not None:
-                output.fill_(float("nan") if output.is_floating_point() else -(2**31))
-
-    # measure
-
-    def measure(self, request):
-        if self.call is None:
-            raise Refusal("input", "no variant is prepared")
-        if request.get("poison"):
-            self.poison()
-        repeat = request["repeat_count"]
-        samples = [self.span(repeat) for _ in range(request["sample_count"])]
-        return {"type": "samples", "samples": samples}
+    def wait(self):
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
 
     def span(self, repeat):
+        if self.device.type != "cuda" or self.kernel.clock == "host":
+            return super().span(repeat)
         play = self.play(repeat)
-        cuda = self.device.type == "cuda"
         self.wait()
-        if cuda:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started = time.perf_counter()
-        if cuda:
-            begin.record()
+        begin.record()
         play()
-        if cuda:
-            end.record()
+        end.record()
         submitted = time.perf_counter()
         self.wait()
         host_s = time.perf_counter() - started
         return {
-            "device_s": begin.elapsed_time(end) * 1e-3 if cuda else None,
+            "device_s": begin.elapsed_time(end) * 1e-3,
             "host_s": host_s,
             "submit_s": submitted - started,
             "repeat_count": repeat,
@@ -330,7 +328,7 @@ class Runner:
     def play(self, repeat):
         """What calls `repeat` times: graphs of many calls each where there are such."""
         count = min(repeat, GRAPH_CALLS_MAX) // len(self.sets) * len(self.sets)
-        graph = self.graph(count) if self.device.type == "cuda" and count > 1 else None
+        graph = self.graph(count) if count > 1 else None
 
         def run():
             left = repeat
@@ -339,7 +337,7 @@ class Runner:
                     graph.replay()
                     left -= count
             for _ in range(left):
-                self.call(self.turn)
+                self.kernel.call(self.turn)
                 self.turn = (self.turn + 1) % len(self.sets)
 
         return run
@@ -352,105 +350,53 @@ class Runner:
                 torch.cuda.synchronize()
                 with torch.cuda.graph(graph):
                     for index in range(count):
-                        self.call(index % len(self.sets))
+                        self.kernel.call(index % len(self.sets))
             except RuntimeError:
                 graph = None
             self.graphs[count] = graph
         return self.graphs[count]
 
-    def wait(self):
-        kind = self.device.type
-        if kind != "cpu":
-            getattr(torch, kind).synchronize()
+    # Outputs
 
-    # outputs
-
-    def read(self, request):
-        which = request.get("set_index", 0)
-        if not 0 <= which < len(self.outputs):
-            raise Refusal("input", f"there is no set {which}; the case has {len(self.outputs)}")
-        output = self.outputs[which]
-        if output is None:
-            raise Refusal("input", "nothing has been called yet")
+    def flat(self, result):
         # No sixty-four bits on some devices.
-        whole = (output if self.device.type in ("cuda", "cpu") else output.cpu()).double()
-        if not output.is_floating_point():
-            whole[output == -(2**31)] = float("nan")
-        flat = whole.reshape(-1)
-        beyond = [p for p in request["positions"] if not 0 <= p < flat.numel()]
-        if beyond:
-            raise Refusal(
-                "input",
-                f"position {beyond[0]} is beyond the output of {flat.numel()} elements",
-            )
-        columns = whole.shape[-1] if self.case["op"] != "copy" else 4096
-        if request.get("all"):
-            values = flat
-        else:
-            values = flat[torch.tensor(request["positions"], dtype=torch.int64, device=flat.device)]
-        projection = []
-        seed = request.get("projection_seed")
-        if seed is not None:
-            word = words(keys(seed, MASK), 0, columns, flat.device)
-            signs = 1.0 - 2.0 * (word >> 31).double()
-            rows = -(-flat.numel() // columns)
-            padded = torch.nn.functional.pad(flat, (0, rows * columns - flat.numel()))
-            projection = (padded.view(rows, columns) @ signs).tolist()
-        return {
-            "type": "outputs",
-            "values": [number(v) for v in values.tolist()],
-            "projection": [number(v) for v in projection],
-        }
+        whole = (result if self.device.type in ("cuda", "cpu") else result.cpu()).double().reshape(-1)
+        if not result.is_floating_point():
+            whole[whole == base.INTEGER_POISON] = math.nan
+        return whole
 
-    def handle(self, request):
-        if not isinstance(request, dict):
-            raise Refusal("input", "a request is a JSON object")
-        kind = request.get("type")
-        if kind == "hello":
-            return self.hello(request)
-        if kind == "bye":
-            return {"type": "bye"}
-        if self.device is None:
-            raise Refusal("input", "say hello first")
-        if kind == "case":
-            return self.load(request)
-        if self.case is None:
-            raise Refusal("input", "there is no case yet")
-        handlers = {"prepare": self.prepare, "measure": self.measure, "outputs": self.read}
-        if kind not in handlers:
-            raise Refusal("input", f"this request is not understood: {kind!r}")
-        return handlers[kind](request)
+    def project(self, flat, columns, seed):
+        index = torch.arange(columns, dtype=torch.int64, device=flat.device)
+        signs = 1.0 - 2.0 * (base.words(base.keys(seed, base.MASK), index) >> 31).double()
+        rows = -(-flat.numel() // columns)
+        padded = torch.nn.functional.pad(flat, (0, rows * columns - flat.numel()))
+        return (padded.view(rows, columns) @ signs).tolist()
 
 
-def matmul_tensors(shape, dtype):
-    batch, m, n, k = shape.get("batch", 1), shape["m"], shape["n"], shape["k"]
-    element = {"f32": "f32", "f16": "f16", "f16_f16": "f16", "i8": "i8"}.get(dtype)
-    if element is None:
-        return [], f"PyTorch has no matmul in {dtype}"
-    if dtype == "i8" and batch > 1:
-        return [], "PyTorch's integer product has no batches"
-    stack = lambda dims: dims if batch == 1 else [batch, *dims]
-    b = [n, k] if shape.get("trans_b", 0) else [k, n]
-    return [("a", stack([m, k]), element, 1.0), ("b", stack(b), element, 1.0)], None
+def select_backend(name):
+    """Leaves only this backend of attention switched on, or all of them."""
+    for backend, enable in BACKENDS.items():
+        enable(name in (backend, ANY_BACKEND))
 
 
-def attention_tensors(shape, dtype):
-    if dtype not in ("f32", "f16"):
-        return [], f"this runner has no attention in {dtype}"
-    if shape.get("causal", 0) and shape["query_len"] != shape["kv_len"]:
-        return [], "PyTorch aligns a causal mask to the first key, not to the last"
-    if shape.get("page_len", 0):
-        return [], "PyTorch has no paged keys"
-    q = [shape["batch"], shape["heads"], shape["query_len"], shape["head_dim"]]
-    kv = [shape["batch"], shape["kv_heads"], shape["kv_len"], shape["head_dim"]]
-    return [("q", q, dtype, 4.0), ("k", kv, dtype, 1.0), ("v", kv, dtype, 1.0)], None
+def attend(tensors, shape):
+    """Attention by whichever backend is switched on."""
+    q, k, v = tensors
+    grouped = shape["heads"] != shape["kv_heads"]
+    square = shape["query_len"] == shape["kv_len"]
+    mask = None
+    if base.masked(shape) and not square:
+        mask = bias.causal_lower_right(shape["query_len"], shape["kv_len"])
+    return torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=base.masked(shape) and square, enable_gqa=grouped
+    )
 
 
-def choose_device(selector):
-    kinds = ["cuda", "xpu", "mps", "cpu"]
-    there = [
+def choose_device(selector, backend):
+    """The device of this name among the kinds that PyTorch finds here; the first if there is none."""
+    kinds = [
         kind
-        for kind in kinds
+        for kind in ("cuda", "xpu", "mps", "cpu")
         if kind == "cpu"
         or kind == "mps"
         and torch.backends.mps.is_available()
@@ -458,15 +404,23 @@ def choose_device(selector):
         and getattr(torch, kind, None) is not None
         and getattr(torch, kind).is_available()
     ]
+    there = ", ".join(kinds)
+    if backend is not None:
+        wanted = "cuda" if backend == "rocm" else backend
+        kinds = [kind for kind in kinds if kind == wanted]
+        if not kinds:
+            message = f"PyTorch reaches no device by {backend!r}; these are there: {there}"
+            raise Refusal("no_device", message)
     if selector is None:
-        return torch.device(there[0])
+        return torch.device(kinds[0])
     kind, _, index = selector.partition(":")
     if kind.isdigit():
-        kind, index = there[0], kind
-    if kind not in there:
-        raise Refusal(
-            "no_device", f"there is no device {selector!r}; these are there: {', '.join(there)}"
-        )
+        kind, index = kinds[0], kind
+    if kind not in kinds or not (index or "0").isdigit():
+        raise Refusal("no_device", f"there is no device {selector!r}; these are there: {there}")
+    count = getattr(torch, kind).device_count() if kind in ("cuda", "xpu") else 1
+    if int(index or 0) >= count:
+        raise Refusal("no_device", f"there is no device {selector!r}; {kind} has {count}")
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 
@@ -482,61 +436,8 @@ def describe(device):
         return torch.xpu.get_device_name(device), "SYCL", None
     if device.type == "mps":
         return "Apple GPU", "Metal Performance Shaders", None
-    name = "CPU"
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            name = next(line.split(":")[1].strip() for line in info if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return name, f"{torch.get_num_threads()} threads", None
-
-
-def free_bytes(device):
-    """Bytes that tensors may take: what is free on a GPU, half of what is available in main memory;
-    None where nobody says."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu":
-        try:
-            with open("/proc/meminfo", encoding="utf-8") as info:
-                line = next(line for line in info if line.startswith("MemAvailable:"))
-                return int(line.split()[1]) * 1024 // 2
-        except (OSError, StopIteration):
-            pass
-    return None
-
-
-def number(value):
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def one_line(error):
-    return " ".join(str(error).split())[:300]
-
-
-def main():
-    runner = Runner()
-    for line in sys.stdin:
-        if not line.strip():
-            continue
-        try:
-            response = runner.handle(json.loads(line))
-        except Refusal as refusal:
-            response = {"type": "error", "kind": refusal.kind, "message": str(refusal)}
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            message = f"this request is not understood: {one_line(repr(error))}"
-            response = {"type": "error", "kind": "input", "message": message}
-        except Exception as error:  # whatever a library throws, the runner goes on
-            response = {"type": "error", "kind": "internal", "message": one_line(repr(error))}
-        print(json.dumps(response), flush=True)
-        if response["type"] == "bye":
-            break
+    return base.cpu_name(), f"{torch.get_num_threads()} threads", None
 
 
 if __name__ == "__main__":
-    main()
+    Torch().serve()
