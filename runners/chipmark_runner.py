@@ -359,6 +359,11 @@ class Runner:
             raise Refusal("input", f"{path}: {error}") from None
         if list(values.shape) != tensor.dims:
             raise Refusal("input", f"{path} is {list(values.shape)}, not {tensor.dims}")
+        if tensor.element == "tf32":
+            # To nearest, ties to even; what is added carries into the exponent where it must.
+            bits = values.view(numpy.uint32)
+            bits = (bits + 0xFFF + (bits >> 13 & 1)) & numpy.uint32(0xFFFFE000)
+            values = bits.view(numpy.float32)
         return self.place(values, tensor.element)
 
     def prepare(self, request):

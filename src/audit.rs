@@ -67,7 +67,11 @@ pub struct Findings {
 pub fn awkward_cases(dtypes: &[Dtype]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for &dtype in dtypes {
-        for (op, shape) in awkward_shapes() {
+        let more = (dtype == Dtype::F8E4M3).then(by_sixteens);
+        for (op, shape) in awkward_shapes()
+            .into_iter()
+            .chain(more.into_iter().flatten())
+        {
             // A layout that a dtype does not have is none of its cases.
             if op.op().dtypes().contains(&dtype) && op.op().check(&shape, dtype).is_ok() {
                 cases.push(Case::new(op, &shape, dtype)?);
@@ -75,6 +79,16 @@ pub fn awkward_cases(dtypes: &[Dtype]) -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+/// Libraries multiply 8-bit floats in rows of k only, and by sixteens.
+fn by_sixteens() -> Vec<(OpName, Shape)> {
+    [[1, 16, 16], [33, 48, 80], [129, 272, 1040]]
+        .map(|[m, n, k]| {
+            let sizes = [("m", m), ("n", n), ("k", k), ("trans_b", 1)];
+            (OpName::Matmul, Shape::of(&sizes))
+        })
+        .into()
 }
 
 fn awkward_shapes() -> Vec<(OpName, Shape)> {

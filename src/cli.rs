@@ -338,7 +338,7 @@ struct VerifyArgs {
     /// So many cases of matmul and of attention drawn from the seed instead of the awkward ones
     #[arg(long, value_name = "N", conflicts_with_all = ["shape", "inputs"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
     random: Option<u32>,
-    /// Only this dtype: f32, f16, f16_f16, i32, i8, w4a16 or w4a32; all of them if absent, or
+    /// Only this dtype: f32, tf32, f16, f16_f16, bf16, f8e4m3, i32, i8, w4a16 or w4a32; all of them if absent, or
     /// with --shape the first that the op has
     #[arg(long)]
     dtype: Option<String>,

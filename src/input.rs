@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Data {
     /// Uniform in `[-1, 1)` on a grid of 2^-23, times the tensor's scale: the regime that is timed.
-    /// In f16 the grid is 2^-10; integer tensors have `-128..=127` instead, of 4 bits `-8..=7`.
+    /// In f16 and tf32 the grid is 2^-10, in bf16 2^-7, in f8e4m3 2^-3; integer tensors have
+    /// `-128..=127` instead, of 4 bits `-8..=7`.
     Uniform,
     /// Integers in `-2..=5`: sums of products are exact in an f32 accumulator, so that results
     /// must be bit-exact, and large enough to overflow the exact range of a lower-precision one.
@@ -49,8 +50,15 @@ impl Data {
 pub enum Element {
     /// IEEE 754 binary32.
     F32,
+    /// The same of which matrix units take the first 10 bits of the significand: TF32.
+    Tf32,
     /// IEEE 754 binary16, two to a 32-bit word.
     F16,
+    /// The upper half of a binary32: 8 bits of exponent, 7 of significand.
+    Bf16,
+    /// 4 bits of exponent, 3 of significand, no infinities, as the Open Compute Project defines it
+    /// (OFP8 E4M3); four to a 32-bit word.
+    F8E4M3,
     /// 32-bit integer in two's complement.
     I32,
     /// 8-bit integer in two's complement, four to a 32-bit word, the first in the lowest byte.
@@ -61,15 +69,24 @@ pub enum Element {
 
 impl Element {
     /// Every element type there is.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::I32, Self::I8, Self::I4];
+    pub const ALL: [Self; 8] = [
+        Self::F32,
+        Self::Tf32,
+        Self::F16,
+        Self::Bf16,
+        Self::F8E4M3,
+        Self::I32,
+        Self::I8,
+        Self::I4,
+    ];
 
     /// Bits of one element.
     #[must_use]
     pub const fn size_bits(self) -> u64 {
         match self {
-            Self::F32 | Self::I32 => 32,
-            Self::F16 => 16,
-            Self::I8 => 8,
+            Self::F32 | Self::Tf32 | Self::I32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::F8E4M3 | Self::I8 => 8,
             Self::I4 => 4,
         }
     }
@@ -80,27 +97,54 @@ impl Element {
         (count * self.size_bits()).div_ceil(8)
     }
 
-    /// The name in messages: `f32`, `f16`, `i32`, `i8` or `i4`.
+    /// Half the distance from one to the next number, and the smallest normal number, below which
+    /// hardware may give zero. Integers are exact; the smallest normal number of an exponent of 8
+    /// bits is none to care for.
+    #[must_use]
+    pub const fn roundoff(self) -> (f64, f64) {
+        match self {
+            Self::F32 => (1.0 / 16_777_216.0, 0.0),
+            Self::Tf32 => (1.0 / 2048.0, 0.0),
+            Self::F16 => (1.0 / 2048.0, 1.0 / 16_384.0),
+            Self::Bf16 => (1.0 / 256.0, 0.0),
+            Self::F8E4M3 => (1.0 / 16.0, 1.0 / 64.0),
+            Self::I32 | Self::I8 | Self::I4 => (0.0, 0.0),
+        }
+    }
+
+    /// The element type of this name.
+    #[must_use]
+    pub fn named(label: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|element| element.label() == label)
+    }
+
+    /// The name in messages: `f32`, `tf32`, `f16`, `bf16`, `f8e4m3`, `i32`, `i8` or `i4`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F8E4M3 => "f8e4m3",
             Self::I32 => "i32",
             Self::I8 => "i8",
             Self::I4 => "i4",
         }
     }
 
-    /// The number by which the fill shader knows it.
+    /// The number by which the fill shader knows it, if it does.
     #[must_use]
-    pub const fn code(self) -> u32 {
+    pub const fn code(self) -> Option<u32> {
         match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::I32 => 2,
-            Self::I8 => 3,
-            Self::I4 => 4,
+            Self::F32 => Some(0),
+            Self::F16 => Some(1),
+            Self::I32 => Some(2),
+            Self::I8 => Some(3),
+            Self::I4 => Some(4),
+            Self::Tf32 | Self::Bf16 | Self::F8E4M3 => None,
         }
     }
 
@@ -110,7 +154,8 @@ impl Element {
     #[must_use]
     pub const fn poison(self) -> u32 {
         match self {
-            Self::F32 | Self::F16 => 0x7fff_ffff,
+            Self::F32 | Self::Tf32 | Self::F16 | Self::Bf16 => 0x7fff_ffff,
+            Self::F8E4M3 => 0x7f7f_7f7f,
             Self::I32 => 0x8000_0000,
             Self::I8 => 0x8080_8080,
             Self::I4 => 0x8888_8888,
@@ -124,7 +169,9 @@ impl Element {
     pub fn uniform(self, word: u32) -> f32 {
         match self {
             Self::F32 => uniform(word),
-            Self::F16 => (word >> 21) as f32 * (1.0 / 1024.0) - 1.0,
+            Self::Tf32 | Self::F16 => (word >> 21) as f32 * (1.0 / 1024.0) - 1.0,
+            Self::Bf16 => (word >> 24) as f32 * (1.0 / 128.0) - 1.0,
+            Self::F8E4M3 => (word >> 28) as f32 * (1.0 / 8.0) - 1.0,
             Self::I32 | Self::I8 => (word >> 24) as f32 - 128.0,
             Self::I4 => (word >> 28) as f32 - 8.0,
         }
@@ -143,7 +190,9 @@ impl Element {
             return f64::NAN;
         };
         match (self, found) {
-            (Self::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
+            (Self::F32 | Self::Tf32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
+            (Self::Bf16, &[a, b]) => half::bf16::from_le_bytes([a, b]).to_f64(),
+            (Self::F8E4M3, &[a]) => f64::from(f8e4m3_value(a)),
             (Self::F16, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f64(),
             (Self::I32, &[a, b, c, d]) => match i32::from_le_bytes([a, b, c, d]) {
                 i32::MIN => f64::NAN,
@@ -167,46 +216,85 @@ impl Element {
     pub fn nearest(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
+            // To nearest, ties to even; what is added carries into the exponent where it must.
+            Self::Tf32 => {
+                let bits = value.to_bits();
+                f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
+            }
             Self::F16 => half::f16::from_f32(value).to_f32(),
+            Self::Bf16 => half::bf16::from_f32(value).to_f32(),
+            Self::F8E4M3 => f8e4m3_value(f8e4m3_bits(value)),
             Self::I32 => value.round() as i32 as f32,
             Self::I8 => f32::from(value.round() as i8),
             Self::I4 => value.round().clamp(-8.0, 7.0),
         }
     }
 
+    /// The bits of the value of this type next to `value`, the upper ones zero.
+    #[must_use]
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // that is the point
+    pub fn bits(self, value: f32) -> u32 {
+        match self {
+            Self::F32 => value.to_bits(),
+            Self::Tf32 => self.nearest(value).to_bits(),
+            Self::F16 => half::f16::from_f32(value).to_bits().into(),
+            Self::Bf16 => half::bf16::from_f32(value).to_bits().into(),
+            Self::F8E4M3 => f8e4m3_bits(value).into(),
+            Self::I32 => (value.round() as i32).cast_unsigned(),
+            Self::I8 => (value.round() as i8).cast_unsigned().into(),
+            Self::I4 => u32::from((self.nearest(value) as i8).cast_unsigned() & 0xf),
+        }
+    }
+
     /// `values`, each made the nearest of this type, as they lie in memory, padded with zeros to
     /// whole 32-bit words.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)]
     pub fn pack(self, values: &[f32]) -> Vec<u8> {
-        let mut bytes: Vec<u8> = match self {
-            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Self::F16 => values
-                .iter()
-                .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
-                .collect(),
-            Self::I32 => values
-                .iter()
-                .flat_map(|v| (v.round() as i32).to_le_bytes())
-                .collect(),
-            Self::I8 => values
-                .iter()
-                .flat_map(|v| (v.round() as i8).to_le_bytes())
-                .collect(),
-            Self::I4 => values
-                .chunks(2)
-                .map(|pair| {
-                    let bits = |at: usize| {
-                        let value = pair.get(at).copied().unwrap_or(0.0);
-                        (self.nearest(value) as i8).cast_unsigned() & 0xf
-                    };
-                    bits(0) | bits(1) << 4
-                })
-                .collect(),
-        };
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
+        let (size, per_word) = (self.size_bits(), (32 / self.size_bits()) as usize);
+        values
+            .chunks(per_word)
+            .flat_map(|values| {
+                (0u64..)
+                    .zip(values)
+                    .fold(0, |word, (at, &value)| {
+                        word | self.bits(value) << (at * size)
+                    })
+                    .to_le_bytes()
+            })
+            .collect()
     }
+}
+
+/// The number that a byte is in OFP8 E4M3: bias 7, subnormals in steps of 2^-9, and all bits but the
+/// sign set for a NaN.
+fn f8e4m3_value(bits: u8) -> f32 {
+    let (exponent, significand) = (i32::from(bits >> 3 & 0xf), f32::from(bits & 7));
+    let magnitude = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => significand * 2f32.powi(-9),
+        _ => (8.0 + significand) * 2f32.powi(exponent - 10),
+    };
+    if bits >> 7 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    }
+}
+
+/// The byte of the nearest number in OFP8 E4M3, ties to even; beyond the range its end, 448.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // four bits, three bits
+fn f8e4m3_bits(value: f32) -> u8 {
+    let sign = u8::from(value.is_sign_negative()) << 7;
+    if value.is_nan() {
+        return sign | 0x7f;
+    }
+    let magnitude = value.abs().min(448.0);
+    // Eight steps to a binade, whose exponent is that of a binary32.
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let steps = (magnitude * 2f32.powi(3 - exponent)).round_ties_even() as i32;
+    // Sixteen steps carry into the next binade, fewer than eight are subnormal: both add up.
+    sign | ((exponent + 6) * 8 + steps) as u8
 }
 
 /// Chris Wellons' `lowbias32` integer mixer: a bijection of 32 bits with measured low bias.
@@ -515,6 +603,36 @@ mod tests {
                 assert_eq!(cycle.after(u64::from(lines) * 5 + 1), cycle.next(0));
             }
         }
+    }
+
+    #[test]
+    fn short_floats_are_what_their_standards_say() {
+        // OFP8 E4M3: largest, one, smallest normal, smallest subnormal, and beyond the range.
+        for (value, bits) in [
+            (448.0, 0x7e),
+            (1.0, 0x38),
+            (-1.125, 0xb9),
+            (2f32.powi(-6), 0x08),
+            (2f32.powi(-9), 0x01),
+            (1e9, 0x7e),
+            // Ties go to even, into the next binade too.
+            (1.0625, 0x38),
+            (1.9375, 0x40),
+        ] {
+            assert_eq!(f8e4m3_bits(value), bits, "{value}");
+        }
+        for bits in 0..=u8::MAX {
+            let value = f8e4m3_value(bits);
+            assert!(value.is_nan() == (bits & 0x7f == 0x7f));
+            assert!(value.is_nan() || f8e4m3_bits(value) == bits, "{bits:x}");
+        }
+        assert_eq!(Element::Tf32.nearest(1.0 + 2f32.powi(-11)), 1.0);
+        assert_eq!(
+            Element::Tf32.nearest(1.0 + 3.0 * 2f32.powi(-11)),
+            1.0 + 2f32.powi(-9)
+        );
+        assert_eq!(Element::Tf32.nearest(2.0 - 2f32.powi(-12)), 2.0);
+        assert_eq!(Element::Bf16.nearest(1.0 + 2f32.powi(-8)), 1.0);
     }
 
     #[test]

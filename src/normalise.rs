@@ -102,6 +102,9 @@ impl<'a> Work<'a> {
                 &[MATRIX_F16_F16]
             }
             (_, Dtype::F16 | Dtype::F16F16 | Dtype::W4A16, Some(ALU)) => &[ALU_F16, ALU_F32],
+            // CPUs widen bf16 to f32. What no probe multiplies is measured against no ceiling.
+            (_, Dtype::Bf16, Some(ALU)) => &[ALU_F32],
+            (_, Dtype::Tf32 | Dtype::Bf16 | Dtype::F8E4M3, _) => &[],
             (_, Dtype::F32 | Dtype::W4A32, _) => &[ALU_F32, MATRIX_F32],
             (_, Dtype::F16 | Dtype::W4A16, _) => &[ALU_F16, ALU_F32, MATRIX_F16],
             (_, Dtype::F16F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16, MATRIX_F16_F16],

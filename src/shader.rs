@@ -42,7 +42,7 @@ fn wgsl(element: Element) -> Option<&'static str> {
         Element::F32 => Some("f32"),
         Element::F16 => Some("f16"),
         Element::I32 => Some("i32"),
-        Element::I8 | Element::I4 => None,
+        _ => None,
     }
 }
 

@@ -182,10 +182,10 @@ impl Session<'_> {
                 self.clock = clock;
                 self.output = match output.as_deref() {
                     None => None,
-                    Some("f16") => Some(Element::F16),
+                    Some(label @ ("f16" | "bf16")) => Element::named(label),
                     Some(other) => {
                         return Ok(Err(format!(
-                            "the runner rounds its output to {other:?}; known is \"f16\""
+                            "the runner rounds its output to {other:?}; known are \"f16\" and \"bf16\""
                         )));
                     }
                 };

@@ -11,8 +11,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F16_ROUNDOFF, F16_TINY, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
-    signed_sum_factor, sum_error_factor, word,
+    Dim, Dtype, Expected, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot, signed_sum_factor,
+    sum_error_factor, word,
 };
 use crate::error::{Error, Result};
 use crate::input::{Element, Values};
@@ -85,7 +85,8 @@ struct Row {
     values: Vec<f64>,
     magnitudes: Vec<f64>,
     relative: f64,
-    /// Sums of squares of what rounding the weights to f16 may change; none where they are not.
+    /// Sums of squares of what rounding the weights to short numbers may change; none where they
+    /// are not.
     rounded: Vec<f64>,
 }
 
@@ -125,15 +126,17 @@ fn row(sizes: &Sizes, dtype: Dtype, inputs: &[Values], row: u64) -> Row {
 
     let width = usize::try_from(d).unwrap_or(0);
     let (mut values, mut magnitudes, mut total) = (vec![0.0; width], vec![0.0; width], 0.0);
-    let short = dtype.input() == Element::F16;
+    // Matrix units take the weights in the type of the inputs.
+    let short = matches!(dtype.input(), Element::F16 | Element::Bf16);
+    let (roundoff, tiny) = dtype.input().roundoff();
     let mut rounded = vec![0.0; if short { width } else { 0 }];
     for (key, score) in (0u64..).zip(&scores) {
         let weight = (score - largest).exp();
         total += weight;
-        let error = if weight < F16_TINY {
+        let error = if weight < tiny {
             weight
         } else {
-            weight * F16_ROUNDOFF
+            weight * roundoff
         };
         for (column, index) in (kv_start + key * d..kv_start + (key + 1) * d).enumerate() {
             let value = f64::from(v.get(index));
@@ -182,7 +185,7 @@ impl Op for Attention {
     }
 
     fn dtypes(&self) -> &'static [Dtype] {
-        &[Dtype::F32, Dtype::F16]
+        &[Dtype::F32, Dtype::F16, Dtype::Bf16]
     }
 
     fn check(&self, shape: &Shape, _dtype: Dtype) -> Result<()> {

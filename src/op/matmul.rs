@@ -9,8 +9,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Dim, Dtype, Expected, F16_ROUNDOFF, F16_TINY, F32_ROUNDOFF, Given, Op, Shape, Tensor, dot,
-    signed_sum_factor, sum_error_factor, word,
+    Dim, Dtype, Expected, Given, Op, Shape, Tensor, dot, signed_sum_factor, sum_error_factor, word,
 };
 use crate::error::{Error, Result};
 use crate::input::{Element, Values};
@@ -83,17 +82,14 @@ fn bounds(given: &Given<'_>) -> (f64, f64) {
     if given.exact || given.dtype == Dtype::I8 {
         return (0.0, 0.0);
     }
-    let (roundoff, tiny) = match given.dtype.output() {
-        Element::F16 => (F16_ROUNDOFF, 2.0 * F16_TINY),
-        _ => (F32_ROUNDOFF, 0.0),
-    };
+    let (roundoff, tiny) = given.dtype.output().roundoff();
     // Scales of the user's may be longer, and weights times those are rounded where a kernel
     // computes in f16.
     let unpacking = match given.inputs.get(2) {
-        Some(Values::Array(_)) => F16_ROUNDOFF,
+        Some(Values::Array(_)) => Element::F16.roundoff().0,
         _ => 0.0,
     };
-    (sum_error_factor(k) * roundoff + unpacking, tiny)
+    (sum_error_factor(k) * roundoff + unpacking, 2.0 * tiny)
 }
 
 impl Op for Matmul {
@@ -114,6 +110,9 @@ impl Op for Matmul {
             Dtype::F32,
             Dtype::F16,
             Dtype::F16F16,
+            Dtype::Tf32,
+            Dtype::Bf16,
+            Dtype::F8E4M3,
             Dtype::I8,
             Dtype::W4A16,
             Dtype::W4A32,
@@ -341,7 +340,7 @@ mod tests {
                 cases.extend(Case::new(OpName::Matmul, &Shape::of(&sizes), dtype));
             }
         }
-        assert_eq!(cases.len(), 10, "weights of 4 bits lie one way only");
+        assert_eq!(cases.len(), 16, "weights of 4 bits lie one way only");
         cases
     }
 

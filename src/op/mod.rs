@@ -25,12 +25,6 @@ use crate::input::{Data, Element, Values};
 /// Unit roundoff of f32: half the distance from one to the next number.
 pub const F32_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 
-/// Unit roundoff of f16.
-pub const F16_ROUNDOFF: f64 = 1.0 / 2048.0;
-
-/// Smallest normal number of f16; below it hardware may give zero.
-pub const F16_TINY: f64 = 1.0 / 16384.0;
-
 /// The most elements one tensor may have: indices are 32-bit in every kernel and in the hash.
 pub const ELEMENTS_MAX: u64 = u32::MAX as u64;
 
@@ -179,6 +173,13 @@ pub enum Dtype {
     F16,
     /// IEEE 754 binary16, accumulated in binary16.
     F16F16,
+    /// TF32 of matrix units: binary32 in memory, products of 11 bits, accumulated in binary32.
+    Tf32,
+    /// bfloat16, accumulated in binary32.
+    Bf16,
+    /// OFP8 E4M3, accumulated in binary32.
+    #[serde(rename = "f8e4m3")]
+    F8E4M3,
     /// 32-bit integers, accumulated in the same, wrapping.
     I32,
     /// 8-bit integers, four to a word, accumulated in 32-bit integers.
@@ -195,10 +196,13 @@ pub enum Dtype {
 
 impl Dtype {
     /// Every dtype there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::F32,
+        Self::Tf32,
         Self::F16,
         Self::F16F16,
+        Self::Bf16,
+        Self::F8E4M3,
         Self::I32,
         Self::I8,
         Self::W4A16,
@@ -210,7 +214,10 @@ impl Dtype {
     pub const fn input(self) -> Element {
         match self {
             Self::F32 | Self::W4A32 => Element::F32,
+            Self::Tf32 => Element::Tf32,
             Self::F16 | Self::F16F16 | Self::W4A16 => Element::F16,
+            Self::Bf16 => Element::Bf16,
+            Self::F8E4M3 => Element::F8E4M3,
             Self::I32 => Element::I32,
             Self::I8 => Element::I8,
         }
@@ -220,7 +227,13 @@ impl Dtype {
     #[must_use]
     pub const fn output(self) -> Element {
         match self {
-            Self::F32 | Self::F16 | Self::W4A16 | Self::W4A32 => Element::F32,
+            Self::F32
+            | Self::Tf32
+            | Self::F16
+            | Self::Bf16
+            | Self::F8E4M3
+            | Self::W4A16
+            | Self::W4A32 => Element::F32,
             Self::F16F16 => Element::F16,
             Self::I32 | Self::I8 => Element::I32,
         }
@@ -243,6 +256,9 @@ impl Dtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::F16F16 => "f16_f16",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+            Self::F8E4M3 => "f8e4m3",
             Self::I32 => "i32",
             Self::I8 => "i8",
             Self::W4A16 => "w4a16",
@@ -773,18 +789,24 @@ pub(crate) fn signed_sum_factor(count: u64) -> f64 {
     (count as f64).sqrt().min(6.0)
 }
 
-/// Widens bounds by what rounding every element to f16 may change. Of a row sum that is a random
+/// Widens bounds by what rounding every element to this type may change. Of a row sum that is a random
 /// walk: its steps are at most the roundoff, on average four tenths of it, times the elements, whose
 /// typical size the single ones show. Nine of those roundoffs are 22 standard deviations, which
 /// leaves room for rows four times as long as others.
-pub(crate) fn allow_rounding(elements: &mut [Expected], rows: &mut [Expected], columns: u64) {
+pub(crate) fn allow_rounding(
+    output: Element,
+    elements: &mut [Expected],
+    rows: &mut [Expected],
+    columns: u64,
+) {
+    let (roundoff, tiny) = output.roundoff();
     #[allow(clippy::cast_precision_loss)] // counts
     let (count, columns) = (elements.len().max(1) as f64, columns as f64);
     let squares: f64 = elements.iter().map(|e| e.value * e.value).sum();
     for element in elements.iter_mut() {
-        element.bound += F16_ROUNDOFF * element.value.abs() + F16_TINY;
+        element.bound += roundoff * element.value.abs() + tiny;
     }
-    let walk = 9.0 * (F16_ROUNDOFF * (squares / count).sqrt() + F16_TINY) * columns.sqrt();
+    let walk = 9.0 * (roundoff * (squares / count).sqrt() + tiny) * columns.sqrt();
     for row in rows {
         row.bound += walk;
     }

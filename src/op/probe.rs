@@ -112,8 +112,8 @@ impl Op for Fma {
             word(shape.get("invocations")),
             word(shape.get("steps")),
             match dtype.input() {
-                Element::F32 | Element::F16 => 1.0f32.to_bits(),
                 Element::I32 | Element::I8 | Element::I4 => 1,
+                _ => 1.0f32.to_bits(),
             },
             0,
         ]

@@ -513,7 +513,7 @@ impl Open {
             scale,
             fill,
             word(across * THREADS),
-            tensor.element.code(),
+            tensor.element.code().unwrap_or(0),
         ];
         let call = self.gpu.bind(
             &self.fill,
@@ -658,6 +658,10 @@ impl Runner for WgpuRunner {
                 Some(open),
             ) => match Case::new(case.op, &case.shape, case.dtype) {
                 Err(refused) => Ok(error(FaultKind::Input, refused.message)),
+                Ok(case) if case.tensors().iter().any(|t| t.element.code().is_none()) => Ok(error(
+                    FaultKind::Unsupported,
+                    format!("WGSL has no {}", case.dtype),
+                )),
                 Ok(case) => open.load(&case, seed, &data, set_count).map(|()| {
                     self.open
                         .as_ref()

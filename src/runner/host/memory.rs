@@ -3,10 +3,10 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Refusal, filled, share, size};
+use super::{Refusal, Work, filled, share, size};
 use crate::input::{Cycle, SLOT_WORDS};
+use crate::op::Tensor;
 use crate::op::memory::{READ_BLOCK, READ_COLUMNS, TRIAD_SCALAR, WRITE_FACTOR};
-use crate::op::{Shape, Tensor};
 
 /// Elements of a large page; a walk over small pages would show the limits of the address
 /// translation among those of the caches.
@@ -16,10 +16,20 @@ const LARGE_PAGE: usize = (2 << 20) / 4;
 const COLUMNS: usize = READ_COLUMNS as usize;
 const BLOCK: usize = READ_BLOCK as usize;
 
+/// The memory ceiling. Each thread copies its share whole or in pieces: large copies go past the
+/// caches, small ones share the work more evenly.
+pub(super) fn copy(work: &Work<'_>, inputs: &[Vec<f32>], output: &mut [f32]) {
+    let piece = share(output.len(), work.values[0]);
+    output
+        .par_chunks_mut(piece)
+        .zip(inputs[0].par_chunks(piece))
+        .for_each(|(to, from)| to.copy_from_slice(from));
+}
+
 /// Sums the columns of each block. Several pieces per thread share the work evenly.
-pub(super) fn read(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], output: &mut [f32]) {
+pub(super) fn read(work: &Work<'_>, inputs: &[Vec<f32>], output: &mut [f32]) {
     let blocks = inputs[0].len() / BLOCK;
-    let piece = share(output.len() / COLUMNS, values[0]);
+    let piece = share(output.len() / COLUMNS, work.values[0]);
     let arch = Arch::new();
     output
         .par_chunks_mut(piece * COLUMNS)
@@ -67,7 +77,7 @@ impl WithSimd for Sums<'_> {
 }
 
 /// Writes every element from its index and the key.
-pub(super) fn write(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], output: &mut [f32]) {
+pub(super) fn write(work: &Work<'_>, inputs: &[Vec<f32>], output: &mut [f32]) {
     struct Fill<'a> {
         key: u32,
         out: &'a mut [f32],
@@ -85,7 +95,7 @@ pub(super) fn write(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], outpu
             }
         }
     }
-    let piece = share(output.len(), values[0]);
+    let piece = share(output.len(), work.values[0]);
     let key = inputs[0][0].to_bits();
     let arch = Arch::new();
     output
@@ -100,7 +110,7 @@ pub(super) fn write(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], outpu
 }
 
 /// `a = b + s c`.
-pub(super) fn triad(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], output: &mut [f32]) {
+pub(super) fn triad(work: &Work<'_>, inputs: &[Vec<f32>], output: &mut [f32]) {
     struct Add<'a> {
         scalar: f32,
         b: &'a [f32],
@@ -117,7 +127,7 @@ pub(super) fn triad(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], outpu
             }
         }
     }
-    let piece = share(output.len(), values[0]);
+    let piece = share(output.len(), work.values[0]);
     let scalar = std::hint::black_box(TRIAD_SCALAR);
     let arch = Arch::new();
     output
@@ -127,11 +137,11 @@ pub(super) fn triad(_shape: &Shape, values: &[usize], inputs: &[Vec<f32>], outpu
 }
 
 /// Walks along the links on this thread alone.
-pub(super) fn chase(shape: &Shape, _values: &[usize], inputs: &[Vec<f32>], output: &mut [f32]) {
-    let lines = size(shape, "lines");
+pub(super) fn chase(work: &Work<'_>, inputs: &[Vec<f32>], output: &mut [f32]) {
+    let lines = size(work.shape, "lines");
     let links = &inputs[0][aligned(&inputs[0])..][..lines * SLOT_WORDS as usize];
     let mut at = 0u32;
-    for _ in 0..shape.get("steps") {
+    for _ in 0..work.shape.get("steps") {
         at = links[at as usize].to_bits();
     }
     #[allow(clippy::cast_precision_loss)] // slots are fewer than 2^24
