@@ -82,6 +82,24 @@ def elements(word, data, element):
     return ((word >> (32 - bits)) - (1 << (bits - 1))) / divisor
 
 
+def nearest(values, element):
+    """An array of f32 with each number the nearest of this type, as the conductor has it."""
+    import numpy
+
+    if element == "tf32":
+        # Ties to even; what is added carries into the exponent where it must.
+        bits = values.view(numpy.uint32)
+        bits = (bits + numpy.uint32(0xFFF) + (bits >> 13 & 1)) & numpy.uint32(0xFFFFE000)
+        return bits.view(numpy.float32)
+    if element == "f8e4m3":
+        return numpy.clip(values, -448, 448)
+    if element in ("i8", "i32"):
+        # Halves away from zero, and beyond the range its ends.
+        away = numpy.copysign(numpy.floor(numpy.abs(values) + 0.5), values)
+        return numpy.clip(away, -128, 127) if element == "i8" else away
+    return values
+
+
 @dataclass
 class Tensor:
     """An input: `scale` multiplies uniform values; `always_integer` is drawn so whatever is asked."""
@@ -273,10 +291,10 @@ class Runner:
 
         word = words(keys(seed, MASK), numpy.arange(columns, dtype=numpy.int64))
         signs = 1.0 - 2.0 * (word >> 31)
-        rows = -(-len(flat) // columns)
-        padded = numpy.zeros(rows * columns)
-        padded[: len(flat)] = flat
-        return (padded.reshape(rows, columns) @ signs).tolist()
+        whole = len(flat) // columns * columns
+        sums = (flat[:whole].reshape(-1, columns) @ signs).tolist()
+        rest = flat[whole:]
+        return sums + ([float(rest @ signs[: len(rest)])] if len(rest) else [])
 
     def span(self, repeat):
         """One timed span of so many calls: the host's clock around them and one wait."""
@@ -359,15 +377,10 @@ class Runner:
             raise Refusal("input", f"{path}: {error}") from None
         if list(values.shape) != tensor.dims:
             raise Refusal("input", f"{path} is {list(values.shape)}, not {tensor.dims}")
-        if tensor.element == "tf32":
-            # To nearest, ties to even; what is added carries into the exponent where it must.
-            bits = values.view(numpy.uint32)
-            bits = (bits + 0xFFF + (bits >> 13 & 1)) & numpy.uint32(0xFFFFE000)
-            values = bits.view(numpy.float32)
-        return self.place(values, tensor.element)
+        return self.place(nearest(values, tensor.element), tensor.element)
 
     def prepare(self, request):
-        self.kernel = None
+        self.kernel, self.results = None, []
         op, _, name = request["kernel"].partition("/")
         if op != self.case["op"] or name not in self.offered or request["variant"]:
             raise Refusal("validation", f"there is no {self.case['op']} kernel {request['kernel']!r}")
@@ -396,6 +409,8 @@ class Runner:
         if request.get("poison"):
             self.poison_results()
         repeat = request["repeat_count"]
+        if repeat < 1 or request["sample_count"] < 1:
+            raise Refusal("input", "repeat_count and sample_count are at least 1")
         spans = [self.span(repeat) for _ in range(request["sample_count"])]
         return {"type": "samples", "samples": spans}
 

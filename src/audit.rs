@@ -67,7 +67,8 @@ pub struct Findings {
 pub fn awkward_cases(dtypes: &[Dtype]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for &dtype in dtypes {
-        let more = (dtype == Dtype::F8E4M3).then(by_sixteens);
+        let only_libraries = matches!(dtype, Dtype::Tf32 | Dtype::Bf16 | Dtype::F8E4M3);
+        let more = only_libraries.then(by_sixteens);
         for (op, shape) in awkward_shapes()
             .into_iter()
             .chain(more.into_iter().flatten())
@@ -81,9 +82,10 @@ pub fn awkward_cases(dtypes: &[Dtype]) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Libraries multiply 8-bit floats in rows of k only, and by sixteens.
+/// What libraries and matrix units want: 8-bit floats in rows of k only, and by sixteens; whole tiles
+/// of the largest chips.
 fn by_sixteens() -> Vec<(OpName, Shape)> {
-    [[1, 16, 16], [33, 48, 80], [129, 272, 1040]]
+    [[1, 16, 16], [33, 48, 80], [129, 272, 1040], [256, 512, 384]]
         .map(|[m, n, k]| {
             let sizes = [("m", m), ("n", n), ("k", k), ("trans_b", 1)];
             (OpName::Matmul, Shape::of(&sizes))

@@ -19,6 +19,7 @@ use crate::plan::{self, suite_names};
 use crate::protocol::{Device, Variant, serve};
 use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
+use crate::runner::start::External;
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
@@ -41,6 +42,9 @@ enum Command {
         /// Only devices of this API
         #[arg(long, value_parser = BACKENDS)]
         backend: Option<String>,
+        /// Only what this program reaches by itself: start none of the runners in `runners`
+        #[arg(long)]
+        native: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -211,7 +215,7 @@ struct RunArgs {
     filter: Option<String>,
     #[command(flatten)]
     reach: ReachArgs,
-    /// Who executes: wgpu, host, the path of a program, or a command; may be given more than once
+    /// Who executes: wgpu, host, torch, jax, ... as `devices` names them, a path, or a command; may be given more than once
     #[arg(long, value_name = "NAME|PATH")]
     runner: Vec<String>,
     /// Folder that reports are written below, or - for standard output
@@ -282,7 +286,7 @@ struct AbArgs {
 
 #[derive(Args)]
 struct CalibrateArgs {
-    /// Who executes: wgpu, host, the path of a program, or a command
+    /// Who executes: wgpu, host, torch, jax, ... as `devices` names them, a path, or a command
     #[arg(long, value_name = "RUNNER", default_value = "wgpu")]
     runner: String,
     #[command(flatten)]
@@ -311,7 +315,7 @@ struct CalibrateArgs {
 
 #[derive(Args)]
 struct ConformanceArgs {
-    /// The runner: wgpu, host, the path of a program, or a command
+    /// The runner: wgpu, host, torch, jax, ... as `devices` names them, a path, or a command
     #[arg(value_name = "RUNNER")]
     runner: String,
     #[command(flatten)]
@@ -345,7 +349,7 @@ struct VerifyArgs {
     /// Which op a --shape or --inputs is for; guessed from the shape if absent
     #[arg(long, value_parser = parse_op)]
     op: Option<OpName>,
-    /// Who executes: wgpu, host, the path of a program, or a command
+    /// Who executes: wgpu, host, torch, jax, ... as `devices` names them, a path, or a command
     #[arg(long, value_name = "NAME|PATH", default_value = "wgpu")]
     runner: String,
     #[command(flatten)]
@@ -438,7 +442,11 @@ pub fn main() -> u8 {
     };
     let result = match cli.command {
         Command::Run(args) => run_command(&args),
-        Command::Devices { backend, json } => devices(backend.as_deref(), json),
+        Command::Devices {
+            backend,
+            native,
+            json,
+        } => devices(backend.as_deref(), native, json),
         Command::List {
             device,
             backend,
@@ -703,8 +711,13 @@ fn judge(report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn devices(backend: Option<&str>, json: bool) -> Result<()> {
+fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
     let devices = run::devices(backend);
+    let externals = if native_only || backend.is_some() {
+        Vec::new()
+    } else {
+        run::external_devices()
+    };
     let gpus = devices
         .iter()
         .filter(|device| device.runner == "wgpu")
@@ -718,10 +731,23 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
                 value
             })
             .collect();
-        print(&pretty(&serde_json::json!({ "devices": listed })))?;
+        let runners: Vec<serde_json::Value> = externals
+            .iter()
+            .map(|(external, found)| {
+                serde_json::json!({
+                    "name": external.name,
+                    "reaches": external.reaches,
+                    "device": found.as_ref().ok(),
+                    "problem": found.as_ref().err(),
+                })
+            })
+            .collect();
+        print(&pretty(
+            &serde_json::json!({ "devices": listed, "runners": runners }),
+        ))?;
     } else {
         let mut index = 0usize;
-        let rows: Vec<Vec<String>> = devices
+        let mut rows: Vec<Vec<String>> = devices
             .iter()
             .map(|device| {
                 let place = if device.runner == "wgpu" {
@@ -729,9 +755,19 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
                 } else {
                     "-".to_owned()
                 };
-                row(&place, device)
+                row(&place, &device.runner, device)
             })
             .collect();
+        let mut absent = String::new();
+        for (external, found) in &externals {
+            match found {
+                Ok(device) => rows.push(row("-", external.name, device)),
+                Err(why) => {
+                    let External { name, reaches } = external;
+                    absent.push_str(&format!("runner {name} ({reaches}): {why}\n"));
+                }
+            }
+        }
         let headings = [
             "#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver",
         ];
@@ -742,7 +778,8 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
                 format!("sensors of {} ({}): {found}\n", device.name, device.runner)
             })
             .collect();
-        print(&format!("{}\n{sensors}", screen::table(&headings, &rows)))?;
+        let table = screen::table(&headings, &rows);
+        print(&format!("{table}\n{sensors}{absent}"))?;
     }
     if gpus == 0 {
         let what = backend.map_or_else(
@@ -762,7 +799,7 @@ fn devices(backend: Option<&str>, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn row(place: &str, device: &Device) -> Vec<String> {
+fn row(place: &str, runner: &str, device: &Device) -> Vec<String> {
     let or_dash = |text: String| {
         if text.is_empty() {
             "-".to_owned()
@@ -776,7 +813,7 @@ fn row(place: &str, device: &Device) -> Vec<String> {
         device.device_type.clone(),
         device.backend.clone(),
         or_dash(device.also_reached_by.join(", ")),
-        device.runner.clone(),
+        runner.to_owned(),
         or_dash(device.pci_id.clone().unwrap_or_default()),
         or_dash(device.features.join(", ")),
         or_dash(device.driver.clone()),

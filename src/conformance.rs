@@ -19,8 +19,9 @@ use crate::protocol::{
     DEVICE_TYPES, FaultKind, PROTOCOL_VERSION, Request, Response, Span, Variant,
 };
 use crate::report::RunnerRecord;
-use crate::run::{Reach, hello, start};
+use crate::run::{Reach, hello};
 use crate::runner::external::Process;
+use crate::runner::start::start;
 use crate::runner::{Conversation, Fault};
 use crate::screen;
 use crate::tune::{End, Session};

@@ -156,6 +156,7 @@ pub fn merge(reports: Vec<(String, Report)>, command: String) -> Result<Report> 
         })
         .collect();
     normalise::set_fractions(&mut merged.outcomes, &merged.ceilings);
+    normalise::set_gaps(&mut merged.outcomes, &merged.runners);
     merged.memory = labels
         .iter()
         .filter_map(|label| hierarchy::hierarchy(&merged.outcomes, label, stated(label)))

@@ -2,7 +2,8 @@
 
 use crate::op::transfer::CHAIN_LAUNCHES;
 use crate::op::{Case, Dtype, OpName};
-use crate::report::{Ceiling, Outcome, OutcomeStatus};
+use crate::protocol::Device;
+use crate::report::{Ceiling, Gap, Outcome, OutcomeStatus, RunnerRecord};
 
 /// Measured fractions may exceed one by this much before they are not believed: two medians of one
 /// device a minute apart differ by about as much.
@@ -290,6 +291,58 @@ pub fn set_rates(outcome: &mut Outcome) {
         .map(|energy| energy.joules / outcome.flop_count as f64);
 }
 
+/// Whether a runner's kernels run on the devices of every vendor.
+fn portable(record: &RunnerRecord) -> bool {
+    matches!(&*record.runner.name, "wgpu" | "cubecl") || record.device.backend == "webgpu"
+}
+
+/// Whether two APIs show one piece of hardware. Where one of them tells no address, that both are the
+/// processor, or that neither is, has to do.
+fn one_device(one: &Device, other: &Device) -> bool {
+    match (&one.pci_bus_id, &other.pci_bus_id) {
+        (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+        _ => (one.device_type == "cpu") == (other.device_type == "cpu"),
+    }
+}
+
+/// Sets the portability gap on the outcomes of portable runners that another runner measured on the
+/// same device. Probes measure the device and not a library.
+pub fn set_gaps(outcomes: &mut [Outcome], runners: &[RunnerRecord]) {
+    let record = |name: &str| runners.iter().find(|record| record.runner.name == name);
+    let gaps: Vec<Option<Gap>> = outcomes
+        .iter()
+        .map(|outcome| {
+            let own = record(&outcome.runner).filter(|record| portable(record))?;
+            let times = outcome.time_s.as_ref()?;
+            if outcome.op.is_probe() || outcome.status != OutcomeStatus::Measured {
+                return None;
+            }
+            let (best, best_times) = outcomes
+                .iter()
+                .filter(|other| {
+                    other.case_id == outcome.case_id && other.status == OutcomeStatus::Measured
+                })
+                .filter(|other| {
+                    record(&other.runner).is_some_and(|other| {
+                        !portable(other) && one_device(&own.device, &other.device)
+                    })
+                })
+                .filter_map(|other| Some((other, other.time_s.as_ref()?)))
+                .min_by(|(_, one), (_, other)| one.median.total_cmp(&other.median))?;
+            Some(Gap {
+                runner: best.runner.clone(),
+                kernel: best.kernel.clone().unwrap_or_default(),
+                time_ratio: times.median / best_times.median,
+                low: times.ci95_low / best_times.ci95_high,
+                high: times.ci95_high / best_times.ci95_low,
+            })
+        })
+        .collect();
+    for (outcome, gap) in outcomes.iter_mut().zip(gaps) {
+        outcome.gap = gap;
+    }
+}
+
 /// Sets the fraction of the ceiling on every measured outcome, and marks those that no device with
 /// these ceilings can have reached.
 pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
@@ -341,14 +394,22 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
         let Some(times) = &outcome.time_s else {
             continue;
         };
-        let found = roofline(&Work::done(outcome), ceilings, &outcome.runner);
-        let Some((roofline_time_s, bound)) = found else {
+        let work = Work::done(outcome);
+        let Some((roofline_time_s, bound)) = roofline(&work, ceilings, &outcome.runner) else {
             continue;
         };
         let fraction = roofline_time_s / times.median;
-        outcome.roofline_time_s = Some(roofline_time_s);
-        outcome.roofline_bound = Some(bound.to_owned());
-        outcome.fraction_of_ceiling = Some(fraction);
+        // Where nobody has measured what its arithmetic could do, memory alone is no ceiling to be
+        // proud of, though nothing is faster than it either.
+        let arithmetic_known = ceilings.iter().any(|ceiling| {
+            ceiling.runner == outcome.runner && work.arithmetic().contains(&&*ceiling.name)
+        });
+        let half_known = !outcome.op.is_probe() && !arithmetic_known;
+        if !half_known {
+            outcome.roofline_time_s = Some(roofline_time_s);
+            outcome.roofline_bound = Some(bound.to_owned());
+            outcome.fraction_of_ceiling = Some(fraction);
+        }
         // Less than half of what the copy moved may stay in a cache that the copy overflowed.
         let copied_bytes = copied
             .iter()
@@ -374,6 +435,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
 mod tests {
     use super::*;
     use crate::op::Shape;
+    use crate::protocol::{RunnerInfo, Timer};
     use crate::report::{Times, unmeasured};
 
     fn outcome(op: OpName, sizes: &[(&str, u64)], median: f64) -> Outcome {
@@ -569,6 +631,78 @@ mod tests {
         );
         let reads = roofline(&Work::of(&reads.unwrap()), &ceilings, "wgpu");
         assert_eq!(reads.map(|(_, name)| name), Some(WORKGROUP_MEMORY));
+    }
+
+    #[test]
+    fn a_gap_is_to_the_fastest_library_on_the_same_device() {
+        let runner = |name: &str, device_type: &str, address: Option<&str>| RunnerRecord {
+            runner: RunnerInfo {
+                name: name.to_owned(),
+                version: String::new(),
+            },
+            device: Device {
+                device_type: device_type.to_owned(),
+                pci_bus_id: address.map(str::to_owned),
+                ..Device::default()
+            },
+            timer: Timer {
+                clock: "host".to_owned(),
+                quantum_s: 1e-8,
+                period_s: None,
+                note: None,
+            },
+        };
+        let runners = [
+            runner("wgpu", "discrete_gpu", Some("0000:0A:00.0")),
+            runner("torch", "other", Some("0000:0a:00.0")),
+            runner("jax", "other", None),
+            runner("elsewhere", "other", Some("0000:0b:00.0")),
+            runner("host", "cpu", None),
+            runner("cubecl", "other", None),
+        ];
+        let matmul = [("m", 64), ("n", 64), ("k", 64)];
+        let timed = |name: &str, median: f64| {
+            let mut outcome = outcome(OpName::Matmul, &matmul, median);
+            name.clone_into(&mut outcome.runner);
+            outcome.kernel = Some(format!("matmul/{name}"));
+            outcome
+        };
+        let mut outcomes = vec![
+            timed("wgpu", 6.0),
+            timed("torch", 3.0),
+            timed("jax", 2.0),
+            // On another device, on the processor, and no more a library than our own.
+            timed("elsewhere", 1.0),
+            timed("host", 1.0),
+            timed("cubecl", 1.0),
+        ];
+        if let Some(times) = &mut outcomes[0].time_s {
+            (times.ci95_low, times.ci95_high) = (5.0, 7.0);
+        }
+        let mut slow = timed("torch", 0.5);
+        slow.status = OutcomeStatus::Implausible;
+        outcomes.push(slow);
+        set_gaps(&mut outcomes, &runners);
+        let gap = outcomes[0].gap.as_ref().unwrap();
+        assert_eq!((&*gap.runner, &*gap.kernel), ("jax", "matmul/jax"));
+        assert_eq!((gap.time_ratio, gap.low, gap.high), (3.0, 2.5, 3.5));
+        assert_eq!(outcomes[5].gap.as_ref().unwrap().time_ratio, 1.0);
+        assert!([1, 2, 3, 4, 6].iter().all(|&at| outcomes[at].gap.is_none()));
+    }
+
+    #[test]
+    fn without_a_ceiling_of_its_arithmetic_a_case_has_no_fraction_but_memory_still_bounds_it() {
+        let mut outcomes = probes();
+        outcomes.retain(|outcome| outcome.op == OpName::Copy);
+        let ceilings = ceilings(&outcomes, "wgpu", None);
+        let gemv = [("m", 1), ("n", 20_000), ("k", 20_000)];
+        outcomes.push(outcome(OpName::Matmul, &gemv, 10.0));
+        outcomes.push(outcome(OpName::Matmul, &gemv, 1e-9));
+        let from = outcomes.len() - 2;
+        set_fractions(&mut outcomes, &ceilings);
+        assert_eq!(outcomes[from].fraction_of_ceiling, None);
+        assert_eq!(outcomes[from].roofline_bound, None);
+        assert_eq!(outcomes[from + 1].status, OutcomeStatus::Implausible);
     }
 
     #[test]

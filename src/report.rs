@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.1.0";
+pub const SCHEMA_VERSION: &str = "1.2.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -207,6 +207,10 @@ pub struct Outcome {
     pub fraction_of_ceiling: Option<f64>,
     /// Achieved rate over the datasheet's, where the chip is known.
     pub fraction_of_datasheet: Option<f64>,
+    /// Of portable kernels: how far they are from the best that the vendor's own library does on this
+    /// device.
+    #[serde(default)]
+    pub gap: Option<Gap>,
     /// The check of the very buffers that were timed, after they were timed.
     pub verification: Option<Verification>,
     /// The check with integer inputs, where the op is exact on them.
@@ -270,6 +274,22 @@ pub struct Throttle {
     pub canary_change: Option<f64>,
     /// What speaks for throttling, one line each.
     pub evidence: Vec<String>,
+}
+
+/// The portability gap of a case: the time of a portable kernel over that of the fastest one that is
+/// not portable, of the same run, on the same device, verified alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Gap {
+    /// The runner that was fastest.
+    pub runner: String,
+    /// Its kernel.
+    pub kernel: String,
+    /// The portable kernel's median over the other's: above one it is slower.
+    pub time_ratio: f64,
+    /// The ratio of the near ends of both intervals of 95 %: the least that the gap is.
+    pub low: f64,
+    /// The ratio of the far ends.
+    pub high: f64,
 }
 
 /// The chosen variant timed under other conditions than the headline.
@@ -854,6 +874,7 @@ pub fn unmeasured(
         clock_note: None,
         throttle: None,
         regimes: Vec::new(),
+        gap: None,
         second_clock: None,
         telemetry: None,
         flop_count: case.flop_count(),

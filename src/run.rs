@@ -1,7 +1,7 @@
 //! The conductor: plan, and for every case verify, tune, measure, verify again; then normalise.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
@@ -21,7 +21,7 @@ use crate::report::{
     self, Calibration, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION,
     Status, Suite, Tool,
 };
-use crate::runner::external::Process;
+use crate::runner::start::{EXTERNALS, External, start};
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
 use crate::shader::sha256;
 use crate::telemetry::{self, Recorder, Sensors, suspect};
@@ -126,45 +126,6 @@ pub struct Opened {
     pub record: RunnerRecord,
 }
 
-/// The program that `name` is the path of, or else that its first word is, with the other words as
-/// its arguments. A single word must be a path; a program that the system finds by name needs
-/// arguments to be told from a mistyped runner.
-fn program(name: &str) -> Option<Command> {
-    let path = |name: &str| std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-    if std::path::Path::new(name).is_file() {
-        return Some(Command::new(path(name)));
-    }
-    let (first, arguments) = name.trim().split_once(char::is_whitespace)?;
-    let mut command = if std::path::Path::new(first).is_file() {
-        Command::new(path(first))
-    } else {
-        Command::new(first)
-    };
-    command.args(arguments.split_whitespace());
-    Some(command)
-}
-
-/// Starts a runner's process by name, path or command.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] where there is no such runner or it cannot be started.
-pub fn start(name: &str) -> Result<Process> {
-    if NATIVE.contains(&name) {
-        let program = std::env::current_exe()
-            .map_err(|error| Error::internal(format!("the program cannot find itself: {error}")))?;
-        let mut command = Command::new(program);
-        command.args(["worker", "--runner", name]);
-        return Process::start(name, command);
-    }
-    let command = program(name).ok_or_else(|| {
-        Error::usage(format!(
-            "--runner {name}: it is neither {} nor the path of a program",
-            NATIVE.join(" nor ")
-        ))
-    })?;
-    Process::start(name, command)
-}
-
 /// Starts a runner by name, path or command and has it open its device.
 ///
 /// # Errors
@@ -264,7 +225,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         None => (options.seed, started_at),
     };
     let mut opened = open_all(options, watcher)?;
-    let mut journal = start_journal(
+    let journal = start_journal(
         options,
         seed,
         &started_at,
@@ -274,7 +235,6 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
     )?;
     let kept = unfinished.map_or_else(Vec::new, |unfinished| unfinished.outcomes);
 
-    let mut outcomes = Vec::new();
     let mut ceilings = Vec::new();
     let budget_s = options.budget_s.or_else(|| {
         let on_cpu = |record: &RunnerRecord| record.device.device_type == "cpu";
@@ -284,47 +244,38 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
             .all(on_cpu);
         options.plan.budget_s.filter(|_| !cpu)
     });
-    let mut clock = Budget {
+    let clock = RefCell::new(Budget {
         started,
         seconds: budget_s,
         weight_left: opened.iter().filter(|(_, opened)| opened.is_ok()).count() as f64
             * options.plan.cases.iter().map(weight).sum::<f64>(),
-    };
-    for (name, opened) in &mut opened {
-        match opened {
-            Ok(opened) => {
-                let sensors = Sensors::open(&opened.record.device);
-                let mut work = Work {
-                    name,
-                    label: opened.record.runner.name.clone(),
-                    options,
-                    seed,
-                    opened,
-                    banned: Vec::new(),
-                    deaths: 0,
-                    canary: None,
-                    cache_bytes: None,
-                    sensors,
-                    clock: &mut clock,
-                    journal: &mut journal,
-                    kept: &kept,
-                };
-                outcomes.extend(work.run(&mut ceilings, watcher));
-            }
-            Err(error) => {
-                // That a runner has no device here is known beforehand; that it died is a failure.
-                let status = if error.kind == ErrorKind::NoDevice {
-                    OutcomeStatus::Skipped
-                } else {
-                    OutcomeStatus::Failed
-                };
-                let cases = options.plan.cases.iter();
-                outcomes.extend(cases.map(|case| {
-                    report::unmeasured(case, label(name), status, error.message.clone())
-                }));
-            }
-        }
-    }
+    });
+    let journal = RefCell::new(journal);
+    let mut sides: Vec<Side<'_>> = opened
+        .iter_mut()
+        .map(|(name, opened)| match opened {
+            Ok(opened) => Side::Opened(Box::new(Work {
+                name,
+                label: opened.record.runner.name.clone(),
+                sensors: Sensors::open(&opened.record.device),
+                options,
+                seed,
+                opened,
+                banned: Vec::new(),
+                deaths: 0,
+                canary: None,
+                cache_bytes: None,
+                clock: &clock,
+                journal: &journal,
+                kept: &kept,
+                outcomes: Vec::new(),
+            })),
+            Err(error) => Side::Closed(label(name), error),
+        })
+        .collect();
+    let mut outcomes = measure(&mut sides, options, &mut ceilings, watcher);
+    drop(sides);
+    let journal = journal.into_inner();
     normalise::set_fractions(&mut outcomes, &ceilings);
     let memory = opened
         .iter()
@@ -339,6 +290,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         .into_iter()
         .filter_map(|(_, opened)| Some(opened.ok()?.record))
         .collect();
+    normalise::set_gaps(&mut outcomes, &runners);
     let device = runners
         .first()
         .map(|record| record.device.clone())
@@ -584,10 +536,71 @@ struct Work<'a> {
     /// Size of the last cache, once it is known.
     cache_bytes: Option<u64>,
     sensors: Sensors,
-    clock: &'a mut Budget,
-    journal: &'a mut Option<Journal>,
+    clock: &'a RefCell<Budget>,
+    journal: &'a RefCell<Option<Journal>>,
     /// Outcomes of the unfinished run that this one goes on with.
     kept: &'a [Outcome],
+    /// Of the cases so far.
+    outcomes: Vec<Outcome>,
+}
+
+/// A runner that was asked for.
+enum Side<'a> {
+    Opened(Box<Work<'a>>),
+    /// One that cannot be used here, by its label, and why.
+    Closed(&'a str, &'a Error),
+}
+
+/// Every case on every runner, case by case: what is to be compared is measured at one time, so that
+/// a drift of the machine hits all runners alike. Outcomes come in that order.
+fn measure(
+    sides: &mut [Side<'_>],
+    options: &Options,
+    ceilings: &mut Vec<Ceiling>,
+    watcher: &mut dyn Watcher,
+) -> Vec<Outcome> {
+    for side in &*sides {
+        if let Side::Opened(work) = side {
+            let device = &work.opened.record.device;
+            watcher.say(&format!(
+                "runner {}: {} ({})",
+                work.label, device.name, device.backend
+            ));
+        }
+    }
+    for index in 0..options.plan.cases.len() {
+        for side in &mut *sides {
+            if let Side::Opened(work) = side {
+                work.case(index, ceilings, watcher);
+            }
+        }
+    }
+    for process in 1..options.process_count {
+        for side in &mut *sides {
+            if let Side::Opened(work) = side {
+                let mut outcomes = std::mem::take(&mut work.outcomes);
+                work.see_again(process, &mut outcomes, watcher);
+                work.outcomes = outcomes;
+            }
+        }
+    }
+    let cases = options.plan.cases.iter().enumerate();
+    cases
+        .flat_map(|(index, case)| {
+            sides.iter().map(move |side| match side {
+                Side::Opened(work) => work.outcomes[index].clone(),
+                // That a runner has no device here is known beforehand; that it died is a failure.
+                Side::Closed(label, error) => {
+                    let status = if error.kind == ErrorKind::NoDevice {
+                        OutcomeStatus::Skipped
+                    } else {
+                        OutcomeStatus::Failed
+                    };
+                    report::unmeasured(case, label, status, error.message.clone())
+                }
+            })
+        })
+        .collect()
 }
 
 /// A case of arithmetic alone, whose time is the inverse of the device's clock.
@@ -599,61 +612,51 @@ struct Canary {
 }
 
 impl Work<'_> {
-    fn run(&mut self, ceilings: &mut Vec<Ceiling>, watcher: &mut dyn Watcher) -> Vec<Outcome> {
-        let device = &self.opened.record.device;
-        watcher.say(&format!(
-            "runner {}: {} ({})",
+    /// The case of this number in the plan.
+    fn case(&mut self, index: usize, ceilings: &mut Vec<Ceiling>, watcher: &mut dyn Watcher) {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        let (case, count) = (
+            &self.options.plan.cases[index],
+            self.options.plan.cases.len(),
+        );
+        let id = case.id();
+        let share_s = self.clock.borrow_mut().share(case);
+        let kept = self
+            .kept
+            .iter()
+            .rev()
+            .find(|kept| kept.case_id == id && kept.runner == self.label);
+        if let Some(kept) = kept {
+            outcomes.push(kept.clone());
+        } else {
+            watcher.begin(index, count, &id, self.label.as_str());
+            let mut outcome = self.outcome(case, share_s, &outcomes, ceilings);
+            if outcome.status == OutcomeStatus::Measured {
+                self.watch_pace(&mut outcome);
+            }
+            watcher.end(&outcome);
+            self.note(&outcome, watcher);
+            outcomes.push(outcome);
+        }
+        if let Some(outcome) = outcomes.last() {
+            self.find_canary(case, outcome);
+        }
+        // Each probe may raise a ceiling that later cases are sized by.
+        ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
+        self.cache_bytes = hierarchy::last_level_bytes(
+            &outcomes,
             self.label.as_str(),
-            device.name,
-            device.backend
+            &machine::caches_of(&self.opened.record.device),
+        );
+        ceilings.extend(normalise::ceilings(
+            &outcomes,
+            self.label.as_str(),
+            self.cache_bytes,
         ));
-        let mut outcomes: Vec<Outcome> = Vec::new();
-        let count = self.options.plan.cases.len();
-        for (index, case) in self.options.plan.cases.iter().enumerate() {
-            let id = case.id();
-            let share_s = self.clock.share(case);
-            let kept = self
-                .kept
-                .iter()
-                .rev()
-                .find(|kept| kept.case_id == id && kept.runner == self.label);
-            if let Some(kept) = kept {
-                outcomes.push(kept.clone());
-            } else {
-                watcher.begin(index, count, &id, self.label.as_str());
-                let before = (outcomes.len(), ceilings.clone());
-                let mut outcome = self.outcome(case, share_s, &outcomes, &before.1);
-                if outcome.status == OutcomeStatus::Measured {
-                    self.watch_pace(&mut outcome);
-                }
-                watcher.end(&outcome);
-                self.note(&outcome, watcher);
-                outcomes.push(outcome);
-            }
-            if let Some(outcome) = outcomes.last() {
-                self.find_canary(case, outcome);
-            }
-            // Each probe may raise a ceiling that later cases are sized by.
-            ceilings.retain(|ceiling| ceiling.runner != self.label.as_str());
-            self.cache_bytes = hierarchy::last_level_bytes(
-                &outcomes,
-                self.label.as_str(),
-                &machine::caches_of(&self.opened.record.device),
-            );
-            ceilings.extend(normalise::ceilings(
-                &outcomes,
-                self.label.as_str(),
-                self.cache_bytes,
-            ));
-            let last = outcomes.len() - 1;
-            if outcomes[last].status == OutcomeStatus::Implausible && kept.is_none() {
-                self.raise_ceiling(last, &mut outcomes, ceilings, watcher);
-            }
+        if outcomes[index].status == OutcomeStatus::Implausible && kept.is_none() {
+            self.raise_ceiling(index, &mut outcomes, ceilings, watcher);
         }
-        for process in 1..self.options.process_count {
-            self.see_again(process, &mut outcomes, watcher);
-        }
-        outcomes
+        self.outcomes = outcomes;
     }
 
     /// A case beyond its roofline by both clocks may mean that the ceiling was measured while the
@@ -747,7 +750,7 @@ impl Work<'_> {
     fn see(&mut self, case: &Case, variant: &Variant) -> std::result::Result<Measurement, End> {
         let mut runner = Deadlined {
             inner: &mut *self.opened.conversation,
-            deadline: self.clock.deadline(),
+            deadline: self.clock.borrow().deadline(),
         };
         let mut session = Session::new(
             &mut runner,
@@ -780,7 +783,9 @@ impl Work<'_> {
         if process % 2 == 1 {
             order.reverse();
         }
-        if order.is_empty() || interrupted() || self.clock.left_s().is_some_and(|left| left <= 0.0)
+        if order.is_empty()
+            || interrupted()
+            || self.clock.borrow().left_s().is_some_and(|left| left <= 0.0)
         {
             return;
         }
@@ -863,13 +868,14 @@ impl Work<'_> {
             .reason
             .as_deref()
             .is_some_and(|reason| by_budget(reason) || reason.starts_with(INTERRUPTED));
-        if let (Some(journal), false) = (self.journal.as_mut(), again)
-            && let Err(error) = journal.add(outcome)
+        let mut journal = self.journal.borrow_mut();
+        if let (Some(open), false) = (journal.as_mut(), again)
+            && let Err(error) = open.add(outcome)
         {
             watcher.say(&format!(
                 "{error}; the run goes on, but could not be resumed from here"
             ));
-            *self.journal = None;
+            *journal = None;
         }
     }
 
@@ -906,7 +912,7 @@ impl Work<'_> {
         let canary = self.canary.as_ref()?;
         let mut runner = Deadlined {
             inner: &mut *self.opened.conversation,
-            deadline: self.clock.deadline(),
+            deadline: self.clock.borrow().deadline(),
         };
         let mut session = Session::new(
             &mut runner,
@@ -975,9 +981,12 @@ impl Work<'_> {
                 format!("the runner died {DEATHS_MAX} times in a row and was given up"),
             );
         }
-        let used_up = format!("{BUDGET_USED}, {} s", self.clock.seconds.unwrap_or(0.0));
+        let used_up = format!(
+            "{BUDGET_USED}, {} s",
+            self.clock.borrow().seconds.unwrap_or(0.0)
+        );
         let case_budget_s = self.options.plan.case_budget_s * weight(case) / CASE_WEIGHT;
-        let budget_s = match (self.clock.left_s(), share_s) {
+        let budget_s = match (self.clock.borrow().left_s(), share_s) {
             (Some(left_s), Some(share_s)) => {
                 if left_s <= 0.0 {
                     return skipped(&used_up);
@@ -995,7 +1004,7 @@ impl Work<'_> {
         // What one case overdraws, all later ones lack.
         let case_deadline =
             share_s.map(|_| Instant::now() + Duration::from_secs_f64(2.0 * budget_s + 1.0));
-        let run_deadline = self.clock.deadline();
+        let run_deadline = self.clock.borrow().deadline();
         let deadline = run_deadline.min(case_deadline).or(run_deadline);
         if let Some(reason) = plan::too_slow(case, ceilings, self.label.as_str(), call_s_max) {
             return end(OutcomeStatus::Skipped, reason);
@@ -1227,17 +1236,43 @@ pub fn devices(backend: Option<&str>) -> Vec<Device> {
         .into_iter()
         .map(|candidate| candidate.device)
         .collect();
-    if backend.is_none() {
-        let reach = Reach {
-            device: None,
-            backend: None,
-            checks: false,
-            in_process: true,
-            silence: Duration::from_secs(60),
-        };
-        if let Ok(opened) = open("host", &reach) {
-            devices.push(opened.record.device);
-        }
+    if backend.is_none()
+        && let Ok(opened) = open("host", &first_device(true))
+    {
+        devices.push(opened.record.device);
     }
     devices
+}
+
+/// How to reach whatever device a runner prefers.
+fn first_device(in_process: bool) -> Reach {
+    Reach {
+        device: None,
+        backend: None,
+        checks: false,
+        in_process,
+        silence: Duration::from_secs(60),
+    }
+}
+
+/// Which device each of the runners in the folder `runners` opens here, or why it opens none: each is
+/// started, all at once, for some take seconds to load.
+#[must_use]
+pub fn external_devices() -> Vec<(External, std::result::Result<Device, String>)> {
+    let asked = EXTERNALS.map(|external| {
+        let ask = move || match external.installed() {
+            None => Err(format!("not installed: {}", external.remedy())),
+            Some(_) => open(external.name, &first_device(false))
+                .map(|opened| opened.record.device)
+                .map_err(|error| error.message),
+        };
+        (external, std::thread::spawn(ask))
+    });
+    asked
+        .into_iter()
+        .map(|(external, asked)| {
+            let dead = |_| Err("asking it failed".to_owned());
+            (external, asked.join().unwrap_or_else(dead))
+        })
+        .collect()
 }

@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, Tab
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::op::{Dtype, OpName};
-use crate::report::{MemoryHierarchy, Outcome, OutcomeStatus, Report};
+use crate::report::{Gap, MemoryHierarchy, Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
 /// Three significant digits with an SI prefix: `1.23 m`, `45.6 G`.
@@ -150,8 +150,12 @@ pub fn summary(report: &Report) -> String {
     let measured = || report.with_status(OutcomeStatus::Measured);
     let some_cold = measured().any(|outcome| cold(outcome).is_some());
     let some_energy = measured().any(|outcome| outcome.energy.is_some());
+    let some_gap = measured().any(|outcome| outcome.gap.is_some());
     if some_cold {
         headings.insert(4, "cold");
+    }
+    if some_gap {
+        headings.insert(4, "gap");
     }
     if some_energy {
         headings.push("energy");
@@ -188,6 +192,16 @@ pub fn summary(report: &Report) -> String {
                 row.insert(
                     4,
                     ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}x")),
+                );
+            }
+            if some_gap {
+                let gap = outcome.gap.as_ref();
+                row.insert(
+                    4,
+                    gap.map_or_else(
+                        || "-".to_owned(),
+                        |gap| format!("{:.2}x {}", gap.time_ratio, gap.runner),
+                    ),
                 );
             }
             if some_energy {
@@ -287,6 +301,17 @@ fn remarks(report: &Report) -> Vec<String> {
             names(&moved)
         ));
     }
+    for record in &report.runners {
+        let name = &record.runner.name;
+        let gaps: Vec<&Gap> = measured
+            .iter()
+            .filter(|outcome| outcome.runner == *name)
+            .filter_map(|outcome| outcome.gap.as_ref())
+            .collect();
+        if let Some(line) = gap_line(name, &gaps) {
+            lines.push(line);
+        }
+    }
     let other = having(&|o| o.clock_note.is_some());
     if !other.is_empty() {
         lines.push(format!(
@@ -295,6 +320,22 @@ fn remarks(report: &Report) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The portability gap over all cases, in one line.
+fn gap_line(name: &str, gaps: &[&Gap]) -> Option<String> {
+    #[allow(clippy::cast_precision_loss)] // a count
+    let mean = (gaps.iter().map(|gap| gap.time_ratio.ln()).sum::<f64>() / gaps.len() as f64).exp();
+    let least = gaps.iter().map(|gap| gap.time_ratio).reduce(f64::min)?;
+    let most = gaps.iter().map(|gap| gap.time_ratio).reduce(f64::max)?;
+    let mut against: Vec<&str> = gaps.iter().map(|gap| gap.runner.as_str()).collect();
+    against.sort_unstable();
+    against.dedup();
+    Some(format!(
+        "portability gap of {name}: {mean:.2} times the time of the best of {} (geometric mean of {} cases, {least:.2} to {most:.2})",
+        against.join(", "),
+        gaps.len()
+    ))
 }
 
 /// The caches found, in one line.

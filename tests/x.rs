@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What `x` itself needs of the system; the rest of `PATH` is stubs.
 const REAL_TOOLS: &[&str] = &[
-    "cat", "chmod", "cp", "date", "dirname", "env", "mkdir", "mktemp", "rm", "sed", "tee", "touch",
+    "cat", "chmod", "cp", "date", "dirname", "env", "ln", "ls", "mkdir", "mktemp", "rm", "sed",
+    "tee", "touch", "tr",
 ];
 
 /// Held while a stub is written or a process started: a process forked by another test in between
@@ -218,7 +219,7 @@ fn an_adapter_is_there_and_nothing_is_installed() {
     assert_eq!(
         machine.calls("chipmark"),
         [
-            "chipmark devices --json",
+            "chipmark devices --native --json",
             "chipmark run --output - two words"
         ]
     );
@@ -599,4 +600,83 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
         "{last}"
     );
     assert_eq!(machine.x_with(&["gpu", "out", "nonsense"], &[]).code, 2);
+}
+
+impl Machine {
+    /// The folder of a runner in Python, and a Python that makes environments.
+    fn with_runner(&self, name: &str) -> &Self {
+        let folder = self.path("repo/runners").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("README.md"), "").unwrap();
+        fs::write(folder.join("requirements.txt"), "").unwrap();
+        self.stub(
+            "python3",
+            "if [ \"$2\" = venv ]; then
+                 mkdir -p \"$3/bin\" && cp \"$MACHINE/bin/pip\" \"$3/bin/python\"
+             fi",
+        );
+        self.stub("pip", "echo \"environment's python $*\"");
+        self
+    }
+}
+
+#[test]
+fn a_runner_gets_an_environment_a_launcher_and_its_test() {
+    let machine = Machine::new();
+    machine.plug_in_gpu().with_runner("torch");
+    let done = machine.x(&["runner", "torch"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let log = fs::read_to_string(machine.path("log")).unwrap();
+    let order = [
+        "python3 -m venv",
+        "pip -m pip install",
+        "chipmark conformance torch",
+    ];
+    let places: Vec<Option<usize>> = order.iter().map(|line| log.find(line)).collect();
+    assert!(
+        places.iter().all(Option::is_some) && places.is_sorted(),
+        "{log}"
+    );
+    let launcher = machine.path("repo/target/runners/torch/bin/chipmark-torch");
+    let output = Command::new(&launcher)
+        .arg("word")
+        .env("MACHINE", machine.folder.path())
+        .env("PATH", machine.path("bin"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("repo/runners/torch/chipmark_torch.py word"),
+        "{text}"
+    );
+    // Once made, the environment is kept.
+    machine.x(&["runner", "torch"]);
+    let log = fs::read_to_string(machine.path("log")).unwrap();
+    assert_eq!(log.matches("python3 -m venv").count(), 1, "{log}");
+}
+
+#[test]
+fn a_runner_that_there_is_not_is_named_with_those_that_there_are() {
+    let machine = Machine::new();
+    machine.with_runner("torch").with_runner("jax");
+    for words in [&["runner", "pytorch"][..], &["runner"]] {
+        let done = machine.x(words);
+        assert_eq!(done.code, 2);
+        assert!(done.stderr.contains("jax torch"), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_python_that_cannot_make_environments_is_mended_or_the_command_is_told() {
+    let machine = Machine::with_manager("apt-get");
+    machine.plug_in_gpu().with_runner("jax");
+    // As Debian's without python3-venv, until that is installed.
+    machine.stub("python3", "[ -e \"$MACHINE/venv\" ] || exit 1
+        [ \"$2\" != venv ] || { mkdir -p \"$3/bin\" && cp \"$MACHINE/bin/pip\" \"$3/bin/python\"; }");
+    let done = machine.x_with(&["runner", "jax"], &[("CHIPMARK_NO_INSTALL", "1")]);
+    assert_eq!(done.code, 2, "{}", done.stderr);
+    assert!(done.stderr.contains("python3-venv"), "{}", done.stderr);
+    machine.stub("apt-get", "touch \"$MACHINE/venv\"");
+    let done = machine.x(&["runner", "jax"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
 }

@@ -2,6 +2,7 @@
 
 pub mod external;
 pub mod host;
+pub mod start;
 pub mod worker;
 
 use std::time::Duration;
