@@ -426,10 +426,10 @@ impl Watcher for Progress {
         self.line(line);
     }
 
-    fn begin(&mut self, index: usize, count: usize, case_id: &str, _runner: &str) {
+    fn begin(&mut self, index: usize, count: usize, case_id: &str, runner: &str) {
         self.place = format!("[{}/{count}]", index + 1);
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{} {case_id}", self.place));
+            bar.set_message(format!("{} {case_id} [{runner}]", self.place));
             bar.reset_elapsed();
         }
     }
@@ -455,7 +455,10 @@ impl Watcher for Progress {
                 format!("FAILED: {}", outcome.reason.as_deref().unwrap_or_default())
             }
         };
-        self.line(&format!("{} {}: {result}", self.place, outcome.case_id));
+        let Outcome {
+            case_id, runner, ..
+        } = outcome;
+        self.line(&format!("{} {case_id} [{runner}]: {result}", self.place));
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What `x` itself needs of the system; the rest of `PATH` is stubs.
 const REAL_TOOLS: &[&str] = &[
-    "cat", "chmod", "cp", "date", "dirname", "env", "ln", "ls", "mkdir", "mktemp", "rm", "sed",
-    "tee", "touch", "tr",
+    "basename", "cat", "chmod", "cp", "date", "dirname", "env", "ln", "mkdir", "mktemp", "rm",
+    "sed", "tee", "touch",
 ];
 
 /// Held while a stub is written or a process started: a process forked by another test in between

@@ -291,13 +291,9 @@ class Torch(base.Runner):
         )
 
     def poison_results(self):
-        if self.kernel is None and not self.results:
-            self.results = [None] * len(self.sets)
-        for result in self.results:
-            if result is not None:
-                result.fill_(
-                    math.nan if result.is_floating_point() else base.INTEGER_POISON
-                )
+        # A graph writes where it wrote when it was captured.
+        for results in [self.results, *(results for _, results in self.graphs.values())]:
+            poison(results)
 
     # Time
 
@@ -328,11 +324,13 @@ class Torch(base.Runner):
     def play(self, repeat):
         """What calls `repeat` times: graphs of many calls each where there are such."""
         count = min(repeat, GRAPH_CALLS_MAX) // len(self.sets) * len(self.sets)
-        graph = self.graph(count) if count > 1 else None
+        graph, results = self.graph(count) if count > 1 else (None, [])
 
         def run():
             left = repeat
             if graph is not None and self.turn == 0:
+                # What a graph allocated when it was captured is where its calls leave their outputs.
+                self.results = list(results)
                 while left >= count:
                     graph.replay()
                     left -= count
@@ -343,9 +341,10 @@ class Torch(base.Runner):
         return run
 
     def graph(self, count):
-        """A graph of `count` calls, a whole number of turns through the sets; None if there is none."""
+        """A graph of `count` calls, a whole number of turns through the sets, with the outputs that it
+        writes; None and nothing if there is none."""
         if count not in self.graphs:
-            graph = torch.cuda.CUDAGraph()
+            graph, before = torch.cuda.CUDAGraph(), list(self.results)
             try:
                 torch.cuda.synchronize()
                 with torch.cuda.graph(graph):
@@ -353,7 +352,11 @@ class Torch(base.Runner):
                         self.kernel.call(index % len(self.sets))
             except RuntimeError:
                 graph = None
-            self.graphs[count] = graph
+            results = [] if graph is None else self.results
+            # Nothing was computed yet, and the memory may hold what an earlier call left.
+            poison(results)
+            self.graphs[count] = (graph, results)
+            self.results = before
         return self.graphs[count]
 
     # Outputs
@@ -371,6 +374,13 @@ class Torch(base.Runner):
         rows = -(-flat.numel() // columns)
         padded = torch.nn.functional.pad(flat, (0, rows * columns - flat.numel()))
         return (padded.view(rows, columns) @ signs).tolist()
+
+
+def poison(results):
+    """Overwrites outputs, so that an element nobody writes shows."""
+    for result in results:
+        if result is not None:
+            result.fill_(math.nan if result.is_floating_point() else base.INTEGER_POISON)
 
 
 def select_backend(name):
