@@ -2540,6 +2540,11 @@ mod fakes {
         let done = stage.run(&["--runner", "host"]);
         let report = only_report(&stage.folder.path().join("out"));
         assert_eq!(outcomes(&report).len(), 6);
+        // What is to be compared was measured at one time and stands side by side.
+        for pair in outcomes(&report).chunks(2) {
+            assert_eq!(pair[0]["case_id"], pair[1]["case_id"]);
+            assert_ne!(pair[0]["runner"], pair[1]["runner"]);
+        }
         let host: Vec<&Value> = outcomes(&report)
             .iter()
             .filter(|o| o["runner"] == "host")
