@@ -954,7 +954,13 @@ impl Work<'_> {
     /// Runs the canary after a case and says what its move means. A runner that dies of it is found
     /// dead by the next case.
     fn watch_pace(&mut self, outcome: &mut Outcome) {
-        let before = self.canary.as_ref().and_then(|canary| canary.last_s);
+        // Where others worked in between, what the canary took before them says nothing of this case.
+        let alone = self.options.runners.len() < 2;
+        let before = self
+            .canary
+            .as_ref()
+            .and_then(|canary| canary.last_s)
+            .filter(|_| alone);
         let after = self.run_canary();
         if let Some(canary) = &mut self.canary {
             canary.last_s = after;

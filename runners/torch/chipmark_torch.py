@@ -48,10 +48,14 @@ class Torch(base.Runner):
     """PyTorch on one device."""
 
     name = "torch"
+    device = None
 
     def open(self, selector, backend):
         self.device = choose_device(selector, backend)
         kind = self.device.type
+        if kind in ("cuda", "xpu"):
+            # Events, graphs and streams belong to the current device.
+            getattr(torch, kind).set_device(self.device.index or 0)
         self.asynchronous = kind != "cpu"
         name, driver, pci = describe(self.device)
         on_device = kind == "cuda"
@@ -140,6 +144,8 @@ class Torch(base.Runner):
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError) as error:
+                if self.refusal(error).kind == "device_lost":
+                    raise
                 refused[name] = base.one_line(error)
         return names, refused
 
@@ -172,13 +178,18 @@ class Torch(base.Runner):
     def forget(self):
         super().forget()
         self.graphs, self.host = {}, None
+        if self.device is not None and self.device.type == "cuda":
+            # Other runners of the same run need memory of the device too.
+            torch.cuda.empty_cache()
 
     def refusal(self, error):
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             return Refusal("out_of_memory", error)
         if isinstance(error, (RuntimeError, NotImplementedError)):
             text = str(error)
-            lost = "CUDA error" in text and "out of memory" not in text
+            # A library that refuses a call says CUDA error as well.
+            refused = "CUBLAS_STATUS" in text or "CUDNN_STATUS" in text or "out of memory" in text
+            lost = "CUDA error" in text and not refused
             return Refusal("device_lost" if lost else "validation", text)
         return None
 
@@ -187,6 +198,14 @@ class Torch(base.Runner):
     def build(self, name):
         op, dtype, shape = self.case["op"], self.case["dtype"], self.case["shape"]
         self.graphs = {}
+        if self.device.type == "cuda":
+            # The product of f32 is to be of f32 numbers, not of their first ten bits; sums of short
+            # numbers in f32 are to stay there.
+            flags = torch.backends.cuda.matmul
+            flags.allow_tf32 = dtype == "tf32"
+            flags.allow_fp16_accumulation = name == "library_f16_sums"
+            flags.allow_fp16_reduced_precision_reduction = False
+            flags.allow_bf16_reduced_precision_reduction = False
         if op == "matmul":
             return self.matmul(name, dtype, shape)
         if op == "attention":
@@ -196,7 +215,13 @@ class Torch(base.Runner):
             def call(s):
                 self.results[s] = attend(self.sets[s], shape)
 
-            return Kernel(call, output=dtype if dtype in ("f16", "bf16") else None)
+            short = dtype in ("f16", "bf16")
+            on_device = self.device.type != "cpu"
+            return Kernel(
+                call,
+                engine="matrix" if on_device and short else "alu",
+                output=dtype if short else None,
+            )
         if op in ("upload", "readback"):
             return self.transfer(op)
         if op == "read":
@@ -252,14 +277,6 @@ class Torch(base.Runner):
         turn = (lambda b: b.mT) if shape.get("trans_b", 0) else (lambda b: b)
         pairs = [(a, turn(b)) for a, b in self.sets]
         on_device = self.device.type != "cpu"
-        if self.device.type == "cuda":
-            # The product of f32 is to be of f32 numbers, not of their first ten bits; sums of short
-            # numbers in f32 are to stay there.
-            flags = torch.backends.cuda.matmul
-            flags.allow_tf32 = dtype == "tf32"
-            flags.allow_fp16_accumulation = name == "library_f16_sums"
-            flags.allow_fp16_reduced_precision_reduction = False
-            flags.allow_bf16_reduced_precision_reduction = False
         if dtype == "i8":
             kind = torch.int32
         elif name == "library_f32_output" or dtype in ("f32", "tf32", "f8e4m3"):
@@ -292,14 +309,15 @@ class Torch(base.Runner):
 
     def poison_results(self):
         # A graph writes where it wrote when it was captured.
-        for results in [self.results, *(results for _, results in self.graphs.values())]:
+        for results in [self.results, *(r.values() for _, r in self.graphs.values())]:
             poison(results)
 
     # Time
 
     def wait(self):
         if self.device.type != "cpu":
-            getattr(torch, self.device.type).synchronize()
+            module = getattr(torch, self.device.type)
+            module.synchronize(self.device) if self.device.type in ("cuda", "xpu") else module.synchronize()
 
     def span(self, repeat):
         if self.device.type != "cuda" or self.kernel.clock == "host":
@@ -322,42 +340,56 @@ class Torch(base.Runner):
         }
 
     def play(self, repeat):
-        """What calls `repeat` times: graphs of many calls each where there are such."""
-        count = min(repeat, GRAPH_CALLS_MAX) // len(self.sets) * len(self.sets)
-        graph, results = self.graph(count) if count > 1 else (None, [])
+        """What calls `repeat` times: graphs of many calls each where there are such, captured before
+        any clock runs."""
+        sets = len(self.sets)
+        most = max(GRAPH_CALLS_MAX // sets, 1) * sets
+        whole, rest = divmod(repeat, most)
+        # A whole number of turns ends at the set that it began with.
+        parts = [(most, whole), (rest, 1)]
+        parts = [(calls, times) for calls, times in parts if calls and times]
+        # Each graph has memory of its own.
+        wanted = [(self.turn, calls) for calls, _ in parts]
+        self.graphs = {key: graph for key, graph in self.graphs.items() if key in wanted}
+        graphs = [self.graph(*key) for key in wanted]
 
         def run():
-            left = repeat
-            if graph is not None and self.turn == 0:
-                # What a graph allocated when it was captured is where its calls leave their outputs.
-                self.results = list(results)
-                while left >= count:
+            for (calls, times), (graph, results) in zip(parts, graphs):
+                if graph is None:
+                    for _ in range(calls * times):
+                        self.kernel.call(self.turn)
+                        self.turn = (self.turn + 1) % sets
+                    continue
+                for _ in range(times):
                     graph.replay()
-                    left -= count
-            for _ in range(left):
-                self.kernel.call(self.turn)
-                self.turn = (self.turn + 1) % len(self.sets)
+                # What a graph allocated when it was captured is where its calls leave their outputs.
+                for s, result in results.items():
+                    self.results[s] = result
+                self.turn = (self.turn + calls * times) % sets
 
         return run
 
-    def graph(self, count):
-        """A graph of `count` calls, a whole number of turns through the sets, with the outputs that it
-        writes; None and nothing if there is none."""
-        if count not in self.graphs:
+    def graph(self, turn, calls):
+        """A graph of so many calls from the set `turn` on, with the outputs that it writes by set; None
+        and nothing if there is none."""
+        if (turn, calls) not in self.graphs:
             graph, before = torch.cuda.CUDAGraph(), list(self.results)
+            order = [(turn + index) % len(self.sets) for index in range(calls)]
             try:
-                torch.cuda.synchronize()
+                self.wait()
                 with torch.cuda.graph(graph):
-                    for index in range(count):
-                        self.kernel.call(index % len(self.sets))
+                    for s in order:
+                        self.kernel.call(s)
+                results = {s: self.results[s] for s in set(order)}
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError:
-                graph = None
-            results = [] if graph is None else self.results
+                graph, results = None, {}
             # Nothing was computed yet, and the memory may hold what an earlier call left.
-            poison(results)
-            self.graphs[count] = (graph, results)
+            poison(results.values())
+            self.graphs[turn, calls] = (graph, results)
             self.results = before
-        return self.graphs[count]
+        return self.graphs[turn, calls]
 
     # Outputs
 
