@@ -10,6 +10,7 @@ pub mod cache;
 pub mod calibrate;
 pub mod case;
 pub mod catalogue;
+pub mod chips;
 pub mod cli;
 pub mod compare;
 pub mod conformance;
