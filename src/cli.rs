@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
+use crate::chips::{self, Chips};
 use crate::compare::{Comparison, Gate, compare};
+use crate::datasheet::{Datasheets, PriceRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
@@ -104,6 +106,18 @@ enum Command {
     Calibrate(CalibrateArgs),
     /// Test whether a program is a runner: right outputs, honest refusals, a true clock
     Conformance(ConformanceArgs),
+    /// Show what datasheets say of chips, with the source of every number
+    Chips {
+        /// A chip's id, or part of its id, name or vendor; all of them if absent
+        #[arg(value_name = "ID|TEXT")]
+        which: Option<String>,
+        /// A file of chips and prices, over those that come with the program
+        #[arg(long, value_name = "FILE")]
+        chips: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all
@@ -160,6 +174,7 @@ enum SchemaName {
     Request,
     Response,
     Comparison,
+    Chips,
 }
 
 #[derive(Args)]
@@ -206,6 +221,59 @@ impl ReachArgs {
 }
 
 #[derive(Args)]
+struct ChipArgs {
+    /// Which chip the first runner's device is, where neither its PCI id nor its name tells
+    #[arg(long, value_name = "ID")]
+    chip: Option<String>,
+    /// A file of chips and prices, over those that come with the program
+    #[arg(long, value_name = "FILE")]
+    chips: Option<PathBuf>,
+    /// Dollars for an hour of that device, over all other prices
+    #[arg(long, value_name = "USD", value_parser = usd, allow_negative_numbers = true)]
+    price: Option<f64>,
+    /// Only prices of this provider
+    #[arg(long, value_name = "NAME", conflicts_with = "price")]
+    provider: Option<String>,
+}
+
+impl ChipArgs {
+    fn datasheets(&self) -> Result<Datasheets> {
+        let chips = Chips::load(self.chips.as_deref())?;
+        if let Some(id) = &self.chip {
+            chips
+                .wanted(id)
+                .map_err(|error| Error::usage(format!("--chip: {error}")))?;
+        }
+        let sells = |name: &str| {
+            let prices = chips.all().iter().flat_map(|chip| &chip.prices);
+            prices
+                .map(|price| &*price.provider)
+                .any(|provider| provider.eq_ignore_ascii_case(name))
+        };
+        if let Some(name) = self.provider.as_deref().filter(|name| !sells(name)) {
+            let mut known: Vec<&str> = chips
+                .all()
+                .iter()
+                .flat_map(|chip| &chip.prices)
+                .map(|price| &*price.provider)
+                .collect();
+            known.sort_unstable();
+            known.dedup();
+            return Err(Error::usage(format!(
+                "--provider {name}: nobody of that name sells a chip of the catalogue; there are {}",
+                known.join(", ")
+            )));
+        }
+        Ok(Datasheets {
+            chips,
+            chip_id: self.chip.clone(),
+            provider: self.provider.clone(),
+            paid: self.price.map(PriceRecord::given),
+        })
+    }
+}
+
+#[derive(Args)]
 struct RunArgs {
     /// Which suite: a name or a .toml file
     #[arg(long, default_value = "quick")]
@@ -228,6 +296,8 @@ struct RunArgs {
     /// stored it
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     calibrated: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    chip: ChipArgs,
     /// Seed of the inputs; a fresh one if absent
     #[arg(long)]
     seed: Option<u32>,
@@ -275,6 +345,8 @@ struct AbArgs {
     /// stored it
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     calibrated: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    chip: ChipArgs,
     /// Relative difference in per cent below which two times count as the same [default: the
     /// calibration, or 1]
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
@@ -372,6 +444,14 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 && value <= 1e9 => Ok(value),
         _ => Err("it must be a number of seconds above zero, up to 1e9".to_owned()),
+    }
+}
+
+/// Dollars: a price that somebody could ask for an hour of a chip.
+fn usd(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && (1e-4..=1e4).contains(&value) => Ok(value),
+        _ => Err("it must be dollars for an hour of one chip, from 0.0001 to 10000".to_owned()),
     }
 }
 
@@ -475,6 +555,9 @@ pub fn main() -> u8 {
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Conformance(args) => conformance_command(&args),
+        Command::Chips { which, chips, json } => {
+            chips_command(which.as_deref(), chips.as_deref(), json)
+        }
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report } => validate(&report),
@@ -483,6 +566,7 @@ pub fn main() -> u8 {
             SchemaName::Request => schemas::request(),
             SchemaName::Response => schemas::response(),
             SchemaName::Comparison => schemas::comparison(),
+            SchemaName::Chips => schemas::chips(),
         })),
         Command::Worker { runner } => worker(&runner),
     };
@@ -540,6 +624,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         report::check_writable("--output", &args.output)?;
     }
     interrupt::heed();
+    let datasheets = args.chip.datasheets()?;
     let reach = args.reach.reach();
     // Of the first runner, whose device is the report's.
     let runner = args.runner.first().map_or("wgpu", String::as_str);
@@ -554,6 +639,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         process_count: args.processes,
         journal: (!to_stdout).then(|| args.output.clone()),
         resume: args.resume,
+        datasheets,
         command: command_line(),
         calibration,
         cache: Cache::of_user(),
@@ -602,6 +688,21 @@ fn conformance_command(args: &ConformanceArgs) -> Result<()> {
         format!("{}\n", findings.table())
     })?;
     findings.verdict()
+}
+
+fn chips_command(which: Option<&str>, file: Option<&Path>, json: bool) -> Result<()> {
+    let all = Chips::load(file)?;
+    let found = match which {
+        None => all.all().iter().collect(),
+        Some(text) => chips::find(&all, text)?,
+    };
+    if json {
+        return print(&pretty(&to_value(&found)?));
+    }
+    match (which, &found[..]) {
+        (Some(_), [one]) => print(&chips::details(one, &all)),
+        _ => print(&chips::overview(&found)),
+    }
 }
 
 fn cache_command(clear: bool, json: bool) -> Result<()> {
@@ -1142,6 +1243,7 @@ fn ab(args: &AbArgs) -> Result<()> {
         reach,
         seed: args.seed.unwrap_or_else(entropy),
         pair_count: args.pairs,
+        datasheets: args.chip.datasheets()?,
         command: command_line(),
         calibration,
     };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use regex::Regex;
 
 use crate::case::{Sight, ended, right, set_time, sight, times};
+use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
 use crate::hierarchy;
 use crate::input::Data;
@@ -59,6 +60,8 @@ pub struct Race {
     pub seed: u32,
     /// Blocks of one process on each side.
     pub pair_count: u32,
+    /// What figures are measured against beside the ceilings of the run.
+    pub datasheets: Datasheets,
     /// The command line, for the reports.
     pub command: String,
     /// What differences this machine can tell, for both reports.
@@ -531,6 +534,9 @@ fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Repo
         ),
     );
     normalise::set_fractions(&mut outcomes, &ceilings);
+    let mut runners = vec![side.record.clone()];
+    let identity = options.datasheets.recognise(&mut runners);
+    options.datasheets.apply(&mut outcomes, &runners, &[]);
     let failed =
         |o: &Outcome| matches!(o.status, OutcomeStatus::Failed | OutcomeStatus::Implausible);
     Report {
@@ -557,8 +563,9 @@ fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Repo
             sha256: options.plan.suite_sha256.clone(),
             shard: None,
         },
-        device: side.record.device.clone(),
-        runners: vec![side.record.clone()],
+        device: runners[0].device.clone(),
+        chip: identity.and_then(|identity| options.datasheets.record(&identity)),
+        runners,
         ceilings,
         memory: Vec::new(),
         calibration: options.calibration.clone(),

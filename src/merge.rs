@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::chips::Chips;
+use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
 use crate::hierarchy;
 use crate::normalise;
@@ -161,6 +163,8 @@ pub fn merge(reports: Vec<(String, Report)>, command: String) -> Result<Report> 
         .iter()
         .filter_map(|label| hierarchy::hierarchy(&merged.outcomes, label, stated(label)))
         .collect();
+    let datasheets = Datasheets::of_report(Chips::load(None)?, &merged);
+    datasheets.apply(&mut merged.outcomes, &merged.runners, &merged.memory);
     let lost = |outcome: &Outcome| match outcome.status {
         OutcomeStatus::Measured => false,
         OutcomeStatus::Failed | OutcomeStatus::Implausible => true,

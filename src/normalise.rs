@@ -160,10 +160,11 @@ const MEMORY: [(OpName, &str); 4] = [
 
 /// A working set this many times the last cache cannot live in it: of what a pass over it leaves
 /// there, the next pass finds next to nothing.
-const BEYOND_CACHE: u64 = 4;
+pub const BEYOND_CACHE: u64 = 4;
 
 /// Bytes of all tensors of an outcome's case together.
-fn working_set_bytes(outcome: &Outcome) -> u64 {
+#[must_use]
+pub fn working_set_bytes(outcome: &Outcome) -> u64 {
     Case {
         op: outcome.op,
         shape: outcome.shape.clone(),
@@ -289,6 +290,11 @@ pub fn set_rates(outcome: &mut Outcome) {
         .as_ref()
         .filter(|_| outcome.flop_count > 0)
         .map(|energy| energy.joules / outcome.flop_count as f64);
+    outcome.joules_per_byte = outcome
+        .energy
+        .as_ref()
+        .filter(|_| outcome.flop_count == 0 && outcome.op.has_roofline() && outcome.bytes_min > 0)
+        .map(|energy| energy.joules / outcome.bytes_min as f64);
 }
 
 /// Whether a runner's kernels run on the devices of every vendor.
@@ -298,7 +304,8 @@ fn portable(record: &RunnerRecord) -> bool {
 
 /// Whether two APIs show one piece of hardware. Where one of them tells no address, that both are the
 /// processor, or that neither is, has to do.
-fn one_device(one: &Device, other: &Device) -> bool {
+#[must_use]
+pub fn one_device(one: &Device, other: &Device) -> bool {
     match (&one.pci_bus_id, &other.pci_bus_id) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         _ => (one.device_type == "cpu") == (other.device_type == "cpu"),

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::datasheet::{ChipRecord, Datasheet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Dtype, OpName, Shape};
 use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.2.0";
+pub const SCHEMA_VERSION: &str = "1.3.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +43,9 @@ pub struct Report {
     pub suite: Suite,
     /// The device of the first runner.
     pub device: Device,
+    /// The chip that this device is, where the catalogue knows it.
+    #[serde(default)]
+    pub chip: Option<ChipRecord>,
     /// Every runner that took part, with the device it opened and its clock.
     pub runners: Vec<RunnerRecord>,
     /// Peaks measured by probe kernels in this run.
@@ -205,8 +209,12 @@ pub struct Outcome {
     /// `roofline_time_s` over the median time. Above one means that the working set fits a cache
     /// which the bandwidth probe did not, or that the number is implausible.
     pub fraction_of_ceiling: Option<f64>,
-    /// Achieved rate over the datasheet's, where the chip is known.
+    /// The least seconds that the chip's datasheet allows over the median time, where the chip and
+    /// the peak are known.
     pub fraction_of_datasheet: Option<f64>,
+    /// The peak that this fraction is of.
+    #[serde(default)]
+    pub datasheet: Option<Datasheet>,
     /// Of portable kernels: how far they are from the best that the vendor's own library does on this
     /// device.
     #[serde(default)]
@@ -223,6 +231,15 @@ pub struct Outcome {
     /// Joules of one call over its floating-point operations.
     #[serde(default)]
     pub joules_per_flop: Option<f64>,
+    /// Joules of one call over the bytes it moves, of ops without arithmetic.
+    #[serde(default)]
+    pub joules_per_byte: Option<f64>,
+    /// Dollars of one call over its floating-point operations, at the price in `chip`.
+    #[serde(default)]
+    pub usd_per_flop: Option<f64>,
+    /// Dollars of one call over the bytes it moves, of ops without arithmetic.
+    #[serde(default)]
+    pub usd_per_byte: Option<f64>,
     /// Every variant that was looked at, chosen one included.
     pub tried: Vec<Tried>,
 }
@@ -885,11 +902,15 @@ pub fn unmeasured(
         roofline_bound: None,
         fraction_of_ceiling: None,
         fraction_of_datasheet: None,
+        datasheet: None,
         verification: None,
         verification_exact: None,
         energy: None,
         energy_reason: None,
         joules_per_flop: None,
+        joules_per_byte: None,
+        usd_per_flop: None,
+        usd_per_byte: None,
         tried: Vec::new(),
     }
 }
@@ -922,6 +943,7 @@ pub(crate) fn empty() -> Report {
             shard: None,
         },
         device: Device::default(),
+        chip: None,
         runners: Vec::new(),
         ceilings: Vec::new(),
         memory: Vec::new(),

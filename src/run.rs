@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, measure_case, sight, times};
+use crate::datasheet::Datasheets;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
 use crate::input::{self, Data};
@@ -18,8 +19,8 @@ use crate::op::{Case, Dtype, OpName};
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Calibration, Ceiling, Outcome, OutcomeStatus, Report, RunnerRecord, SCHEMA_VERSION,
-    Status, Suite, Tool,
+    self, Calibration, Ceiling, MemoryHierarchy, Outcome, OutcomeStatus, Report, RunnerRecord,
+    SCHEMA_VERSION, Status, Suite, Tool,
 };
 use crate::runner::start::{EXTERNALS, External, start};
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
@@ -85,6 +86,8 @@ pub struct Options {
     pub journal: Option<PathBuf>,
     /// Go on with the unfinished run in that folder.
     pub resume: bool,
+    /// What figures are measured against beside the ceilings of the run.
+    pub datasheets: Datasheets,
     /// The command line, for the report.
     pub command: String,
     /// What differences this machine can tell, for the report.
@@ -225,6 +228,13 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         None => (options.seed, started_at),
     };
     let mut opened = open_all(options, watcher)?;
+    let records: Vec<RunnerRecord> = opened
+        .iter()
+        .filter_map(|(_, opened)| Some(opened.as_ref().ok()?.record.clone()))
+        .collect();
+    if let Some(line) = options.datasheets.announce(&records)? {
+        watcher.say(&line);
+    }
     let journal = start_journal(
         options,
         seed,
@@ -277,7 +287,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
     drop(sides);
     let journal = journal.into_inner();
     normalise::set_fractions(&mut outcomes, &ceilings);
-    let memory = opened
+    let memory: Vec<MemoryHierarchy> = opened
         .iter()
         .filter_map(|(_, opened)| Some(&opened.as_ref().ok()?.record))
         .filter_map(|record| {
@@ -286,11 +296,13 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         })
         .collect();
 
-    let runners: Vec<RunnerRecord> = opened
+    let mut runners: Vec<RunnerRecord> = opened
         .into_iter()
         .filter_map(|(_, opened)| Some(opened.ok()?.record))
         .collect();
     normalise::set_gaps(&mut outcomes, &runners);
+    let identity = options.datasheets.recognise(&mut runners);
+    options.datasheets.apply(&mut outcomes, &runners, &memory);
     let device = runners
         .first()
         .map(|record| record.device.clone())
@@ -328,6 +340,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
                 .map(|(number, count)| format!("{number}/{count}")),
         },
         device,
+        chip: identity.and_then(|identity| options.datasheets.record(&identity)),
         runners,
         ceilings,
         memory,

@@ -12,6 +12,12 @@ pub fn response() -> serde_json::Value {
     schemars::schema_for!(crate::protocol::Response).to_value()
 }
 
+/// A file of chips, such as those in `chips/`.
+#[must_use]
+pub fn chips() -> serde_json::Value {
+    schemars::schema_for!(crate::chips::ChipFile).to_value()
+}
+
 /// What `chipmark compare --format json` prints.
 #[must_use]
 pub fn comparison() -> serde_json::Value {

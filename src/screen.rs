@@ -74,7 +74,10 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         .load_style(LINES)
         .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.to_vec());
-    let numeric = |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) || text == "-";
+    // A product is a remark and no number.
+    let numeric = |text: &str| {
+        text == "-" || text.starts_with(|c: char| c.is_ascii_digit()) && !text.contains(" x ")
+    };
     for row in rows {
         table.add_row(row.iter().map(|text| {
             let alignment = if numeric(text) {

@@ -18,8 +18,10 @@ use crate::op::Dtype;
 
 mod check;
 mod identify;
+mod show;
 
 pub use identify::{Identity, identify};
+pub use show::{details, find, overview};
 
 /// The files that come with the program, by name.
 const FILES: [(&str, &str); 16] = [
