@@ -10,12 +10,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cache::Cache;
 use crate::chips::{self, Chips};
 use crate::compare::{Comparison, Gate, compare};
+use crate::cost::{self, Question, Subject};
 use crate::datasheet::{Datasheets, PriceRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
 use crate::interleave::{self, Race};
 use crate::interrupt;
+use crate::model::{Model, Phase};
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, Variant, serve};
@@ -118,6 +120,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Project what a model would do on measured chips: tokens a second, dollars, break-even prices
+    Cost(CostArgs),
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all
@@ -313,6 +317,83 @@ struct RunArgs {
     /// Search for the best variants anew instead of beginning with those of earlier runs
     #[arg(long)]
     no_cache: bool,
+}
+
+#[derive(Args)]
+struct CostArgs {
+    /// Reports of the suite llm, or of what --suite prints
+    #[arg(required_unless_present = "suite")]
+    reports: Vec<PathBuf>,
+    /// Which model: llama-3.2-1b, llama-3-8b, llama-3-70b, mixtral-8x7b or a .toml file
+    #[arg(long, value_name = "NAME|FILE", default_value = "llama-3-8b")]
+    model: String,
+    /// Element type of the projections: f16, bf16, f32, w4a16 (attention and head in f16) or w4a32
+    #[arg(long, default_value = "f16")]
+    dtype: String,
+    /// Tokens of a prompt; may be given more than once
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [512, 2048])]
+    prefill: Vec<u64>,
+    /// Sequences that are decoded together; may be given more than once
+    #[arg(long, value_name = "SEQUENCES", value_delimiter = ',', default_values_t = [1, 8, 64])]
+    batch: Vec<u64>,
+    /// Tokens that each sequence has when one more is decoded
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
+    context: u64,
+    /// Cost of whole requests too: tokens of the prompt, which --prefill must have, and of the answer
+    #[arg(long, value_name = "IN:OUT", value_parser = request)]
+    request: Option<(u64, u64)>,
+    /// Only this runner's kernels
+    #[arg(long, value_name = "NAME")]
+    runner: Option<String>,
+    /// Dollars for an hour of a report's device, over all other prices: USD for all reports, or
+    /// N=USD for the Nth
+    #[arg(long, value_name = "[N=]USD", allow_negative_numbers = true)]
+    price: Vec<String>,
+    /// Which chip a report's device is, over what its name tells: ID for all reports, or N=ID
+    #[arg(long, value_name = "[N=]ID")]
+    chip: Vec<String>,
+    /// A file of chips and prices, over those that come with the program
+    #[arg(long, value_name = "FILE")]
+    chips: Option<PathBuf>,
+    /// Print the suite that measures what the question needs, for `run --suite FILE`
+    #[arg(long, conflicts_with_all = ["reports", "request", "runner", "price", "chip", "chips"])]
+    suite: bool,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// What `[N=]VALUE` gives to each of `count` reports.
+fn assigned(option: &str, texts: &[String], count: usize) -> Result<Vec<Option<String>>> {
+    let mut values = vec![None; count];
+    for text in texts {
+        let (place, value) = match text.split_once('=') {
+            None => (None, text.as_str()),
+            Some((number, value)) => {
+                let place = number.trim().parse::<usize>().ok();
+                let place = place.filter(|place| (1..=count).contains(place));
+                let refusal = || {
+                    Error::usage(format!(
+                        "{option} {text}: {number:?} is no number of a report; there are 1 to {count}"
+                    ))
+                };
+                (Some(place.ok_or_else(refusal)?), value)
+            }
+        };
+        for (index, slot) in values.iter_mut().enumerate() {
+            if place.is_none_or(|place| place == index + 1) {
+                *slot = Some(value.to_owned());
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn request(text: &str) -> std::result::Result<(u64, u64), String> {
+    let number = |part: &str| part.trim().parse::<u64>().ok().filter(|n| *n > 0);
+    text.split_once(':')
+        .and_then(|(tokens, answer)| Some((number(tokens)?, number(answer)?)))
+        .ok_or_else(|| "it must be two whole numbers, such as 512:256".to_owned())
 }
 
 #[derive(Args)]
@@ -555,6 +636,7 @@ pub fn main() -> u8 {
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Conformance(args) => conformance_command(&args),
+        Command::Cost(args) => cost_command(&args),
         Command::Chips { which, chips, json } => {
             chips_command(which.as_deref(), chips.as_deref(), json)
         }
@@ -688,6 +770,71 @@ fn conformance_command(args: &ConformanceArgs) -> Result<()> {
         format!("{}\n", findings.table())
     })?;
     findings.verdict()
+}
+
+fn cost_command(args: &CostArgs) -> Result<()> {
+    let dtype: Dtype = args.dtype.parse()?;
+    if matches!(dtype, Dtype::I32 | Dtype::I8) {
+        return Err(Error::usage(format!(
+            "--dtype {dtype}: no model is served in it; choose f16, bf16, f32, tf32, f8e4m3, w4a16 or w4a32"
+        )));
+    }
+    for (option, sizes) in [
+        ("--prefill", &args.prefill[..]),
+        ("--batch", &args.batch[..]),
+        ("--context", std::slice::from_ref(&args.context)),
+    ] {
+        if sizes.contains(&0) {
+            return Err(Error::usage(format!("{option} 0: it must be at least 1")));
+        }
+    }
+    if let Some((tokens, _)) = args.request.filter(|(n, _)| !args.prefill.contains(n)) {
+        return Err(Error::usage(format!(
+            "--request: a prompt of {tokens} tokens needs --prefill {tokens}"
+        )));
+    }
+    let prefills = args.prefill.iter().map(|&tokens| Phase::Prefill { tokens });
+    let decodes = args.batch.iter().map(|&batch| Phase::Decode {
+        batch,
+        context: args.context,
+    });
+    let question = Question {
+        model: Model::load(&args.model)?,
+        dtype,
+        phases: prefills.chain(decodes).collect(),
+        request: args.request,
+        runner: args.runner.clone(),
+    };
+    if args.suite {
+        return print(&cost::suite(&question)?);
+    }
+    let chips = Chips::load(args.chips.as_deref())?;
+    let reports = read_reports(&args.reports)?;
+    let prices = assigned("--price", &args.price, reports.len())?;
+    let ids = assigned("--chip", &args.chip, reports.len())?;
+    let mut subjects = Vec::new();
+    for (((name, report), price), chip_id) in reports.into_iter().zip(prices).zip(ids) {
+        let paid = price
+            .map(|text| usd(&text).map_err(|what| Error::usage(format!("--price {text}: {what}"))));
+        if let Some(id) = &chip_id {
+            chips
+                .wanted(id)
+                .map_err(|error| Error::usage(format!("--chip: {error}")))?;
+        }
+        subjects.push(Subject {
+            name,
+            report,
+            paid: paid.transpose()?.map(PriceRecord::given),
+            chip_id,
+        });
+    }
+    let answer = cost::answer(&question, &subjects, &chips)?;
+    print(&match args.format {
+        Format::Text => answer.text(),
+        Format::Md => answer.markdown(),
+        Format::Json => pretty(&to_value(&answer)?),
+    })?;
+    answer.verdict()
 }
 
 fn chips_command(which: Option<&str>, file: Option<&Path>, json: bool) -> Result<()> {

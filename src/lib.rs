@@ -14,6 +14,7 @@ pub mod chips;
 pub mod cli;
 pub mod compare;
 pub mod conformance;
+pub mod cost;
 pub mod datasheet;
 pub mod energy;
 pub mod error;

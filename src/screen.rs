@@ -95,6 +95,19 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// A table in Markdown; bars in cells are escaped.
+#[must_use]
+pub fn markdown(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let row = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let escaped = |cells: &[String]| cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    let mut lines = vec![
+        row(headings.iter().map(|text| (*text).to_owned()).collect()),
+        row(vec!["---".to_owned(); headings.len()]),
+    ];
+    lines.extend(rows.iter().map(|cells| row(escaped(cells))));
+    lines.join("\n")
+}
+
 fn rate(outcome: &Outcome) -> String {
     #[allow(clippy::cast_precision_loss)]
     if let (OpName::Chase, Some(times)) = (outcome.op, &outcome.time_s) {
