@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::compare::{Comparison, Gate, compare};
+use crate::compare::{Comparison, Gate, Terms, compare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
@@ -74,6 +74,8 @@ enum Command {
         /// Two reports or more
         #[arg(required = true, num_args = 2..)]
         reports: Vec<PathBuf>,
+        #[command(flatten)]
+        sides: SideArgs,
         /// Relative difference in per cent below which two times count as the same [default: the
         /// reports' calibration, or 1]
         #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
@@ -146,6 +148,29 @@ enum Format {
     Text,
     Md,
     Json,
+    Csv,
+}
+
+/// Which runner of each side, where a report has several or the sides have different ones.
+#[derive(Args)]
+struct SideArgs {
+    /// Compare only this runner of the baseline [default: each with the runner of the same name]
+    #[arg(long, value_name = "NAME")]
+    baseline_runner: Option<String>,
+    /// Compare only this runner of the others; with both, also two runners of one report
+    #[arg(long, value_name = "NAME")]
+    runner: Option<String>,
+}
+
+impl SideArgs {
+    fn terms(&self, tie: Option<f64>) -> Terms {
+        Terms {
+            tie,
+            baseline_runner: self.baseline_runner.clone(),
+            runner: self.runner.clone(),
+            ..Terms::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -463,9 +488,10 @@ pub fn main() -> u8 {
         Command::Verify(args) => verify(&args),
         Command::Compare {
             reports,
+            sides,
             tie,
             format,
-        } => compare_command(&reports, tie, format),
+        } => compare_command(&reports, &sides.terms(tie), format),
         Command::Check {
             baseline,
             candidate,
@@ -1034,6 +1060,7 @@ fn shown(comparison: &Comparison, format: Format) -> Result<String> {
         Format::Text => comparison.text(),
         Format::Md => comparison.markdown(),
         Format::Json => pretty(&to_value(comparison)?),
+        Format::Csv => comparison.csv()?,
     })
 }
 
@@ -1041,8 +1068,10 @@ fn to_value(data: &impl serde::Serialize) -> Result<serde_json::Value> {
     serde_json::to_value(data).map_err(|error| Error::internal(error.to_string()))
 }
 
-fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Result<()> {
-    let comparison = compare(&read_reports(paths)?, tie);
+fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<()> {
+    let reports = read_reports(paths)?;
+    terms.check(&reports)?;
+    let comparison = compare(&reports, terms);
     print(&shown(&comparison, format)?)?;
     if comparison.common_case_count == 0 {
         return Err(Error::usage("the reports have no measured case in common"));
@@ -1052,7 +1081,11 @@ fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Resul
 
 fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat) -> Result<()> {
     let reports = read_reports(&[baseline.to_owned(), candidate.to_owned()])?;
-    let comparison = compare(&reports, tie);
+    let terms = Terms {
+        tie,
+        ..Terms::default()
+    };
+    let comparison = compare(&reports, &terms);
     let (gate, line) = comparison.gate();
     print(&match format {
         GateFormat::Text => comparison.text(),
@@ -1154,7 +1187,11 @@ fn ab(args: &AbArgs) -> Result<()> {
         eprintln!("{side}: {}", path.display());
         named.push((path.display().to_string(), report));
     }
-    let comparison = compare(&named, args.tie);
+    let terms = Terms {
+        tie: args.tie,
+        ..Terms::default()
+    };
+    let comparison = compare(&named, &terms);
     print(&shown(&comparison, args.format)?)?;
     // The side that failed says more than the one that was spared for it.
     named.sort_by_key(|(_, report)| Reverse(report.with_status(OutcomeStatus::Failed).count()));

@@ -28,6 +28,7 @@ pub mod normalise;
 pub mod npy;
 pub mod op;
 pub mod plan;
+pub mod portability;
 pub mod protocol;
 pub mod report;
 pub mod run;

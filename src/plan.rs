@@ -303,6 +303,9 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
     })
 }
 
+/// How the reason of a case begins whose calls would take too long.
+pub(crate) const TOO_SLOW: &str = "one call may take";
+
 /// Why one call of this case is not worth waiting for, by the ceilings known so far.
 #[must_use]
 pub fn too_slow(
@@ -322,7 +325,10 @@ pub fn too_slow(
         best_s / EXPECTED_FRACTION_MIN
     };
     (expected_s > call_s_max).then(|| {
-        format!("one call may take {expected_s:.1} s by the measured {bound}; there is time for calls of {} s", (call_s_max * 1000.0).round() / 1000.0)
+        format!(
+            "{TOO_SLOW} {expected_s:.1} s by the measured {bound}; there is time for calls of {} s",
+            (call_s_max * 1000.0).round() / 1000.0
+        )
     })
 }
 
@@ -350,7 +356,7 @@ pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String>
         .then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
 }
 
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -1203,6 +1203,12 @@ pub(crate) fn by_budget(reason: &str) -> bool {
     reason.starts_with(BUDGET_USED) || reason.starts_with(SHARE_USED)
 }
 
+/// Whether a reason says that nobody tried, or that there was no time for more: another run may well
+/// have measured the case on the same device.
+pub(crate) fn is_left_over(reason: &str) -> bool {
+    by_budget(reason) || reason.starts_with(INTERRUPTED) || reason.starts_with(plan::TOO_SLOW)
+}
+
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
 

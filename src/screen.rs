@@ -92,6 +92,21 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// A table of a markdown document.
+#[must_use]
+pub fn markdown_table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<String> = cells.map(|cell| cell.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = line(&mut headings.iter().copied());
+    text += &line(&mut headings.iter().map(|_| "---"));
+    for row in rows {
+        text += &line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
 fn rate(outcome: &Outcome) -> String {
     #[allow(clippy::cast_precision_loss)]
     if let (OpName::Chase, Some(times)) = (outcome.op, &outcome.time_s) {

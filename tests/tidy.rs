@@ -42,6 +42,7 @@ const ORDER: &[&str] = &[
     "journal",
     "run", // how it is done
     "screen",
+    "portability",
     "compare",
     "interleave",
     "calibrate",
