@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::compare::{Comparison, Gate, Terms, compare};
+use crate::compare::{Comparison, Terms, compare};
 use crate::error::{Error, ErrorKind, Result};
+use crate::gate::{self, Gate, Thresholds};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
 use crate::interleave::{self, Race};
@@ -92,10 +93,16 @@ enum Command {
         /// The report that must not be slower
         #[arg(long, value_name = "REPORT")]
         candidate: PathBuf,
+        #[command(flatten)]
+        sides: SideArgs,
         /// Relative difference in per cent below which two times count as the same [default: the
         /// reports' calibration, or 1]
         #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
         tie: Option<f64>,
+        /// What is asked of which cases, as TOML: how much slower, how far below the ceiling, which
+        /// must be there and which are left out
+        #[arg(long, value_name = "FILE")]
+        thresholds: Option<PathBuf>,
         /// How to show it
         #[arg(long, value_enum, default_value_t = GateFormat::Text)]
         format: GateFormat,
@@ -176,7 +183,9 @@ impl SideArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum GateFormat {
     Text,
+    Md,
     Json,
+    Junit,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -495,9 +504,16 @@ pub fn main() -> u8 {
         Command::Check {
             baseline,
             candidate,
+            sides,
             tie,
+            thresholds,
             format,
-        } => check(&baseline, &candidate, tie, format),
+        } => check(
+            [baseline, candidate],
+            sides.terms(tie),
+            thresholds.as_deref(),
+            format,
+        ),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Conformance(args) => conformance_command(&args),
@@ -1079,29 +1095,36 @@ fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<(
     Ok(())
 }
 
-fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat) -> Result<()> {
-    let reports = read_reports(&[baseline.to_owned(), candidate.to_owned()])?;
-    let terms = Terms {
-        tie,
-        ..Terms::default()
-    };
+fn check(
+    paths: [PathBuf; 2],
+    mut terms: Terms,
+    thresholds: Option<&Path>,
+    format: GateFormat,
+) -> Result<()> {
+    let thresholds = thresholds.map(Thresholds::read).transpose()?;
+    let thresholds = thresholds.unwrap_or_default();
+    let reports = read_reports(&paths)?;
+    terms.check(&reports)?;
+    thresholds.apply(&reports, &mut terms)?;
     let comparison = compare(&reports, &terms);
-    let (gate, line) = comparison.gate();
+    let judgement = gate::judge(&comparison, &reports[0].1, &reports[1].1, &thresholds);
     print(&match format {
-        GateFormat::Text => comparison.text(),
-        GateFormat::Json => pretty(&serde_json::json!({
-            "gate": gate,
-            "reason": line,
-            "comparison": to_value(&comparison)?,
-        })),
+        GateFormat::Text => judgement.text(&comparison),
+        GateFormat::Md => judgement.markdown(&comparison),
+        GateFormat::Json => {
+            let mut value = to_value(&judgement)?;
+            value["comparison"] = to_value(&comparison)?;
+            pretty(&value)
+        }
+        GateFormat::Junit => judgement.junit(&comparison)?,
     })?;
-    match gate {
+    match judgement.gate {
         Gate::Passed => {
-            eprintln!("chipmark: {line}");
+            eprintln!("chipmark: {}", judgement.reason);
             Ok(())
         }
-        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
-        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, judgement.reason)),
+        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, judgement.reason)),
     }
 }
 

@@ -518,6 +518,40 @@ fn calibration<'a>(report: &'a Report, outcome: &Outcome) -> Option<&'a Calibrat
     calibration.filter(|calibration| calibration.runner == outcome.runner)
 }
 
+/// The standard error of a time on the log scale where too few processes show how they vary: that
+/// of the samples with what medians vary between processes, as calibrated or assumed.
+#[allow(clippy::cast_precision_loss)]
+fn few_processes_error(times: &Times, spread: Option<f64>, process_count: usize) -> f64 {
+    let sampled = stats::log_standard_error(times.ci95_low, times.ci95_high);
+    let between = spread.unwrap_or(ASSUMED_PROCESS_SD) / (process_count as f64).sqrt();
+    sampled.hypot(between)
+}
+
+/// The time of one measured case and its standard error on the log scale, as a comparison would take
+/// them: from its processes where there are enough, else from its samples and the spread.
+#[must_use]
+pub fn time_and_error(report: &Report, outcome: &Outcome) -> Option<(f64, f64)> {
+    let times = outcome.time_s.as_ref()?;
+    let medians = processes(times, false);
+    let middle = stats::median(&medians)?;
+    let error = if medians.len() < PROCESSES_MIN {
+        let spread = calibration(report, outcome).map(|found| found.process_relative_sd);
+        few_processes_error(times, spread, medians.len())
+    } else {
+        let summary = stats::Summary::of(&medians)?;
+        stats::log_standard_error(summary.ci95_low, summary.ci95_high)
+    };
+    Some((middle, error))
+}
+
+/// Whether the interval of a case leaves no room for it to be slower by more than the tie width,
+/// whatever else it leaves open.
+#[must_use]
+pub fn is_not_slower(case: &CaseComparison) -> bool {
+    let edges = case.ci95_low.zip(case.tie_width);
+    edges.is_some_and(|(low, tie_width)| low >= band(tie_width).0)
+}
+
 /// Everything about one case but its verdict, which depends on all others.
 fn weigh(
     (base_report, baseline): (&Report, &Outcome),
@@ -566,27 +600,22 @@ fn weigh(
     let interleaved = base_report.interleave_id.is_some()
         && base_report.interleave_id == other_report.interleave_id
         && ours.len() == theirs.len();
-    let (method, estimate) = if ours.len().min(theirs.len()) < PROCESSES_MIN {
-        let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
-        result.notes.push(spread_note(spreads));
-        let error = |times: &Times, spread: Option<f64>, count: usize| {
-            let sampled = stats::log_standard_error(times.ci95_low, times.ci95_high);
-            #[allow(clippy::cast_precision_loss)]
-            let between = spread.unwrap_or(ASSUMED_PROCESS_SD) / (count as f64).sqrt();
-            sampled.hypot(between)
+    let (method, estimate) =
+        if ours.len().min(theirs.len()) < PROCESSES_MIN {
+            let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
+            result.notes.push(spread_note(spreads));
+            let error = few_processes_error(base, spreads[0], ours.len())
+                .hypot(few_processes_error(other, spreads[1], theirs.len()));
+            let medians = result.baseline_time_s.zip(result.candidate_time_s);
+            (
+                Method::SamplesAndSpread,
+                medians.and_then(|(a, b)| stats::assumed(a, b, error)),
+            )
+        } else if interleaved {
+            (Method::PairedProcesses, stats::paired(&ours, &theirs))
+        } else {
+            (Method::Processes, stats::independent(&ours, &theirs))
         };
-        let error =
-            error(base, spreads[0], ours.len()).hypot(error(other, spreads[1], theirs.len()));
-        let medians = result.baseline_time_s.zip(result.candidate_time_s);
-        (
-            Method::SamplesAndSpread,
-            medians.and_then(|(a, b)| stats::assumed(a, b, error)),
-        )
-    } else if interleaved {
-        (Method::PairedProcesses, stats::paired(&ours, &theirs))
-    } else {
-        (Method::Processes, stats::independent(&ours, &theirs))
-    };
     let Some(estimate) = estimate else {
         result.reason = Some("a time is no positive number".to_owned());
         return result;
@@ -711,105 +740,7 @@ fn doubt(estimate: &Estimate, tie_width: f64, case_count: usize, pairs: Option<u
     format!("{side} of {percent}")
 }
 
-/// What a gate makes of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Gate {
-    /// Nothing became slower, and that can be told of every case.
-    Passed,
-    /// Some case is confirmed slower.
-    Regressed,
-    /// Nothing is confirmed slower, but some case cannot be told.
-    Unclear,
-}
-
 impl Comparison {
-    /// Whether a change may pass: which of the three, and one line that says why. A case without a
-    /// number in the baseline asks nothing of the candidate.
-    #[must_use]
-    pub fn gate(&self) -> (Gate, String) {
-        let named = |cases: &[&CaseComparison], show: &dyn Fn(&CaseComparison) -> String| {
-            let mut list: Vec<String> = cases.iter().take(3).map(|case| show(case)).collect();
-            if cases.len() > 3 {
-                list.push(format!("and {} more", cases.len() - 3));
-            }
-            list.join("; ")
-        };
-        let with = |verdict: Verdict| -> Vec<&CaseComparison> {
-            let cases = self.cases.iter();
-            cases.filter(|case| case.verdict == verdict).collect()
-        };
-        let slower = with(Verdict::Slower);
-        if !slower.is_empty() {
-            let show = |case: &CaseComparison| {
-                let slowdown = case.ratio.map_or(0.0, |ratio| (1.0 / ratio - 1.0) * 100.0);
-                format!(
-                    "{} takes {} % longer",
-                    case.case_id,
-                    screen::digits(slowdown)
-                )
-            };
-            return (
-                Gate::Regressed,
-                format!(
-                    "regression: {} of {} compared cases slower: {}",
-                    slower.len(),
-                    self.common_case_count,
-                    named(&slower, &show)
-                ),
-            );
-        }
-        let because = |case: &CaseComparison| {
-            let reason = case.reason.as_deref().unwrap_or("no reason is known");
-            format!("{}: {reason}", case.case_id)
-        };
-        let lost: Vec<&CaseComparison> = with(Verdict::NotComparable)
-            .into_iter()
-            .filter(|case| {
-                case.baseline_time_s.is_some() || case.reason.as_deref() == Some(ONLY_IN_BASELINE)
-            })
-            .collect();
-        let ambiguous = with(Verdict::Ambiguous);
-        if self.common_case_count == 0 {
-            return (
-                Gate::Unclear,
-                "cannot tell: the reports have no measured case in common".to_owned(),
-            );
-        }
-        if !lost.is_empty() || !ambiguous.is_empty() {
-            let mut parts = Vec::new();
-            for (what, cases) in [
-                ("of the baseline not comparable", &lost),
-                ("ambiguous", &ambiguous),
-            ] {
-                if !cases.is_empty() {
-                    parts.push(format!(
-                        "{} {what} ({})",
-                        cases.len(),
-                        named(cases, &because)
-                    ));
-                }
-            }
-            return (
-                Gate::Unclear,
-                format!(
-                    "cannot tell: no case is slower, but {} of {} cases {}",
-                    lost.len() + ambiguous.len(),
-                    self.case_count,
-                    parts.join(", ")
-                ),
-            );
-        }
-        let count = self.common_case_count;
-        (
-            Gate::Passed,
-            format!(
-                "passed: none of {count} compared cases is slower ({} faster, {} same)",
-                self.verdicts.faster, self.verdicts.same
-            ),
-        )
-    }
-
     fn header(&self) -> String {
         let mut text = String::new();
         for (index, side) in self.reports.iter().enumerate() {
@@ -1501,42 +1432,5 @@ mod tests {
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         assert_eq!(reader.headers().unwrap(), &COLUMNS[..]);
         assert_eq!(reader.records().count(), 1);
-    }
-
-    #[test]
-    fn a_gate_stops_what_is_slower_and_says_where_it_cannot_tell() {
-        let base = of_processes(&STEADY, None);
-        let gate = |other: &Report| {
-            let reports = [
-                ("a".to_owned(), base.clone()),
-                ("b".to_owned(), other.clone()),
-            ];
-            compare(&reports, &tied(None)).gate()
-        };
-        let of = |factor: f64| of_processes(&times(factor), None);
-        assert_eq!(gate(&of(1.0)).0, Gate::Passed);
-        assert_eq!(gate(&of(0.9)).0, Gate::Passed);
-        let (verdict, line) = gate(&of(1.1));
-        assert_eq!(verdict, Gate::Regressed);
-        assert!(
-            line.contains("1 of 1") && line.contains("copy/n4/f32"),
-            "{line}"
-        );
-        let (verdict, line) = gate(&of(1.01));
-        assert_eq!(verdict, Gate::Unclear);
-        assert!(line.contains("tie band"), "{line}");
-        let mut lost = of(1.0);
-        lost.outcomes.clear();
-        assert_eq!(gate(&lost).0, Gate::Unclear);
-        let mut more = of(1.0);
-        let mut extra = more.outcomes[0].clone();
-        extra.case_id = "copy/n8/f32".to_owned();
-        more.outcomes.push(extra);
-        // What only the candidate has is nobody's regression.
-        assert_eq!(gate(&more).0, Gate::Passed);
-        let mut failed = more.clone();
-        failed.outcomes[0].status = OutcomeStatus::Failed;
-        failed.outcomes[0].reason = Some("it broke".to_owned());
-        assert_eq!(gate(&failed).0, Gate::Unclear);
     }
 }

@@ -15,6 +15,7 @@ pub mod compare;
 pub mod conformance;
 pub mod energy;
 pub mod error;
+pub mod gate;
 pub mod gpu;
 pub mod hierarchy;
 pub mod input;

@@ -44,6 +44,7 @@ const ORDER: &[&str] = &[
     "screen",
     "portability",
     "compare",
+    "gate",
     "interleave",
     "calibrate",
     "merge",
