@@ -18,13 +18,14 @@ use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, Variant, serve};
+use crate::replay::{self, Agreement, Wish};
 use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::start::External;
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, conformance, merge, schemas, telemetry};
+use crate::{audit, calibrate, conformance, consistency, merge, schemas, signature, telemetry};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -135,7 +136,24 @@ enum Command {
     Validate {
         /// The report
         report: PathBuf,
+        /// Check its signature (REPORT.minisig) by this public key as well
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
     },
+    /// Sign a report in the format of minisign, or make the keys to do so
+    Sign {
+        /// The report; its signature is written beside it as REPORT.minisig
+        #[arg(required_unless_present = "generate_key")]
+        report: Option<PathBuf>,
+        /// The secret key; its password comes from CHIPMARK_KEY_PASSWORD or the terminal
+        #[arg(long, value_name = "FILE", required_unless_present = "generate_key")]
+        key: Option<PathBuf>,
+        /// Make chipmark.key and chipmark.pub in this folder instead, with a password if one is given
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["report", "key"])]
+        generate_key: Option<PathBuf>,
+    },
+    /// Run a report's cases again: code 1 if they come out different, 5 if nobody can tell
+    Replay(ReplayArgs),
     /// Print the JSON Schema of the report or of the protocol
     Schema {
         /// Which one
@@ -277,6 +295,41 @@ struct RunArgs {
     /// Search for the best variants anew instead of beginning with those of earlier runs
     #[arg(long)]
     no_cache: bool,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// The report to run again
+    report: PathBuf,
+    /// Only cases whose id matches this regular expression, and the probes that bound them
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// Without --device and --backend it is the device of the report, which has to be here
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Only this runner of the report, or a path or command in its place; may be given more than once
+    #[arg(long, value_name = "NAME|PATH")]
+    runner: Vec<String>,
+    /// Folder that the new report is written below, or - for standard output
+    #[arg(long, value_name = "DIR|-", default_value = "reports")]
+    output: PathBuf,
+    /// Seconds for the whole replay; cases that no longer fit are skipped
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    budget: Option<f64>,
+    /// Fresh processes to time each case in; small differences need five or more in both reports
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    processes: u32,
+    /// Put what this machine can tell apart into the new report: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
+    /// Relative difference in per cent below which two times count as the same [default: the
+    /// reports' calibration, or 1]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    tie: Option<f64>,
+    /// How to show the comparison
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Args)]
@@ -519,7 +572,17 @@ pub fn main() -> u8 {
         Command::Conformance(args) => conformance_command(&args),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
-        Command::Validate { report } => validate(&report),
+        Command::Validate { report, key } => validate(&report, key.as_deref()),
+        Command::Sign {
+            report,
+            key,
+            generate_key,
+        } => match (report, key, generate_key) {
+            (Some(report), Some(key), _) => sign(&report, &key),
+            (_, _, Some(folder)) => generate_key_command(&folder),
+            _ => Err(Error::usage("sign: name a report and a key")),
+        },
+        Command::Replay(args) => replay_command(&args),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
             SchemaName::Request => schemas::request(),
@@ -600,6 +663,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         calibration,
         cache: Cache::of_user(),
         recall: !args.no_cache,
+        pinned: std::collections::BTreeMap::new(),
     };
     let mut progress = Progress::new();
     let (report, journal) = run::run(&options, &mut progress)?;
@@ -1066,9 +1130,22 @@ fn input_files(
 }
 
 /// Reports with the names they were given by.
-fn read_reports(paths: &[PathBuf]) -> Result<Vec<(String, Report)>> {
-    let read = |path: &PathBuf| Ok((path.display().to_string(), Report::read(path)?));
-    paths.iter().map(read).collect()
+type Named = Vec<(String, Report)>;
+
+/// Reads reports; with them a warning for each that is not as it was written.
+fn read_reports(paths: &[PathBuf]) -> Result<(Named, Vec<String>)> {
+    let (mut reports, mut warnings) = (Vec::new(), Vec::new());
+    for path in paths {
+        let (report, expected) = Report::read_with_id(path)?;
+        let name = path.display().to_string();
+        if report.report_id != expected {
+            warnings.push(format!(
+                "{name}: it was changed after it was written; `chipmark validate` says how far"
+            ));
+        }
+        reports.push((name, report));
+    }
+    Ok((reports, warnings))
 }
 
 fn shown(comparison: &Comparison, format: Format) -> Result<String> {
@@ -1085,9 +1162,10 @@ fn to_value(data: &impl serde::Serialize) -> Result<serde_json::Value> {
 }
 
 fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<()> {
-    let reports = read_reports(paths)?;
+    let (reports, warnings) = read_reports(paths)?;
     terms.check(&reports)?;
-    let comparison = compare(&reports, terms);
+    let mut comparison = compare(&reports, terms);
+    comparison.warnings.extend(warnings);
     print(&shown(&comparison, format)?)?;
     if comparison.common_case_count == 0 {
         return Err(Error::usage("the reports have no measured case in common"));
@@ -1103,10 +1181,11 @@ fn check(
 ) -> Result<()> {
     let thresholds = thresholds.map(Thresholds::read).transpose()?;
     let thresholds = thresholds.unwrap_or_default();
-    let reports = read_reports(&paths)?;
+    let (reports, warnings) = read_reports(&paths)?;
     terms.check(&reports)?;
     thresholds.apply(&reports, &mut terms)?;
-    let comparison = compare(&reports, &terms);
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
     let judgement = gate::judge(&comparison, &reports[0].1, &reports[1].1, &thresholds);
     print(&match format {
         GateFormat::Text => judgement.text(&comparison),
@@ -1129,7 +1208,7 @@ fn check(
 }
 
 fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
-    let report = merge::merge(read_reports(paths)?, command_line())?;
+    let report = merge::merge(read_reports(paths)?.0, command_line())?;
     if output == Path::new("-") {
         return print(&report.to_json()?);
     }
@@ -1221,8 +1300,13 @@ fn ab(args: &AbArgs) -> Result<()> {
     named.iter().try_for_each(|(_, report)| judge(report))
 }
 
-fn validate(path: &Path) -> Result<()> {
+/// Reads a report that must be as it was written and contradict itself nowhere; what speaks against
+/// that is printed, a line each.
+fn whole(path: &Path) -> Result<Report> {
     let (report, expected) = Report::read_with_id(path)?;
+    let found = consistency::violations(&report);
+    let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
+    print(&lines)?;
     if report.report_id != expected {
         return Err(Error::usage(format!(
             "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",
@@ -1230,12 +1314,130 @@ fn validate(path: &Path) -> Result<()> {
             report.report_id
         )));
     }
+    if !found.is_empty() {
+        return Err(Error::usage(format!(
+            "{}: {} figures contradict others, as in no report that a run wrote",
+            path.display(),
+            found.len()
+        )));
+    }
+    Ok(report)
+}
+
+fn validate(path: &Path, key: Option<&Path>) -> Result<()> {
+    let report = whole(path)?;
+    let signed = match key {
+        Some(key) => {
+            let comment = signature::verify(path, &report.report_id, key)?;
+            format!(
+                ", signed by {} ({})",
+                key.display(),
+                comment.replace('\t', ", ")
+            )
+        }
+        None => {
+            let beside = signature::path_of(path);
+            if beside.exists() {
+                eprintln!(
+                    "chipmark: {} was not looked at; --key FILE names the public key to check it by",
+                    beside.display()
+                );
+            }
+            String::new()
+        }
+    };
     print(&format!(
-        "{}: a whole {} report of {}\n",
+        "{}: a whole {} report of {}{signed}\n",
         path.display(),
         report.schema_version,
         report.device.name
     ))
+}
+
+fn sign(path: &Path, key: &Path) -> Result<()> {
+    let report = whole(path)?;
+    let written = signature::sign(path, &report.report_id, key)?;
+    print(&format!("{}\n", written.display()))
+}
+
+fn generate_key_command(folder: &Path) -> Result<()> {
+    let password = signature::password("Password for the new key (empty for none): ")?;
+    let open = password.as_ref().is_none_or(String::is_empty);
+    let (secret, public) = signature::generate(folder, password)?;
+    if open {
+        eprintln!(
+            "chipmark: {} has no password: whoever reads it can sign; {} sets one",
+            secret.display(),
+            signature::PASSWORD_VARIABLE
+        );
+    }
+    print(&format!("{}\n{}\n", secret.display(), public.display()))
+}
+
+fn replay_command(args: &ReplayArgs) -> Result<()> {
+    let name = args.report.display().to_string();
+    let report = whole(&args.report)?;
+    let to_stdout = args.output == Path::new("-");
+    if !to_stdout {
+        report::check_writable("--output", &args.output)?;
+    }
+    interrupt::heed();
+    let reach = args.reach.reach();
+    let first = args
+        .runner
+        .first()
+        .or(report.runners.first().map(|r| &r.runner.name));
+    let runner = first.map_or("wgpu", String::as_str);
+    let wish = Wish {
+        runners: args.runner.clone(),
+        filter: args.filter.clone(),
+        calibration: calibration(args.calibrated.as_ref(), runner, &reach)?,
+        reach,
+        budget_s: args.budget,
+        process_count: args.processes,
+        command: command_line(),
+    };
+    let replay = replay::replay(&name, &report, wish)?;
+    let mut progress = Progress::new();
+    let (replayed, _) = run::run(&replay.options, &mut progress)?;
+    drop(progress);
+    let new_name = if to_stdout {
+        print(&replayed.to_json()?)?;
+        "the replay".to_owned()
+    } else {
+        let path =
+            report::write(&replayed, &args.output).map_err(|error| rescue(&replayed, error))?;
+        path.display().to_string()
+    };
+    let warnings = replay::differences(&replay.original, &replayed);
+    let judged = judge(&replayed);
+    let interrupted = replayed.status == Status::Interrupted;
+    let reports = [(name, replay.original), (new_name, replayed)];
+    let terms = Terms {
+        tie: args.tie,
+        left_out: replay.left_out,
+        ..Terms::default()
+    };
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
+    let text = shown(&comparison, args.format)?;
+    if to_stdout {
+        eprint!("{text}");
+    } else {
+        print(&text)?;
+    }
+    match judged {
+        Err(error) if interrupted || error.kind == ErrorKind::WrongResults => return Err(error),
+        _ => {}
+    }
+    match replay::agreement(&comparison) {
+        (Agreement::Agrees, line) => {
+            eprintln!("chipmark: {line}");
+            Ok(())
+        }
+        (Agreement::Differs, line) => Err(Error::new(ErrorKind::GateFailed, line)),
+        (Agreement::Unclear, line) => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+    }
 }
 
 fn worker(name: &str) -> Result<()> {

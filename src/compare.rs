@@ -245,7 +245,7 @@ impl Terms {
 
 /// A case on two sides, or what is already known of it.
 enum Pending<'a> {
-    Known(CaseComparison),
+    Known(Box<CaseComparison>),
     Pair(&'a Report, &'a Outcome, &'a Report, &'a Outcome, usize),
 }
 
@@ -270,7 +270,7 @@ pub fn compare(reports: &[(String, Report)], terms: &Terms) -> Comparison {
     let mut cases: Vec<CaseComparison> = pending
         .into_par_iter()
         .map(|pending| match pending {
-            Pending::Known(case) => case,
+            Pending::Known(case) => *case,
             Pending::Pair(a, baseline, b, candidate, index) => {
                 weigh((a, baseline), (b, candidate), index, terms)
             }
@@ -407,11 +407,11 @@ fn pair<'a>(
             theirs.get(id).unwrap_or(&none),
         );
         let missing = |runner: &str, of: Option<&str>, reason: &str| {
-            Pending::Known(CaseComparison {
+            Pending::Known(Box::new(CaseComparison {
                 reason: Some(reason.to_owned()),
                 baseline_runner: of.map(str::to_owned),
                 ..blank(id, runner, report_index)
-            })
+            }))
         };
         // The same runner where it took part; a report of another runner is compared as it is.
         let partner = |candidate: &Outcome| {

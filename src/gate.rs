@@ -612,6 +612,9 @@ impl Judgement {
         let mut suite = TestSuite::new(format!("{} against {}", name(1), name(0)));
         suite.add_property(Property::new("gate", self.gate.word()));
         suite.add_property(Property::new("reason", &self.reason));
+        for warning in &comparison.warnings {
+            suite.add_property(Property::new("warning", warning));
+        }
         for found in &self.findings {
             let status = match found.finding {
                 Finding::Passed => TestCaseStatus::success(),

@@ -196,6 +196,7 @@ pub fn choose(
             strict: false,
             banned: &[],
             remembered: &[],
+            pinned: false,
         };
         let (offered, _) = session.case(case, seed, &Data::Uniform)?;
         let mut choice = Choice {

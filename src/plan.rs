@@ -266,21 +266,12 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             })
         })
         .transpose()?;
-    if let Some(filter) = &filter {
-        if !cases.iter().any(|case| filter.is_match(&case.id())) {
-            return Err(Error::usage(format!(
-                "--filter {filter}: no case of suite {suite} matches; `chipmark list --suite {suite}` shows them"
-            )));
-        }
-        // Without its ceilings a case has no fraction, and without an estimate no guard.
-        let wanted: Vec<Case> = cases
-            .iter()
-            .filter(|case| filter.is_match(&case.id()))
-            .cloned()
-            .collect();
-        cases.retain(|case| {
-            wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted))
-        });
+    if let Some(filter) = &filter
+        && !narrow_to(&mut cases, filter)
+    {
+        return Err(Error::usage(format!(
+            "--filter {filter}: no case of suite {suite} matches; `chipmark list --suite {suite}` shows them"
+        )));
     }
     cases.sort_by_key(|case| !case.op.is_probe());
     Ok(Plan {
@@ -301,6 +292,18 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
         },
         shard: None,
     })
+}
+
+/// Keeps the cases whose id `filter` finds and the probes that bound them: without its ceilings a
+/// case has no fraction, and without an estimate no guard. Says whether it found any.
+pub(crate) fn narrow_to(cases: &mut Vec<Case>, filter: &Regex) -> bool {
+    let wanted: Vec<Case> = cases
+        .iter()
+        .filter(|case| filter.is_match(&case.id()))
+        .cloned()
+        .collect();
+    cases.retain(|case| wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted)));
+    !wanted.is_empty()
 }
 
 /// How the reason of a case begins whose calls would take too long.

@@ -1,6 +1,7 @@
 //! The conductor: plan, and for every case verify, tune, measure, verify again; then normalise.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,9 @@ pub struct Options {
     pub cache: Option<Cache>,
     /// Whether a search begins with what earlier ones have left there.
     pub recall: bool,
+    /// The variant to measure instead of searching, by runner and case; where it does not work, the
+    /// search is made after all.
+    pub pinned: BTreeMap<(String, String), Variant>,
 }
 
 /// What a run tells whoever watches.
@@ -1029,9 +1033,14 @@ impl Work<'_> {
         );
         let device = &self.opened.record.device;
         let cache = self.options.cache.as_ref();
-        let remembered = cache
-            .filter(|_| self.options.recall)
-            .map_or_else(Vec::new, |cache| cache.recall(device, case));
+        let place = (self.label.clone(), case.id());
+        let pinned = self.options.pinned.get(&place);
+        let remembered = match pinned {
+            Some(variant) => vec![variant.clone()],
+            None => cache
+                .filter(|_| self.options.recall)
+                .map_or_else(Vec::new, |cache| cache.recall(device, case)),
+        };
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),
@@ -1041,6 +1050,7 @@ impl Work<'_> {
             strict: share_s.is_some(),
             banned: &self.banned,
             remembered: &remembered,
+            pinned: pinned.is_some(),
         };
         let implausible = |outcome: &Outcome| {
             // Probes make the ceilings: a better one raises them, and is judged at the end.

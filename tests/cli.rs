@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "devices",
     "list",
@@ -32,6 +32,8 @@ const COMMANDS: [&str; 14] = [
     "cache",
     "merge",
     "validate",
+    "sign",
+    "replay",
     "schema",
     "worker",
 ];
@@ -536,11 +538,25 @@ fn a_report_that_was_changed_after_it_was_written_is_not_whole() {
     let shorter = validate(&changed(|r| {
         r["outcomes"].as_array_mut().unwrap().pop();
     }));
+    // Where the change contradicts what was left alone, it is shown.
+    assert!(
+        faster
+            .stdout
+            .contains("outcome matmul/m16_n24_k8/f32 (host): time_s.median is"),
+        "{faster:?}"
+    );
+    assert!(
+        renamed.stdout.contains("device: name is \"Better CPU\""),
+        "{renamed:?}"
+    );
+    assert_eq!(shorter.stdout, "");
     for done in [faster, renamed, shorter] {
-        let complaint = done.complaint(2);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
         assert!(
-            complaint.contains("report_id") && complaint.contains("changed after it was written"),
-            "{complaint}"
+            done.stderr.contains("report_id")
+                && done.stderr.contains("changed after it was written"),
+            "{done:?}"
         );
     }
 }
