@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+/// What goes into the program.
+const MADE_OF: [&str; 6] = ["src", "shaders", "suites", "chips", "models", "Cargo.lock"];
+
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     output
@@ -11,19 +14,11 @@ fn git(arguments: &[&str]) -> Option<String> {
 }
 
 fn main() {
-    for path in ["src", "shaders", "suites", "Cargo.lock", ".git/logs/HEAD"] {
+    for path in MADE_OF.iter().chain(&[".git/logs/HEAD"]) {
         println!("cargo:rerun-if-changed={path}");
     }
     if let Some(commit) = git(&["rev-parse", "HEAD"]) {
-        let changed = git(&[
-            "status",
-            "--porcelain",
-            "--",
-            "src",
-            "shaders",
-            "suites",
-            "Cargo.lock",
-        ]);
+        let changed = git(&[&["status", "--porcelain", "--"][..], &MADE_OF].concat());
         let suffix = if changed.is_some_and(|lines| !lines.is_empty()) {
             "-dirty"
         } else {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
+use crate::display;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{Data, Values, keys, word};
 use crate::interrupt::interrupted;
@@ -13,7 +14,6 @@ use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::protocol::{Request, Response, Variant};
 use crate::report::Verification;
 use crate::run::{Opened, Reach, open};
-use crate::screen;
 use crate::tune::{End, Session};
 use crate::verify::{Verdict, inputs};
 
@@ -671,7 +671,7 @@ impl Findings {
             "error/tolerance",
             "verdict",
         ];
-        screen::table(&headings, &rows)
+        display::table(&headings, &rows)
     }
 
     /// Success, or the error that these findings are.

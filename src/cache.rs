@@ -5,7 +5,6 @@
 //! them has changed it is no longer found. What is found is a place to begin and nothing more: it is
 //! built, verified and timed like any other variant.
 
-use std::env;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::kernels;
 use crate::error::{Error, Result};
+use crate::folders;
 use crate::op::{Case, Dtype};
 use crate::protocol::{Device, Tunables, Variant};
 use crate::report::Tried;
@@ -76,23 +76,6 @@ pub struct Cache {
     path: PathBuf,
 }
 
-/// The user's folder for what can be made again; `None` where the user has no home.
-fn folder() -> Option<PathBuf> {
-    let set = |name: &str| {
-        let value = env::var_os(name).map(PathBuf::from);
-        value.filter(|path| path.is_absolute())
-    };
-    let ours = if cfg!(target_os = "macos") {
-        "Library/Caches"
-    } else {
-        ".cache"
-    };
-    let base = set("XDG_CACHE_HOME")
-        .or_else(|| set("LOCALAPPDATA"))
-        .or_else(|| Some(set("HOME")?.join(ours)))?;
-    Some(base.join("chipmark"))
-}
-
 /// SHA-256 of the source of a variant as it is now, where its kernel is one of ours.
 fn source_sha256(variant: &Variant, dtype: Dtype) -> Option<String> {
     let kernel = kernels()
@@ -107,7 +90,7 @@ impl Cache {
     #[must_use]
     pub fn of_user() -> Option<Self> {
         Some(Self {
-            path: folder()?.join("variants.json"),
+            path: folders::cache()?.join("variants.json"),
         })
     }
 

@@ -6,14 +6,15 @@
 //! one for the same again, and one for each slowdown, in an order shuffled per block; so many
 //! blocks in a row make one comparison of each with the first.
 
-use std::env;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::case::{Sight, sight};
 use crate::compare::{Verdict, verdict_of_pairs};
+use crate::display;
 use crate::error::{Error, ErrorKind, Result};
+use crate::folders;
 use crate::input;
 use crate::interleave::{Choice, choose, fresh, policy, with_session};
 use crate::interrupt::interrupted;
@@ -24,7 +25,6 @@ use crate::report::{
     Calibration, ClockAgreement, MEDIAN, MINIMUM, RunnerRecord, SlowdownFound, slug,
 };
 use crate::run::{self, Reach, Watcher};
-use crate::screen;
 use crate::stats;
 use crate::tune::End;
 
@@ -488,7 +488,7 @@ impl Findings {
     #[must_use]
     pub fn text(&self) -> String {
         let c = &self.calibration;
-        let percent = |value: f64| format!("{} %", screen::digits(value * 100.0));
+        let percent = |value: f64| format!("{} %", display::digits(value * 100.0));
         let rows: Vec<Vec<String>> = c
             .slowdowns
             .iter()
@@ -503,8 +503,8 @@ impl Findings {
         let clocks = c.clocks.map_or_else(String::new, |clocks| {
             format!(
                 "the device's clock against the slope of the host's: {} and {}, ratio {:.4}\n",
-                screen::seconds(clocks.device_s),
-                screen::seconds(clocks.host_slope_s),
+                display::seconds(clocks.device_s),
+                display::seconds(clocks.host_slope_s),
                 clocks.ratio
             )
         });
@@ -521,7 +521,7 @@ impl Findings {
             c.runner,
             c.case_id,
             c.process_count,
-            screen::table(&["injected", "measured", "called slower"], &rows),
+            display::table(&["injected", "measured", "called slower"], &rows),
             c.false_alarm_count,
             c.same_count,
             self.called_same_count,
@@ -531,20 +531,6 @@ impl Findings {
             c.statistic,
         )
     }
-}
-
-/// The folder for calibrations, by the XDG base directory specification; `None` where the user has
-/// no home.
-#[must_use]
-pub fn folder() -> Option<PathBuf> {
-    let set = |name: &str| {
-        let value = env::var_os(name).map(PathBuf::from);
-        value.filter(|path| path.is_absolute())
-    };
-    let base = set("XDG_CONFIG_HOME")
-        .or_else(|| set("APPDATA"))
-        .or_else(|| Some(set("HOME")?.join(".config")))?;
-    Some(base.join("chipmark"))
 }
 
 fn file_name(device: &Device, runner: &str) -> String {
@@ -576,7 +562,7 @@ pub fn store(findings: &Findings, directory: &Path) -> Result<PathBuf> {
 /// The calibration of this device by this runner, where one was stored.
 #[must_use]
 pub fn load(device: &Device, runner: &str) -> Option<Calibration> {
-    read(&folder()?.join(file_name(device, runner))).ok()
+    read(&folders::settings()?.join(file_name(device, runner))).ok()
 }
 
 /// Reads a calibration.
@@ -611,7 +597,7 @@ pub fn wanted(file: Option<&Path>, runner: &str, reach: &Reach) -> Result<Calibr
     let (device, name) = (&record.device, &record.runner.name);
     let Some(file) = file else {
         return load(device, name).ok_or_else(|| {
-            let place = folder().map_or_else(
+            let place = folders::settings().map_or_else(
                 || "there is no folder for settings".to_owned(),
                 |folder| format!("{} is not there", folder.join(file_name(device, name)).display()),
             );

@@ -9,10 +9,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
 use crate::chips::{self, Chips};
-use crate::compare::{Comparison, Gate, compare};
+use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
-use crate::datasheet::{Datasheets, PriceRecord};
+use crate::datasheet::Datasheets;
+use crate::display;
 use crate::error::{Error, ErrorKind, Result};
+use crate::folders;
+use crate::gate::{self, Gate, Thresholds};
 use crate::gpu::{self, BACKENDS};
 use crate::input::Data;
 use crate::interleave::{self, Race};
@@ -21,13 +24,14 @@ use crate::model::{Model, Phase};
 use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::plan::{self, suite_names};
 use crate::protocol::{Device, Variant, serve};
-use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
+use crate::replay::{self, Agreement, Wish};
+use crate::report::{self, Calibration, OutcomeStatus, PriceRecord, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::start::External;
 use crate::runner::{NATIVE, SILENCE_S_MAX, native};
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, conformance, merge, schemas, telemetry};
+use crate::{audit, calibrate, conformance, consistency, merge, schemas, signature, telemetry};
 
 /// Measures GPUs and AI accelerators: verified kernels, honest timing, one report per chip.
 #[derive(Parser)]
@@ -78,6 +82,8 @@ enum Command {
         /// Two reports or more
         #[arg(required = true, num_args = 2..)]
         reports: Vec<PathBuf>,
+        #[command(flatten)]
+        sides: SideArgs,
         /// Relative difference in per cent below which two times count as the same [default: the
         /// reports' calibration, or 1]
         #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
@@ -94,10 +100,16 @@ enum Command {
         /// The report that must not be slower
         #[arg(long, value_name = "REPORT")]
         candidate: PathBuf,
+        #[command(flatten)]
+        sides: SideArgs,
         /// Relative difference in per cent below which two times count as the same [default: the
         /// reports' calibration, or 1]
         #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
         tie: Option<f64>,
+        /// What is asked of which cases, as TOML: how much slower, how far below the ceiling, which
+        /// must be there and which are left out
+        #[arg(long, value_name = "FILE")]
+        thresholds: Option<PathBuf>,
         /// How to show it
         #[arg(long, value_enum, default_value_t = GateFormat::Text)]
         format: GateFormat,
@@ -120,7 +132,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Project what a model would do on measured chips: tokens a second, dollars, break-even prices
+    /// Project tokens a second, dollars and break-even prices of a model from reports
     Cost(CostArgs),
     /// Show which variants earlier searches found best, or forget them
     Cache {
@@ -144,7 +156,24 @@ enum Command {
     Validate {
         /// The report
         report: PathBuf,
+        /// Check its signature (REPORT.minisig) by this public key as well
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
     },
+    /// Sign a report in the format of minisign, or make the keys to do so
+    Sign {
+        /// The report; its signature is written beside it as REPORT.minisig
+        #[arg(required_unless_present = "generate_key")]
+        report: Option<PathBuf>,
+        /// The secret key; its password comes from CHIPMARK_KEY_PASSWORD or the terminal
+        #[arg(long, value_name = "FILE", required_unless_present = "generate_key")]
+        key: Option<PathBuf>,
+        /// Make chipmark.key and chipmark.pub in this folder instead, with a password if one is given
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["report", "key"])]
+        generate_key: Option<PathBuf>,
+    },
+    /// Run a report's cases again: code 1 if they come out different, 5 if nobody can tell
+    Replay(ReplayArgs),
     /// Print the JSON Schema of the report or of the protocol
     Schema {
         /// Which one
@@ -164,12 +193,37 @@ enum Format {
     Text,
     Md,
     Json,
+    Csv,
+}
+
+/// Which runner of each side, where a report has several or the sides have different ones.
+#[derive(Args)]
+struct SideArgs {
+    /// Compare only this runner of the baseline [default: each with the runner of the same name]
+    #[arg(long, value_name = "NAME")]
+    baseline_runner: Option<String>,
+    /// Compare only this runner of the others; with both, also two runners of one report
+    #[arg(long, value_name = "NAME")]
+    runner: Option<String>,
+}
+
+impl SideArgs {
+    fn terms(&self, tie: Option<f64>) -> Terms {
+        Terms {
+            tie,
+            baseline_runner: self.baseline_runner.clone(),
+            runner: self.runner.clone(),
+            ..Terms::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum GateFormat {
     Text,
+    Md,
     Json,
+    Junit,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -359,6 +413,41 @@ struct CostArgs {
     #[arg(long, conflicts_with_all = ["reports", "request", "runner", "price", "chip", "chips"])]
     suite: bool,
     /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// The report to run again
+    report: PathBuf,
+    /// Only cases whose id matches this regular expression, and the probes that bound them
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<String>,
+    /// Without --device and --backend it is the device of the report, which has to be here
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Only this runner of the report, or a path or command in its place; may be given more than once
+    #[arg(long, value_name = "NAME|PATH")]
+    runner: Vec<String>,
+    /// Folder that the new report is written below, or - for standard output
+    #[arg(long, value_name = "DIR|-", default_value = "reports")]
+    output: PathBuf,
+    /// Seconds for the whole replay; cases that no longer fit are skipped
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    budget: Option<f64>,
+    /// Fresh processes to time each case in; small differences need five or more in both reports
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    processes: u32,
+    /// Put what this machine can tell apart into the new report: from FILE, or as `chipmark calibrate`
+    /// stored it
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrated: Option<Option<PathBuf>>,
+    /// Relative difference in per cent below which two times count as the same [default: the
+    /// reports' calibration, or 1]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    tie: Option<f64>,
+    /// How to show the comparison
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -624,15 +713,23 @@ pub fn main() -> u8 {
         Command::Verify(args) => verify(&args),
         Command::Compare {
             reports,
+            sides,
             tie,
             format,
-        } => compare_command(&reports, tie, format),
+        } => compare_command(&reports, &sides.terms(tie), format),
         Command::Check {
             baseline,
             candidate,
+            sides,
             tie,
+            thresholds,
             format,
-        } => check(&baseline, &candidate, tie, format),
+        } => check(
+            [baseline, candidate],
+            sides.terms(tie),
+            thresholds.as_deref(),
+            format,
+        ),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Conformance(args) => conformance_command(&args),
@@ -642,7 +739,17 @@ pub fn main() -> u8 {
         }
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
-        Command::Validate { report } => validate(&report),
+        Command::Validate { report, key } => validate(&report, key.as_deref()),
+        Command::Sign {
+            report,
+            key,
+            generate_key,
+        } => match (report, key, generate_key) {
+            (Some(report), Some(key), _) => sign(&report, &key),
+            (_, _, Some(folder)) => generate_key_command(&folder),
+            _ => Err(Error::usage("sign: name a report and a key")),
+        },
+        Command::Replay(args) => replay_command(&args),
         Command::Schema { which } => print(&pretty(&match which {
             SchemaName::Report => report::schema(),
             SchemaName::Request => schemas::request(),
@@ -726,6 +833,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
         calibration,
         cache: Cache::of_user(),
         recall: !args.no_cache,
+        pinned: std::collections::BTreeMap::new(),
     };
     let mut progress = Progress::new();
     let (report, journal) = run::run(&options, &mut progress)?;
@@ -809,7 +917,11 @@ fn cost_command(args: &CostArgs) -> Result<()> {
         return print(&cost::suite(&question)?);
     }
     let chips = Chips::load(args.chips.as_deref())?;
-    let reports = read_reports(&args.reports)?;
+    let named = args.reports.iter().map(|path| {
+        let report = unaltered(path)?;
+        Ok((path.display().to_string(), report))
+    });
+    let reports = named.collect::<Result<Named>>()?;
     let prices = assigned("--price", &args.price, reports.len())?;
     let ids = assigned("--chip", &args.chip, reports.len())?;
     let mut subjects = Vec::new();
@@ -832,6 +944,7 @@ fn cost_command(args: &CostArgs) -> Result<()> {
     print(&match args.format {
         Format::Text => answer.text(),
         Format::Md => answer.markdown(),
+        Format::Csv => answer.csv()?,
         Format::Json => pretty(&to_value(&answer)?),
     })?;
     answer.verdict()
@@ -881,14 +994,14 @@ fn cache_command(clear: bool, json: bool) -> Result<()> {
             vec![
                 entry.case_id,
                 variant.to_string(),
-                screen::seconds(entry.time_s_median),
+                display::seconds(entry.time_s_median),
                 format!("{} ({})", entry.device, entry.backend),
                 entry.driver,
             ]
         })
         .collect();
     let headings = ["case", "variant", "time", "device", "driver"];
-    print(&format!("{}\n{path}\n", screen::table(&headings, &rows)))
+    print(&format!("{}\n{path}\n", display::table(&headings, &rows)))
 }
 
 /// A report that cannot be written where it should go must not be lost: it goes to the folder for
@@ -1026,7 +1139,7 @@ fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
                 format!("sensors of {} ({}): {found}\n", device.name, device.runner)
             })
             .collect();
-        let table = screen::table(&headings, &rows);
+        let table = display::table(&headings, &rows);
         print(&format!("{table}\n{sensors}{absent}"))?;
     }
     if gpus == 0 {
@@ -1114,8 +1227,8 @@ fn list(
         .map(|case| {
             vec![
                 case.id(),
-                format!("{}FLOP", screen::si(case.flop_count() as f64)),
-                format!("{}B", screen::si(case.bytes_min() as f64)),
+                format!("{}FLOP", display::si(case.flop_count() as f64)),
+                format!("{}B", display::si(case.bytes_min() as f64)),
                 skip(case).map_or_else(
                     || "runs if it is fast enough".to_owned(),
                     |reason| format!("skipped: {reason}"),
@@ -1126,7 +1239,7 @@ fn list(
     let on = device.map_or_else(|| "no GPU here".to_owned(), |device| device.name.clone());
     print(&format!(
         "{}\n",
-        screen::table(
+        display::table(
             &["case", "work", "least traffic", &format!("on {on}")],
             &rows
         )
@@ -1271,10 +1384,23 @@ fn input_files(
     Ok(files)
 }
 
-/// Reports with the names they were given by.
-fn read_reports(paths: &[PathBuf]) -> Result<Vec<(String, Report)>> {
-    let read = |path: &PathBuf| Ok((path.display().to_string(), Report::read(path)?));
-    paths.iter().map(read).collect()
+/// Reports with the names that they were given by.
+type Named = Vec<(String, Report)>;
+
+/// Reads reports; with them a warning for each that is not as it was written.
+fn read_reports(paths: &[PathBuf]) -> Result<(Named, Vec<String>)> {
+    let (mut reports, mut warnings) = (Vec::new(), Vec::new());
+    for path in paths {
+        let (report, expected) = Report::read_with_id(path)?;
+        let name = path.display().to_string();
+        if report.report_id != expected {
+            warnings.push(format!(
+                "{name}: it was changed after it was written; `chipmark validate` says how far"
+            ));
+        }
+        reports.push((name, report));
+    }
+    Ok((reports, warnings))
 }
 
 fn shown(comparison: &Comparison, format: Format) -> Result<String> {
@@ -1282,6 +1408,7 @@ fn shown(comparison: &Comparison, format: Format) -> Result<String> {
         Format::Text => comparison.text(),
         Format::Md => comparison.markdown(),
         Format::Json => pretty(&to_value(comparison)?),
+        Format::Csv => comparison.csv()?,
     })
 }
 
@@ -1289,8 +1416,11 @@ fn to_value(data: &impl serde::Serialize) -> Result<serde_json::Value> {
     serde_json::to_value(data).map_err(|error| Error::internal(error.to_string()))
 }
 
-fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Result<()> {
-    let comparison = compare(&read_reports(paths)?, tie);
+fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<()> {
+    let (reports, warnings) = read_reports(paths)?;
+    terms.check(&reports)?;
+    let mut comparison = compare(&reports, terms);
+    comparison.warnings.extend(warnings);
     print(&shown(&comparison, format)?)?;
     if comparison.common_case_count == 0 {
         return Err(Error::usage("the reports have no measured case in common"));
@@ -1298,30 +1428,42 @@ fn compare_command(paths: &[PathBuf], tie: Option<f64>, format: Format) -> Resul
     Ok(())
 }
 
-fn check(baseline: &Path, candidate: &Path, tie: Option<f64>, format: GateFormat) -> Result<()> {
-    let reports = read_reports(&[baseline.to_owned(), candidate.to_owned()])?;
-    let comparison = compare(&reports, tie);
-    let (gate, line) = comparison.gate();
+fn check(
+    paths: [PathBuf; 2],
+    mut terms: Terms,
+    thresholds: Option<&Path>,
+    format: GateFormat,
+) -> Result<()> {
+    let thresholds = thresholds.map(Thresholds::read).transpose()?;
+    let thresholds = thresholds.unwrap_or_default();
+    let (reports, warnings) = read_reports(&paths)?;
+    terms.check(&reports)?;
+    thresholds.apply(&reports, &mut terms)?;
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
+    let judgement = gate::judge(&comparison, &reports[0].1, &reports[1].1, &thresholds);
     print(&match format {
-        GateFormat::Text => comparison.text(),
-        GateFormat::Json => pretty(&serde_json::json!({
-            "gate": gate,
-            "reason": line,
-            "comparison": to_value(&comparison)?,
-        })),
+        GateFormat::Text => judgement.text(&comparison),
+        GateFormat::Md => judgement.markdown(&comparison),
+        GateFormat::Json => {
+            let mut value = to_value(&judgement)?;
+            value["comparison"] = to_value(&comparison)?;
+            pretty(&value)
+        }
+        GateFormat::Junit => judgement.junit(&comparison)?,
     })?;
-    match gate {
+    match judgement.gate {
         Gate::Passed => {
-            eprintln!("chipmark: {line}");
+            eprintln!("chipmark: {}", judgement.reason);
             Ok(())
         }
-        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, line)),
-        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, judgement.reason)),
+        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, judgement.reason)),
     }
 }
 
 fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
-    let report = merge::merge(read_reports(paths)?, command_line())?;
+    let report = merge::merge(read_reports(paths)?.0, command_line())?;
     if output == Path::new("-") {
         return print(&report.to_json()?);
     }
@@ -1346,7 +1488,7 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
     let folder = args
         .output
         .clone()
-        .or_else(calibrate::folder)
+        .or_else(folders::settings)
         .ok_or_else(|| Error::usage("--output: there is no folder for settings here; name one"))?;
     report::check_writable("--output", &folder)?;
     interrupt::heed();
@@ -1403,28 +1545,171 @@ fn ab(args: &AbArgs) -> Result<()> {
         eprintln!("{side}: {}", path.display());
         named.push((path.display().to_string(), report));
     }
-    let comparison = compare(&named, args.tie);
+    let terms = Terms {
+        tie: args.tie,
+        ..Terms::default()
+    };
+    let comparison = compare(&named, &terms);
     print(&shown(&comparison, args.format)?)?;
     // The side that failed says more than the one that was spared for it.
     named.sort_by_key(|(_, report)| Reverse(report.with_status(OutcomeStatus::Failed).count()));
     named.iter().try_for_each(|(_, report)| judge(report))
 }
 
-fn validate(path: &Path) -> Result<()> {
+fn as_written(path: &Path, report: &Report, expected: &str) -> Result<()> {
+    if report.report_id == expected {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",
+        path.display(),
+        report.report_id
+    )))
+}
+
+/// Reads a report that must be as it was written.
+fn unaltered(path: &Path) -> Result<Report> {
     let (report, expected) = Report::read_with_id(path)?;
-    if report.report_id != expected {
+    as_written(path, &report, &expected)?;
+    Ok(report)
+}
+
+/// Reads a report that must be as it was written and contradict itself nowhere; what speaks against
+/// that is printed, a line each.
+fn whole(path: &Path) -> Result<Report> {
+    let (report, expected) = Report::read_with_id(path)?;
+    let found = consistency::violations(&report);
+    let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
+    print(&lines)?;
+    as_written(path, &report, &expected)?;
+    if !found.is_empty() {
         return Err(Error::usage(format!(
-            "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",
+            "{}: {} figures contradict others, as in no report that a run wrote",
             path.display(),
-            report.report_id
+            found.len()
         )));
     }
+    Ok(report)
+}
+
+fn validate(path: &Path, key: Option<&Path>) -> Result<()> {
+    let report = whole(path)?;
+    let signed = match key {
+        Some(key) => {
+            let comment = signature::verify(path, &report.report_id, key)?;
+            format!(
+                ", signed by {} ({})",
+                key.display(),
+                comment.replace('\t', ", ")
+            )
+        }
+        None => {
+            let beside = signature::path_of(path);
+            if beside.exists() {
+                eprintln!(
+                    "chipmark: {} was not looked at; --key FILE names the public key to check it by",
+                    beside.display()
+                );
+            }
+            String::new()
+        }
+    };
     print(&format!(
-        "{}: a whole {} report of {}\n",
+        "{}: a whole {} report of {}{signed}\n",
         path.display(),
         report.schema_version,
         report.device.name
     ))
+}
+
+fn sign(path: &Path, key: &Path) -> Result<()> {
+    let report = whole(path)?;
+    let written = signature::sign(path, &report.report_id, key)?;
+    print(&format!("{}\n", written.display()))
+}
+
+fn generate_key_command(folder: &Path) -> Result<()> {
+    let password = signature::password("Password for the new key (empty for none): ")?;
+    let open = password.as_ref().is_none_or(String::is_empty);
+    let (secret, public) = signature::generate(folder, password)?;
+    if open {
+        eprintln!(
+            "chipmark: {} has no password: whoever reads it can sign; {} sets one",
+            secret.display(),
+            signature::PASSWORD_VARIABLE
+        );
+    }
+    print(&format!("{}\n{}\n", secret.display(), public.display()))
+}
+
+fn replay_command(args: &ReplayArgs) -> Result<()> {
+    let name = args.report.display().to_string();
+    let report = whole(&args.report)?;
+    let to_stdout = args.output == Path::new("-");
+    if !to_stdout {
+        report::check_writable("--output", &args.output)?;
+    }
+    interrupt::heed();
+    let reach = args.reach.reach();
+    let first = args
+        .runner
+        .first()
+        .or(report.runners.first().map(|r| &r.runner.name));
+    let runner = first.map_or("wgpu", String::as_str);
+    let wish = Wish {
+        runners: args.runner.clone(),
+        filter: args.filter.clone(),
+        calibration: calibration(args.calibrated.as_ref(), runner, &reach)?,
+        reach,
+        budget_s: args.budget,
+        process_count: args.processes,
+        command: command_line(),
+        datasheets: Datasheets {
+            chips: Chips::load(None)?,
+            ..Datasheets::default()
+        },
+    };
+    let replay = replay::replay(&name, &report, wish)?;
+    let mut progress = Progress::new();
+    let (replayed, _) = run::run(&replay.options, &mut progress)?;
+    drop(progress);
+    let new_name = if to_stdout {
+        print(&replayed.to_json()?)?;
+        "the replay".to_owned()
+    } else {
+        let path =
+            report::write(&replayed, &args.output).map_err(|error| rescue(&replayed, error))?;
+        path.display().to_string()
+    };
+    let warnings = replay::differences(&replay.original, &replayed);
+    let judged = judge(&replayed);
+    let interrupted = replayed.status == Status::Interrupted;
+    let reports = [(name, replay.original), (new_name, replayed)];
+    let terms = Terms {
+        tie: args.tie,
+        left_out: replay.left_out,
+        ..Terms::default()
+    };
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
+    let text = shown(&comparison, args.format)?;
+    if to_stdout {
+        eprint!("{text}");
+    } else {
+        print(&text)?;
+    }
+    match judged {
+        Err(error) if interrupted || error.kind == ErrorKind::WrongResults => return Err(error),
+        _ => {}
+    }
+    match replay::agreement(&comparison) {
+        (Agreement::Agrees, line) => {
+            eprintln!("chipmark: {line}");
+            Ok(())
+        }
+        (Agreement::Differs, line) => Err(Error::new(ErrorKind::GateFailed, line)),
+        (Agreement::Unclear, line) => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+    }
 }
 
 fn worker(name: &str) -> Result<()> {

@@ -1,14 +1,16 @@
 //! Which of two reports is faster, case by case, and where nobody can tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::display;
+use crate::error::{Error, Result};
+use crate::portability::{self, Portability, portability};
 use crate::report::{Calibration, MINIMUM, Outcome, OutcomeStatus, Report, Times};
-use crate::screen;
 use crate::stats::{self, Estimate};
 
 /// Relative difference below which two times count as the same, unless a calibration or the user
@@ -79,6 +81,8 @@ pub struct CaseComparison {
     pub case_id: String,
     /// The runner of the candidate.
     pub runner: String,
+    /// The runner of the baseline; absent where the baseline lacks the case.
+    pub baseline_runner: Option<String>,
     /// Which report of the list the candidate is; the baseline is 0.
     pub report_index: usize,
     /// What can be said.
@@ -125,6 +129,28 @@ pub struct VerdictCounts {
     pub not_comparable: usize,
 }
 
+/// All cases together that one runner of one candidate has in common with the baseline. Probes are
+/// left out: they measure the device and not the kernels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// Which report of the list the candidate is.
+    pub report_index: usize,
+    /// Its runner.
+    pub runner: String,
+    /// Cases that were compared.
+    pub common_case_count: usize,
+    /// Cases that appear on either side.
+    pub case_count: usize,
+    /// Geometric mean of the ratios of the cases compared: above one the candidate is faster. It
+    /// counts each case alike, however little time it takes.
+    pub ratio_geometric_mean: Option<f64>,
+    /// Seconds that one call of each of these cases takes in the baseline, together: large cases
+    /// dominate it.
+    pub baseline_time_s_total: f64,
+    /// The same in the candidate.
+    pub candidate_time_s_total: f64,
+}
+
 /// One report in a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Side {
@@ -154,19 +180,78 @@ pub struct Comparison {
     pub false_discovery_rate: f64,
     /// How often each verdict was given.
     pub verdicts: VerdictCounts,
+    /// What all cases together show, per candidate and runner.
+    pub summaries: Vec<Summary>,
+    /// The performance portability of each runner and case, where the reports are of two distinct
+    /// devices or more.
+    pub portability: Vec<Portability>,
     /// Every case of every candidate.
     pub cases: Vec<CaseComparison>,
 }
 
+/// What is compared, and how wide a tie is.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Relative difference below which two times count as the same; the reports' calibration or
+    /// [`TIE_WIDTH`] if absent.
+    pub tie: Option<f64>,
+    /// The same for single cases, which goes before `tie`.
+    pub ties: BTreeMap<String, f64>,
+    /// Cases that are left out, and so do not count among those judged together.
+    pub left_out: BTreeSet<String>,
+    /// The only runner of the baseline to look at.
+    pub baseline_runner: Option<String>,
+    /// The only runner of the candidates to look at.
+    pub runner: Option<String>,
+}
+
+impl Terms {
+    /// Makes sure that the runners named take part in the reports.
+    ///
+    /// # Errors
+    /// A usage error that names the report and the runners it has.
+    pub fn check(&self, reports: &[(String, Report)]) -> Result<()> {
+        let (first, others) = match reports.split_first() {
+            Some((first, others)) => (std::slice::from_ref(first), others),
+            None => (&[][..], &[][..]),
+        };
+        for (flag, wanted, side) in [
+            ("--baseline-runner", &self.baseline_runner, first),
+            ("--runner", &self.runner, others),
+        ] {
+            let Some(wanted) = wanted else { continue };
+            for (name, report) in side {
+                let there: BTreeSet<&str> =
+                    report.outcomes.iter().map(|o| o.runner.as_str()).collect();
+                if !there.contains(wanted.as_str()) {
+                    return Err(Error::usage(format!(
+                        "{flag} {wanted}: {name} has no such runner; it has {}",
+                        there.into_iter().collect::<Vec<_>>().join(", ")
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tie_of(&self, case_id: &str) -> Option<f64> {
+        self.ties.get(case_id).copied().or(self.tie)
+    }
+
+    fn names_a_runner(&self) -> bool {
+        self.baseline_runner.is_some() || self.runner.is_some()
+    }
+}
+
 /// A case on two sides, or what is already known of it.
 enum Pending<'a> {
-    Known(CaseComparison),
+    Known(Box<CaseComparison>),
     Pair(&'a Report, &'a Outcome, &'a Report, &'a Outcome, usize),
 }
 
-/// Compares every report with the first. `tie` is the user's tie width, relative.
+/// Compares every report with the first.
 #[must_use]
-pub fn compare(reports: &[(String, Report)], tie: Option<f64>) -> Comparison {
+pub fn compare(reports: &[(String, Report)], terms: &Terms) -> Comparison {
     let mut warnings = Vec::new();
     let mut pending = Vec::new();
     if let Some(((_, baseline), candidates)) = reports.split_first() {
@@ -174,23 +259,30 @@ pub fn compare(reports: &[(String, Report)], tie: Option<f64>) -> Comparison {
             if candidate.suite.sha256 != baseline.suite.sha256 {
                 warnings.push(format!("{name}: its suite ({}) is another text than the baseline's ({}); only cases of equal name are compared", candidate.suite.name, baseline.suite.name));
             }
-            if candidate.report_id == baseline.report_id {
+            // Two runners of one report are as good a pair as any.
+            if candidate.report_id == baseline.report_id && !terms.names_a_runner() {
                 warnings.push(format!("{name}: it is the baseline itself"));
             }
-            pending.extend(pair(baseline, candidate, index));
+            pending.extend(pair(baseline, candidate, index, terms));
         }
     }
     // Resampling is the work here, and each case is on its own until all are judged together.
     let mut cases: Vec<CaseComparison> = pending
         .into_par_iter()
         .map(|pending| match pending {
-            Pending::Known(case) => case,
+            Pending::Known(case) => *case,
             Pending::Pair(a, baseline, b, candidate, index) => {
-                weigh((a, baseline), (b, candidate), index, tie)
+                weigh((a, baseline), (b, candidate), index, terms)
             }
         })
         .collect();
     judge(&mut cases);
+    let probes: BTreeSet<&str> = reports
+        .iter()
+        .flat_map(|(_, report)| &report.outcomes)
+        .filter(|outcome| outcome.op.is_probe())
+        .map(|outcome| outcome.case_id.as_str())
+        .collect();
     let count = |verdict: Verdict| cases.iter().filter(|case| case.verdict == verdict).count();
     Comparison {
         reports: reports
@@ -213,14 +305,57 @@ pub fn compare(reports: &[(String, Report)], tie: Option<f64>) -> Comparison {
             ambiguous: count(Verdict::Ambiguous),
             not_comparable: count(Verdict::NotComparable),
         },
+        summaries: summaries(&cases, &probes),
+        portability: portability(reports),
         cases,
     }
 }
 
-/// The outcomes of one report by case; with several runners each has its own.
-fn by_case(report: &Report) -> BTreeMap<&str, Vec<&Outcome>> {
+/// What all cases together show, per candidate and runner.
+#[allow(clippy::cast_precision_loss)]
+fn summaries(cases: &[CaseComparison], probes: &BTreeSet<&str>) -> Vec<Summary> {
+    let groups: BTreeSet<(usize, &str)> = cases
+        .iter()
+        .map(|case| (case.report_index, case.runner.as_str()))
+        .collect();
+    let summary = |(report_index, runner): (usize, &str)| {
+        let group: Vec<&CaseComparison> = cases
+            .iter()
+            .filter(|case| case.report_index == report_index && case.runner == runner)
+            .filter(|case| !probes.contains(case.case_id.as_str()))
+            .collect();
+        let common: Vec<(f64, f64, f64)> = group
+            .iter()
+            .filter_map(|case| Some((case.ratio?, case.baseline_time_s?, case.candidate_time_s?)))
+            .collect();
+        let logarithms: f64 = common.iter().map(|(ratio, _, _)| ratio.ln()).sum();
+        Summary {
+            report_index,
+            runner: runner.to_owned(),
+            common_case_count: common.len(),
+            case_count: group.len(),
+            ratio_geometric_mean: (!common.is_empty())
+                .then(|| (logarithms / common.len() as f64).exp()),
+            baseline_time_s_total: common.iter().map(|(_, baseline, _)| baseline).sum(),
+            candidate_time_s_total: common.iter().map(|(_, _, candidate)| candidate).sum(),
+        }
+    };
+    groups.into_iter().map(summary).collect()
+}
+
+/// The outcomes of one report by case; with several runners each has its own, unless only one is
+/// wanted.
+fn by_case<'a>(
+    report: &'a Report,
+    runner: Option<&str>,
+    terms: &Terms,
+) -> BTreeMap<&'a str, Vec<&'a Outcome>> {
     let mut map: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
-    for outcome in &report.outcomes {
+    let wanted = report.outcomes.iter().filter(|outcome| {
+        runner.is_none_or(|runner| outcome.runner == runner)
+            && !terms.left_out.contains(&outcome.case_id)
+    });
+    for outcome in wanted {
         map.entry(&outcome.case_id).or_default().push(outcome);
     }
     map
@@ -230,6 +365,7 @@ fn blank(case_id: &str, runner: &str, report_index: usize) -> CaseComparison {
     CaseComparison {
         case_id: case_id.to_owned(),
         runner: runner.to_owned(),
+        baseline_runner: None,
         report_index,
         verdict: Verdict::NotComparable,
         ratio: None,
@@ -247,8 +383,19 @@ fn blank(case_id: &str, runner: &str, report_index: usize) -> CaseComparison {
     }
 }
 
-fn pair<'a>(baseline: &'a Report, candidate: &'a Report, report_index: usize) -> Vec<Pending<'a>> {
-    let (ours, theirs) = (by_case(baseline), by_case(candidate));
+fn pair<'a>(
+    baseline: &'a Report,
+    candidate: &'a Report,
+    report_index: usize,
+    terms: &Terms,
+) -> Vec<Pending<'a>> {
+    let ours = by_case(baseline, terms.baseline_runner.as_deref(), terms);
+    let theirs = by_case(candidate, terms.runner.as_deref(), terms);
+    let is_itself = |one: &Outcome, other: &Outcome| {
+        terms.names_a_runner()
+            && baseline.report_id == candidate.report_id
+            && one.runner == other.runner
+    };
     let mut ids: Vec<&str> = ours.keys().chain(theirs.keys()).copied().collect();
     ids.sort_unstable();
     ids.dedup();
@@ -259,11 +406,12 @@ fn pair<'a>(baseline: &'a Report, candidate: &'a Report, report_index: usize) ->
             ours.get(id).unwrap_or(&none),
             theirs.get(id).unwrap_or(&none),
         );
-        let missing = |runner: &str, reason: &str| {
-            Pending::Known(CaseComparison {
+        let missing = |runner: &str, of: Option<&str>, reason: &str| {
+            Pending::Known(Box::new(CaseComparison {
                 reason: Some(reason.to_owned()),
+                baseline_runner: of.map(str::to_owned),
                 ..blank(id, runner, report_index)
-            })
+            }))
         };
         // The same runner where it took part; a report of another runner is compared as it is.
         let partner = |candidate: &Outcome| {
@@ -274,16 +422,27 @@ fn pair<'a>(baseline: &'a Report, candidate: &'a Report, report_index: usize) ->
         };
         let mut met: Vec<&str> = Vec::new();
         for &outcome in other {
-            cases.push(match partner(outcome) {
+            match partner(outcome) {
                 Some(partner) => {
                     met.push(&partner.runner);
-                    Pending::Pair(baseline, partner, candidate, outcome, report_index)
+                    if !is_itself(partner, outcome) {
+                        cases.push(Pending::Pair(
+                            baseline,
+                            partner,
+                            candidate,
+                            outcome,
+                            report_index,
+                        ));
+                    }
                 }
-                None => missing(&outcome.runner, "it is not in the baseline"),
-            });
+                None => cases.push(missing(&outcome.runner, None, "it is not in the baseline")),
+            }
         }
         let unmet = base.iter().filter(|b| !met.contains(&b.runner.as_str()));
-        cases.extend(unmet.map(|b| missing(&b.runner, ONLY_IN_BASELINE)));
+        cases.extend(unmet.map(|b| {
+            let runner = terms.runner.as_deref().unwrap_or(&b.runner);
+            missing(runner, Some(&b.runner), ONLY_IN_BASELINE)
+        }));
     }
     cases
 }
@@ -322,11 +481,17 @@ fn obstacle(baseline: &Outcome, candidate: &Outcome) -> Option<String> {
             baseline.accumulator, candidate.accumulator
         ));
     }
-    let (a, b) = baseline.labels.as_ref().zip(candidate.labels.as_ref())?;
+    let Some((a, b)) = baseline.labels.as_ref().zip(candidate.labels.as_ref()) else {
+        return Some("one side has no labels that say how it was measured".to_owned());
+    };
+    // A library that rounds its output moves fewer bytes and answers for less.
+    let own = "the dtype's own".to_owned();
+    let output = |labels: &'_ Option<String>| labels.clone().unwrap_or_else(|| own.clone());
     [
-        ("cache", &a.cache, &b.cache),
-        ("data", &a.data, &b.data),
-        ("checks", &a.checks, &b.checks),
+        ("cache", a.cache.clone(), b.cache.clone()),
+        ("data", a.data.clone(), b.data.clone()),
+        ("checks", a.checks.clone(), b.checks.clone()),
+        ("output", output(&a.output), output(&b.output)),
     ]
     .into_iter()
     .find(|(_, a, b)| a != b)
@@ -353,14 +518,49 @@ fn calibration<'a>(report: &'a Report, outcome: &Outcome) -> Option<&'a Calibrat
     calibration.filter(|calibration| calibration.runner == outcome.runner)
 }
 
+/// The standard error of a time on the log scale where too few processes show how they vary: that
+/// of the samples with what medians vary between processes, as calibrated or assumed.
+#[allow(clippy::cast_precision_loss)]
+fn few_processes_error(times: &Times, spread: Option<f64>, process_count: usize) -> f64 {
+    let sampled = stats::log_standard_error(times.ci95_low, times.ci95_high);
+    let between = spread.unwrap_or(ASSUMED_PROCESS_SD) / (process_count as f64).sqrt();
+    sampled.hypot(between)
+}
+
+/// The time of one measured case and its standard error on the log scale, as a comparison would take
+/// them: from its processes where there are enough, else from its samples and the spread.
+#[must_use]
+pub fn time_and_error(report: &Report, outcome: &Outcome) -> Option<(f64, f64)> {
+    let times = outcome.time_s.as_ref()?;
+    let medians = processes(times, false);
+    let middle = stats::median(&medians)?;
+    let error = if medians.len() < PROCESSES_MIN {
+        let spread = calibration(report, outcome).map(|found| found.process_relative_sd);
+        few_processes_error(times, spread, medians.len())
+    } else {
+        let summary = stats::Summary::of(&medians)?;
+        stats::log_standard_error(summary.ci95_low, summary.ci95_high)
+    };
+    Some((middle, error))
+}
+
+/// Whether the interval of a case leaves no room for it to be slower by more than the tie width,
+/// whatever else it leaves open.
+#[must_use]
+pub fn is_not_slower(case: &CaseComparison) -> bool {
+    let edges = case.ci95_low.zip(case.tie_width);
+    edges.is_some_and(|(low, tie_width)| low >= band(tie_width).0)
+}
+
 /// Everything about one case but its verdict, which depends on all others.
 fn weigh(
     (base_report, baseline): (&Report, &Outcome),
     (other_report, candidate): (&Report, &Outcome),
     report_index: usize,
-    tie: Option<f64>,
+    terms: &Terms,
 ) -> CaseComparison {
     let mut result = blank(&candidate.case_id, &candidate.runner, report_index);
+    result.baseline_runner = Some(baseline.runner.clone());
     let middle = |outcome: &Outcome| stats::median(&processes(outcome.time_s.as_ref()?, false));
     (result.baseline_time_s, result.candidate_time_s) = (middle(baseline), middle(candidate));
     result.reason = obstacle(baseline, candidate);
@@ -376,7 +576,9 @@ fn weigh(
         calibration(other_report, candidate),
     ];
     let calibrated = calibrations.iter().flatten().map(|c| c.tie_width);
-    let tie_width = tie.unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
+    let tie_width = terms
+        .tie_of(&candidate.case_id)
+        .unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
     // A calibration may have found that medians scatter with other work on the machine.
     let by_minimum = calibrations
         .iter()
@@ -398,27 +600,22 @@ fn weigh(
     let interleaved = base_report.interleave_id.is_some()
         && base_report.interleave_id == other_report.interleave_id
         && ours.len() == theirs.len();
-    let (method, estimate) = if ours.len().min(theirs.len()) < PROCESSES_MIN {
-        let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
-        result.notes.push(spread_note(spreads));
-        let error = |times: &Times, spread: Option<f64>, count: usize| {
-            let sampled = stats::log_standard_error(times.ci95_low, times.ci95_high);
-            #[allow(clippy::cast_precision_loss)]
-            let between = spread.unwrap_or(ASSUMED_PROCESS_SD) / (count as f64).sqrt();
-            sampled.hypot(between)
+    let (method, estimate) =
+        if ours.len().min(theirs.len()) < PROCESSES_MIN {
+            let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
+            result.notes.push(spread_note(spreads));
+            let error = few_processes_error(base, spreads[0], ours.len())
+                .hypot(few_processes_error(other, spreads[1], theirs.len()));
+            let medians = result.baseline_time_s.zip(result.candidate_time_s);
+            (
+                Method::SamplesAndSpread,
+                medians.and_then(|(a, b)| stats::assumed(a, b, error)),
+            )
+        } else if interleaved {
+            (Method::PairedProcesses, stats::paired(&ours, &theirs))
+        } else {
+            (Method::Processes, stats::independent(&ours, &theirs))
         };
-        let error =
-            error(base, spreads[0], ours.len()).hypot(error(other, spreads[1], theirs.len()));
-        let medians = result.baseline_time_s.zip(result.candidate_time_s);
-        (
-            Method::SamplesAndSpread,
-            medians.and_then(|(a, b)| stats::assumed(a, b, error)),
-        )
-    } else if interleaved {
-        (Method::PairedProcesses, stats::paired(&ours, &theirs))
-    } else {
-        (Method::Processes, stats::independent(&ours, &theirs))
-    };
     let Some(estimate) = estimate else {
         result.reason = Some("a time is no positive number".to_owned());
         return result;
@@ -522,7 +719,7 @@ fn band(tie_width: f64) -> (f64, f64) {
 /// Why a case is ambiguous, in words.
 fn doubt(estimate: &Estimate, tie_width: f64, case_count: usize, pairs: Option<usize>) -> String {
     let (low, high) = band(tie_width);
-    let percent = format!("{} %", screen::digits(tie_width * 100.0));
+    let percent = format!("{} %", display::digits(tie_width * 100.0));
     if estimate.ci95_low > high || estimate.ci95_high < low {
         #[allow(clippy::cast_precision_loss)]
         let needed = FALSE_DISCOVERY_RATE / case_count.max(1) as f64;
@@ -543,105 +740,7 @@ fn doubt(estimate: &Estimate, tie_width: f64, case_count: usize, pairs: Option<u
     format!("{side} of {percent}")
 }
 
-/// What a gate makes of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Gate {
-    /// Nothing became slower, and that can be told of every case.
-    Passed,
-    /// Some case is confirmed slower.
-    Regressed,
-    /// Nothing is confirmed slower, but some case cannot be told.
-    Unclear,
-}
-
 impl Comparison {
-    /// Whether a change may pass: which of the three, and one line that says why. A case without a
-    /// number in the baseline asks nothing of the candidate.
-    #[must_use]
-    pub fn gate(&self) -> (Gate, String) {
-        let named = |cases: &[&CaseComparison], show: &dyn Fn(&CaseComparison) -> String| {
-            let mut list: Vec<String> = cases.iter().take(3).map(|case| show(case)).collect();
-            if cases.len() > 3 {
-                list.push(format!("and {} more", cases.len() - 3));
-            }
-            list.join("; ")
-        };
-        let with = |verdict: Verdict| -> Vec<&CaseComparison> {
-            let cases = self.cases.iter();
-            cases.filter(|case| case.verdict == verdict).collect()
-        };
-        let slower = with(Verdict::Slower);
-        if !slower.is_empty() {
-            let show = |case: &CaseComparison| {
-                let slowdown = case.ratio.map_or(0.0, |ratio| (1.0 / ratio - 1.0) * 100.0);
-                format!(
-                    "{} takes {} % longer",
-                    case.case_id,
-                    screen::digits(slowdown)
-                )
-            };
-            return (
-                Gate::Regressed,
-                format!(
-                    "regression: {} of {} compared cases slower: {}",
-                    slower.len(),
-                    self.common_case_count,
-                    named(&slower, &show)
-                ),
-            );
-        }
-        let because = |case: &CaseComparison| {
-            let reason = case.reason.as_deref().unwrap_or("no reason is known");
-            format!("{}: {reason}", case.case_id)
-        };
-        let lost: Vec<&CaseComparison> = with(Verdict::NotComparable)
-            .into_iter()
-            .filter(|case| {
-                case.baseline_time_s.is_some() || case.reason.as_deref() == Some(ONLY_IN_BASELINE)
-            })
-            .collect();
-        let ambiguous = with(Verdict::Ambiguous);
-        if self.common_case_count == 0 {
-            return (
-                Gate::Unclear,
-                "cannot tell: the reports have no measured case in common".to_owned(),
-            );
-        }
-        if !lost.is_empty() || !ambiguous.is_empty() {
-            let mut parts = Vec::new();
-            for (what, cases) in [
-                ("of the baseline not comparable", &lost),
-                ("ambiguous", &ambiguous),
-            ] {
-                if !cases.is_empty() {
-                    parts.push(format!(
-                        "{} {what} ({})",
-                        cases.len(),
-                        named(cases, &because)
-                    ));
-                }
-            }
-            return (
-                Gate::Unclear,
-                format!(
-                    "cannot tell: no case is slower, but {} of {} cases {}",
-                    lost.len() + ambiguous.len(),
-                    self.case_count,
-                    parts.join(", ")
-                ),
-            );
-        }
-        let count = self.common_case_count;
-        (
-            Gate::Passed,
-            format!(
-                "passed: none of {count} compared cases is slower ({} faster, {} same)",
-                self.verdicts.faster, self.verdicts.same
-            ),
-        )
-    }
-
     fn header(&self) -> String {
         let mut text = String::new();
         for (index, side) in self.reports.iter().enumerate() {
@@ -659,7 +758,7 @@ impl Comparison {
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
-        let time = |t: Option<f64>| t.map_or_else(|| "-".to_owned(), screen::seconds);
+        let time = |t: Option<f64>| t.map_or_else(|| "-".to_owned(), display::seconds);
         self.cases
             .iter()
             .map(|case| {
@@ -667,7 +766,12 @@ impl Comparison {
                 vec![
                     case.report_index.to_string(),
                     case.case_id.clone(),
-                    case.runner.clone(),
+                    match &case.baseline_runner {
+                        Some(baseline) if *baseline != case.runner => {
+                            format!("{} against {baseline}", case.runner)
+                        }
+                        _ => case.runner.clone(),
+                    },
                     time(case.baseline_time_s),
                     time(case.candidate_time_s),
                     match (case.ratio, case.ci95_low, case.ci95_high) {
@@ -732,7 +836,7 @@ impl Comparison {
                 "same: the 95 % interval of the speed-up within {} %; faster, slower: wholly beyond, at most {:.0} % of them by chance\n",
                 widths
                     .iter()
-                    .map(|width| screen::digits(width * 100.0))
+                    .map(|width| display::digits(width * 100.0))
                     .collect::<Vec<_>>()
                     .join(" or "),
                 self.false_discovery_rate * 100.0
@@ -746,21 +850,62 @@ impl Comparison {
             not_comparable,
         } = self.verdicts;
         format!(
-            "{}{rule}{} of {} cases compared: {faster} faster, {slower} slower, {same} same, {ambiguous} ambiguous; {not_comparable} not comparable\n",
+            "{}{rule}{} of {} cases compared: {faster} faster, {slower} slower, {same} same, {ambiguous} ambiguous; {not_comparable} not comparable\n{}",
             self.notes(),
             self.common_case_count,
             self.case_count,
+            self.together(),
         )
+    }
+
+    /// The summaries, a line each.
+    fn together(&self) -> String {
+        let baseline = self.reports.first().map_or("", |side| side.name.as_str());
+        let mut text = String::new();
+        let mut strangers = Vec::new();
+        for summary in &self.summaries {
+            let Summary {
+                report_index,
+                runner,
+                common_case_count,
+                case_count,
+                ..
+            } = summary;
+            // Of probes alone there is nothing to sum up.
+            if *case_count == 0 {
+                continue;
+            }
+            let Some(mean) = summary.ratio_geometric_mean else {
+                strangers.push(format!("{runner} ({report_index})"));
+                continue;
+            };
+            let _ = writeln!(
+                text,
+                "candidate {report_index}, {runner}, against {baseline}: geometric mean of the speed-ups {mean:.3} over {common_case_count} of {case_count} cases, probes left out; one call of each takes {}, the baseline's {} ({:.3})",
+                display::seconds(summary.candidate_time_s_total),
+                display::seconds(summary.baseline_time_s_total),
+                summary.baseline_time_s_total / summary.candidate_time_s_total,
+            );
+        }
+        if !strangers.is_empty() {
+            let _ = writeln!(
+                text,
+                "no case but probes in common with the baseline: {}",
+                strangers.join(", ")
+            );
+        }
+        text
     }
 
     /// For a terminal.
     #[must_use]
     pub fn text(&self) -> String {
         format!(
-            "{}{}\n{}",
+            "{}{}\n{}{}",
             self.header(),
-            screen::table(&HEADINGS, &self.rows()),
-            self.footer()
+            display::table(&HEADINGS, &self.rows()),
+            self.footer(),
+            portability::lines(&self.portability),
         )
     }
 
@@ -772,23 +917,74 @@ impl Comparison {
             .lines()
             .map(|line| format!("{line}  \n"))
             .collect::<String>();
-        let row = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
-            format!("| {} |\n", cells.join(" | "))
-        };
         text.push('\n');
-        text += &row(&HEADINGS.map(str::to_owned));
-        text += &row(&HEADINGS.map(|_| "---".to_owned()));
-        for cells in self.rows() {
-            text += &row(&cells);
-        }
+        text += &display::markdown_table(&HEADINGS, &self.rows());
         text.push('\n');
         for line in self.footer().lines() {
             let _ = writeln!(text, "{line}  ");
         }
+        let portability = portability::markdown(&self.portability);
+        if !portability.is_empty() {
+            text.push('\n');
+            text += &portability;
+        }
         text
     }
+
+    /// For a spreadsheet: a row for each case and candidate (RFC 4180, numbers in full).
+    ///
+    /// # Errors
+    /// Never but for want of memory.
+    pub fn csv(&self) -> Result<String> {
+        let name = |index: usize| self.reports.get(index).map_or("", |side| &side.name);
+        let rows = self.cases.iter().map(|case| {
+            let method = serde_json::to_value(case.method).unwrap_or_default();
+            vec![
+                case.case_id.clone(),
+                name(0).to_owned(),
+                case.baseline_runner.clone().unwrap_or_default(),
+                name(case.report_index).to_owned(),
+                case.runner.clone(),
+                case.verdict.word().replace(' ', "_"),
+                display::plain(case.ratio),
+                display::plain(case.ci95_low),
+                display::plain(case.ci95_high),
+                display::plain(case.p_value),
+                display::plain(case.tie_width),
+                method.as_str().unwrap_or_default().to_owned(),
+                case.baseline_process_count.to_string(),
+                case.candidate_process_count.to_string(),
+                display::plain(case.baseline_time_s),
+                display::plain(case.candidate_time_s),
+                case.reason.clone().unwrap_or_default(),
+                case.notes.join("; "),
+            ]
+        });
+        display::csv(&COLUMNS, rows)
+    }
 }
+
+/// The columns of [`Comparison::csv`]: names as in the report and the comparison's JSON.
+const COLUMNS: [&str; 18] = [
+    "case_id",
+    "baseline",
+    "baseline_runner",
+    "candidate",
+    "runner",
+    "verdict",
+    "ratio",
+    "ci95_low",
+    "ci95_high",
+    "p_value",
+    "tie_width",
+    "method",
+    "baseline_process_count",
+    "candidate_process_count",
+    "baseline_time_s",
+    "candidate_time_s",
+    "reason",
+    "notes",
+];
 
 const HEADINGS: [&str; 8] = [
     "#",
@@ -843,12 +1039,19 @@ mod tests {
         report
     }
 
+    fn tied(tie: Option<f64>) -> Terms {
+        Terms {
+            tie,
+            ..Terms::default()
+        }
+    }
+
     fn case(base: &Report, other: &Report, tie: Option<f64>) -> CaseComparison {
         let reports = [
             ("a".to_owned(), base.clone()),
             ("b".to_owned(), other.clone()),
         ];
-        compare(&reports, tie).cases.remove(0)
+        compare(&reports, &tied(tie)).cases.remove(0)
     }
 
     /// Outcomes of one process each.
@@ -1071,6 +1274,13 @@ mod tests {
         let mut other = outcome(0.4, 0.5, 0.6);
         other.labels.as_mut().unwrap().checks = "on".to_owned();
         assert_eq!(single(base.clone(), other).verdict, Verdict::NotComparable);
+        let mut other = outcome(0.4, 0.5, 0.6);
+        other.labels.as_mut().unwrap().output = Some("f16".to_owned());
+        let reason = single(base.clone(), other).reason.unwrap();
+        assert!(reason.contains("output differs: the dtype's own and f16"));
+        let mut other = outcome(0.4, 0.5, 0.6);
+        other.labels = None;
+        assert_eq!(single(base.clone(), other).verdict, Verdict::NotComparable);
         for status in [OutcomeStatus::Failed, OutcomeStatus::Implausible] {
             let mut other = outcome(0.4, 0.5, 0.6);
             other.status = status;
@@ -1081,40 +1291,133 @@ mod tests {
         }
     }
 
+    /// A report with a case of matmul for each median, on this runner.
+    fn products(runner: &str, medians: &[f64]) -> Report {
+        let mut whole = report(outcome(1.0, 1.0, 1.0));
+        whole.outcomes = (1..)
+            .zip(medians)
+            .map(|(m, &median)| {
+                let shape = Shape::of(&[("m", m), ("n", 4), ("k", 4)]);
+                let case = Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap();
+                let mut outcome = outcome(median * 0.999, median, median * 1.001);
+                (outcome.case_id, outcome.op) = (case.id(), case.op);
+                outcome.runner = runner.to_owned();
+                outcome
+            })
+            .collect();
+        whole
+    }
+
     #[test]
-    fn a_gate_stops_what_is_slower_and_says_where_it_cannot_tell() {
-        let base = of_processes(&STEADY, None);
-        let gate = |other: &Report| {
-            let reports = [
-                ("a".to_owned(), base.clone()),
-                ("b".to_owned(), other.clone()),
-            ];
-            compare(&reports, None).gate()
+    fn the_mean_over_the_common_cases_says_how_many_and_leaves_probes_out() {
+        let mut base = products("wgpu", &[1.0, 1.0, 10.0]);
+        let mut other = products("wgpu", &[0.5, 2.0]);
+        // A probe that is ten times faster.
+        base.outcomes.push(outcome(0.99, 1.0, 1.01));
+        other.outcomes.push(outcome(0.099, 0.1, 0.101));
+        let reports = [("a".to_owned(), base), ("b".to_owned(), other)];
+        let comparison = compare(&reports, &tied(None));
+        let [summary] = &comparison.summaries[..] else {
+            panic!("{:?}", comparison.summaries)
         };
-        let of = |factor: f64| of_processes(&times(factor), None);
-        assert_eq!(gate(&of(1.0)).0, Gate::Passed);
-        assert_eq!(gate(&of(0.9)).0, Gate::Passed);
-        let (verdict, line) = gate(&of(1.1));
-        assert_eq!(verdict, Gate::Regressed);
-        assert!(
-            line.contains("1 of 1") && line.contains("copy/n4/f32"),
-            "{line}"
+        assert_eq!((summary.common_case_count, summary.case_count), (2, 3));
+        assert!((summary.ratio_geometric_mean.unwrap() - 1.0).abs() < 1e-12);
+        // The mean hides that the slower case dominates.
+        assert_eq!(
+            (
+                summary.baseline_time_s_total,
+                summary.candidate_time_s_total
+            ),
+            (2.0, 2.5)
         );
-        let (verdict, line) = gate(&of(1.01));
-        assert_eq!(verdict, Gate::Unclear);
-        assert!(line.contains("tie band"), "{line}");
-        let mut lost = of(1.0);
-        lost.outcomes.clear();
-        assert_eq!(gate(&lost).0, Gate::Unclear);
-        let mut more = of(1.0);
-        let mut extra = more.outcomes[0].clone();
-        extra.case_id = "copy/n8/f32".to_owned();
-        more.outcomes.push(extra);
-        // What only the candidate has is nobody's regression.
-        assert_eq!(gate(&more).0, Gate::Passed);
-        let mut failed = more.clone();
-        failed.outcomes[0].status = OutcomeStatus::Failed;
-        failed.outcomes[0].reason = Some("it broke".to_owned());
-        assert_eq!(gate(&failed).0, Gate::Unclear);
+        let text = comparison.text();
+        assert!(
+            text.contains("against a: geometric mean of the speed-ups 1.000 over 2 of 3 cases"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn two_runners_of_one_report_are_a_pair_and_a_runner_is_never_compared_with_itself() {
+        let mut both = products("host", &[1.0]);
+        both.outcomes.extend(products("wgpu", &[4.0]).outcomes);
+        let reports = [("r".to_owned(), both.clone()), ("r".to_owned(), both)];
+        let of = |baseline: Option<&str>, candidate: Option<&str>| {
+            let terms = Terms {
+                baseline_runner: baseline.map(str::to_owned),
+                runner: candidate.map(str::to_owned),
+                ..Terms::default()
+            };
+            terms.check(&reports).map(|()| compare(&reports, &terms))
+        };
+        for found in [of(Some("host"), Some("wgpu")), of(Some("host"), None)] {
+            let found = found.unwrap();
+            assert_eq!(found.warnings, [""; 0]);
+            let [case] = &found.cases[..] else {
+                panic!("{:?}", found.cases)
+            };
+            assert_eq!(case.baseline_runner.as_deref(), Some("host"));
+            assert_eq!(
+                (case.runner.as_str(), case.verdict),
+                ("wgpu", Verdict::Slower)
+            );
+        }
+        let refused = of(Some("torch"), None).unwrap_err().message;
+        assert_eq!(
+            refused,
+            "--baseline-runner torch: r has no such runner; it has host, wgpu"
+        );
+        assert!(
+            of(None, Some("torch"))
+                .unwrap_err()
+                .message
+                .contains("--runner torch")
+        );
+        let same = of(None, None).unwrap();
+        assert_eq!((same.cases.len(), same.warnings.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_case_may_have_a_tie_of_its_own_and_one_left_out_counts_nowhere() {
+        let base = products("wgpu", &[1.0, 1.0, 1.0]);
+        let other = products("wgpu", &[2.0, 2.0, 2.0]);
+        let reports = [("a".to_owned(), base), ("b".to_owned(), other)];
+        let ids: Vec<String> = (1..4).map(|m| format!("matmul/m{m}_n4_k4/f32")).collect();
+        let terms = Terms {
+            tie: Some(0.02),
+            ties: BTreeMap::from([(ids[0].clone(), 2.0)]),
+            left_out: BTreeSet::from([ids[1].clone()]),
+            ..Terms::default()
+        };
+        let found = compare(&reports, &terms);
+        let seen: Vec<(&str, Verdict, Option<f64>)> = found
+            .cases
+            .iter()
+            .map(|case| (case.case_id.as_str(), case.verdict, case.tie_width))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (ids[0].as_str(), Verdict::Same, Some(2.0)),
+                (ids[2].as_str(), Verdict::Slower, Some(0.02)),
+            ]
+        );
+        assert_eq!(found.summaries[0].case_count, 2);
+    }
+
+    #[test]
+    fn a_table_for_a_spreadsheet_has_a_row_for_each_case_and_quotes_what_it_must() {
+        let base = report(outcome(0.9, 1.0, 1.1));
+        let mut other = report(outcome(0.4, 0.5, 0.6));
+        other.outcomes[0].status = OutcomeStatus::Failed;
+        other.outcomes[0].reason = Some("it said \"no\", twice".to_owned());
+        let reports = [("a,b.json".to_owned(), base), ("b.json".to_owned(), other)];
+        let text = compare(&reports, &tied(None)).csv().unwrap();
+        assert!(text.starts_with("case_id,baseline,"));
+        assert!(text.contains("copy/n4/f32,\"a,b.json\",wgpu,b.json,wgpu,not_comparable,,"));
+        assert!(text.contains("\"the candidate has no number: it said \"\"no\"\", twice\""));
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        assert_eq!(reader.headers().unwrap(), &COLUMNS[..]);
+        assert_eq!(reader.records().count(), 1);
     }
 }

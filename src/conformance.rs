@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::audit::{self, Audit};
 use crate::case;
+use crate::display;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Data;
 use crate::interrupt::interrupted;
@@ -23,7 +24,6 @@ use crate::run::{Reach, hello};
 use crate::runner::external::Process;
 use crate::runner::start::start;
 use crate::runner::{Conversation, Fault};
-use crate::screen;
 use crate::tune::{End, Session};
 use crate::verify::{self, Verdict};
 
@@ -738,7 +738,7 @@ impl Bench<'_> {
         Err(Not::Skipped(format!(
             "no product up to {} takes {} here",
             SIZES[SIZES.len() - 1],
-            screen::seconds(WORK_S_MIN)
+            display::seconds(WORK_S_MIN)
         )))
     }
 
@@ -747,7 +747,7 @@ impl Bench<'_> {
         let (time_s, id) = self.time_square(size, thorough)?;
         Ok(format!(
             "{id} takes {} a call, and the conductor's clock agrees",
-            screen::seconds(time_s)
+            display::seconds(time_s)
         ))
     }
 
@@ -762,8 +762,8 @@ impl Bench<'_> {
         if double_s < GROWTH_MIN * single_s {
             return failed(format!(
                 "{double_id} is eight times the work of {id} and takes {} against {}",
-                screen::seconds(double_s),
-                screen::seconds(single_s)
+                display::seconds(double_s),
+                display::seconds(single_s)
             ));
         }
         Ok(format!(
@@ -860,7 +860,7 @@ impl Findings {
                 vec![test.name.to_owned(), mark.to_owned(), detail.to_owned()]
             })
             .collect();
-        screen::table(&["test", "result", "what was seen"], &rows)
+        display::table(&["test", "result", "what was seen"], &rows)
     }
 
     /// Success, or the error that these findings are.

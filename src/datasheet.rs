@@ -1,15 +1,15 @@
 //! What a datasheet makes of measured figures: which chip a device is, fractions of its peaks,
 //! dollars per unit of work, and figures beyond what the chip can do.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::chips::{Chip, Chips, Confidence, Identity, identify};
+use crate::chips::{Chip, Chips, Identity, identify};
 use crate::error::{Error, Result};
 use crate::normalise::{BEYOND_CACHE, one_device, working_set_bytes};
 use crate::op::{Dtype, OpName};
 use crate::protocol::Device;
-use crate::report::{MemoryHierarchy, Outcome, OutcomeStatus, Report, RunnerRecord};
+use crate::report::{
+    ChipRecord, Confidence, Datasheet, MemoryHierarchy, Outcome, OutcomeStatus, PriceRecord,
+    Report, RunnerRecord,
+};
 
 /// A figure may exceed a peak by this much where the clock is known: measured clocks are means.
 const PEAK_EXCESS: f64 = 0.02;
@@ -29,82 +29,6 @@ pub struct Datasheets {
     pub provider: Option<String>,
     /// What the user pays for an hour of the first runner's device, over all other prices.
     pub paid: Option<PriceRecord>,
-}
-
-/// The chip of a report's device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ChipRecord {
-    /// Its id in the chip catalogue.
-    pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// Who makes it.
-    pub vendor: String,
-    /// By what it was told: `PCI id 10de:2330`, `name`, `runner`, `--chip`.
-    pub by: String,
-    /// Versions of it that nobody can tell apart from here.
-    #[serde(default)]
-    pub note: Option<String>,
-    /// Devices that a runtime sees on one chip, where that is more than one: peaks and prices here
-    /// are of one device.
-    #[serde(default)]
-    pub devices_per_chip: Option<f64>,
-    /// What an hour of the device costs.
-    #[serde(default)]
-    pub price: Option<PriceRecord>,
-}
-
-/// A price, with its date and source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PriceRecord {
-    /// Dollars for an hour of one device, host, memory and network included.
-    pub usd_per_hour: f64,
-    /// Who asks it, how it is paid, and since when.
-    pub origin: String,
-    /// When it held.
-    pub as_of: Option<String>,
-    /// How far it can be trusted.
-    pub confidence: Confidence,
-    /// Where it was read.
-    pub sources: Vec<String>,
-}
-
-impl PriceRecord {
-    /// A price that the user gave on the command line, today.
-    #[must_use]
-    pub fn given(usd_per_hour: f64) -> Self {
-        Self {
-            usd_per_hour,
-            origin: "--price".to_owned(),
-            as_of: Some(jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
-            confidence: Confidence::User,
-            sources: vec!["the command line".to_owned()],
-        }
-    }
-}
-
-/// The datasheet peak behind a fraction.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Datasheet {
-    /// The chip.
-    pub chip_id: String,
-    /// Which of its peaks bounds this case: `matrix f16`, `vector f32`, `memory bandwidth`.
-    pub peak: String,
-    /// That peak, of one device.
-    pub value: f64,
-    /// `flop_per_s`, `op_per_s` or `bytes_per_s`.
-    pub unit: String,
-    /// What clock it assumes, in the words of the source; absent for memory.
-    pub clock_basis: Option<String>,
-    /// How far it can be trusted.
-    pub confidence: Confidence,
-    /// Where it was read, as ids in `chips/sources.toml`.
-    pub sources: Vec<String>,
-    /// Median of the clock that sensors saw while the case was timed.
-    pub observed_clock_hz: Option<f64>,
-    /// The fraction of what the peak would be at that clock; of arithmetic, where both clocks are
-    /// known.
-    pub fraction_at_observed_clock: Option<f64>,
 }
 
 impl Datasheets {

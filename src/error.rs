@@ -79,3 +79,9 @@ impl std::error::Error for Error {}
 
 /// The result of anything that can fail in front of a user.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A message of another library, which may have drawn the place in several lines, as one.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

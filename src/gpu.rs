@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use wgpu::{Backend, Backends, DeviceType, Features};
 
 use crate::catalogue::MatrixTile;
+use crate::error::one_line;
 use crate::input::Element;
 use crate::machine;
 use crate::protocol::{Device, FaultKind, Span, Timer};
@@ -1067,10 +1068,6 @@ impl Gpu {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

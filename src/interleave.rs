@@ -13,6 +13,7 @@ use regex::Regex;
 
 use crate::case::{Sight, ended, right, set_time, sight, times};
 use crate::datasheet::Datasheets;
+use crate::display;
 use crate::error::{Error, Result};
 use crate::hierarchy;
 use crate::input::Data;
@@ -29,7 +30,6 @@ use crate::report::{
 };
 use crate::run::{self, Opened, Reach, WRONG, Watcher};
 use crate::runner::Fault;
-use crate::screen;
 use crate::shader::sha256;
 use crate::stats;
 use crate::tune::{self, End, Session, Task};
@@ -199,6 +199,7 @@ pub fn choose(
             strict: false,
             banned: &[],
             remembered: &[],
+            pinned: false,
         };
         let (offered, _) = session.case(case, seed, &Data::Uniform)?;
         let mut choice = Choice {
@@ -595,8 +596,8 @@ fn news(pair: &[Outcome; 2]) -> String {
     match found {
         Some((count, a, b)) => format!(
             "{} and {} in {count} pairs",
-            screen::seconds(a),
-            screen::seconds(b)
+            display::seconds(a),
+            display::seconds(b)
         ),
         None => {
             let told = pair.iter().find(|o| o.status == OutcomeStatus::Failed);

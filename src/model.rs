@@ -7,7 +7,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::op::{Case, Dtype, OpName, Shape};
 
 /// The models that come with the program, by the name that options take.
@@ -154,8 +154,8 @@ impl Model {
 
     fn parse(file: &str, text: &str) -> Result<Self> {
         let refuse = |what: String| Error::usage(format!("--model {file}: {what}"));
-        let model: Self = toml::from_str(text)
-            .map_err(|error| refuse(error.to_string().trim_end().replace('\n', " ")))?;
+        let model: Self =
+            toml::from_str(text).map_err(|error| refuse(one_line(&error.to_string())))?;
         let experts = model.experts.unwrap_or(Experts {
             count: 1,
             active: 1,
@@ -177,7 +177,7 @@ impl Model {
                 )));
             }
         }
-        if model.heads % model.kv_heads != 0 {
+        if !model.heads.is_multiple_of(model.kv_heads) {
             return Err(refuse(format!(
                 "heads is {} and kv_heads {}; the first must be a multiple of the second",
                 model.heads, model.kv_heads

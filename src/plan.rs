@@ -8,7 +8,7 @@ use regex::Regex;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::normalise::{Work, bounds, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
@@ -266,21 +266,12 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             })
         })
         .transpose()?;
-    if let Some(filter) = &filter {
-        if !cases.iter().any(|case| filter.is_match(&case.id())) {
-            return Err(Error::usage(format!(
-                "--filter {filter}: no case of suite {suite} matches; `chipmark list --suite {suite}` shows them"
-            )));
-        }
-        // Without its ceilings a case has no fraction, and without an estimate no guard.
-        let wanted: Vec<Case> = cases
-            .iter()
-            .filter(|case| filter.is_match(&case.id()))
-            .cloned()
-            .collect();
-        cases.retain(|case| {
-            wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted))
-        });
+    if let Some(filter) = &filter
+        && !narrow_to(&mut cases, filter)
+    {
+        return Err(Error::usage(format!(
+            "--filter {filter}: no case of suite {suite} matches; `chipmark list --suite {suite}` shows them"
+        )));
     }
     cases.sort_by_key(|case| !case.op.is_probe());
     Ok(Plan {
@@ -303,6 +294,21 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
     })
 }
 
+/// Keeps the cases whose id `filter` finds and the probes that bound them: without its ceilings a
+/// case has no fraction, and without an estimate no guard. Says whether it found any.
+pub(crate) fn narrow_to(cases: &mut Vec<Case>, filter: &Regex) -> bool {
+    let wanted: Vec<Case> = cases
+        .iter()
+        .filter(|case| filter.is_match(&case.id()))
+        .cloned()
+        .collect();
+    cases.retain(|case| wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted)));
+    !wanted.is_empty()
+}
+
+/// How the reason of a case begins whose calls would take too long.
+pub(crate) const TOO_SLOW: &str = "one call may take";
+
 /// Why one call of this case is not worth waiting for, by the ceilings known so far.
 #[must_use]
 pub fn too_slow(
@@ -322,7 +328,10 @@ pub fn too_slow(
         best_s / EXPECTED_FRACTION_MIN
     };
     (expected_s > call_s_max).then(|| {
-        format!("one call may take {expected_s:.1} s by the measured {bound}; there is time for calls of {} s", (call_s_max * 1000.0).round() / 1000.0)
+        format!(
+            "{TOO_SLOW} {expected_s:.1} s by the measured {bound}; there is time for calls of {} s",
+            (call_s_max * 1000.0).round() / 1000.0
+        )
     })
 }
 
@@ -348,10 +357,6 @@ pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String>
         .saturating_mul(u64::from(set_count.max(1)));
     (needed > budget)
         .then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

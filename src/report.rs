@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::datasheet::{ChipRecord, Datasheet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Dtype, OpName, Shape};
 use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
@@ -124,6 +123,111 @@ pub struct RunnerRecord {
     pub device: Device,
     /// Its clock.
     pub timer: Timer,
+}
+
+/// How far a number can be trusted.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// Read on a page or in a repository of the vendor.
+    Vendor,
+    /// Read on another page, in a data set or a price table.
+    Secondary,
+    /// From memory only; no source was found.
+    Recalled,
+    /// Given by the user.
+    User,
+}
+
+impl Confidence {
+    /// As people read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Vendor => "vendor",
+            Self::Secondary => "secondary",
+            Self::Recalled => "recalled",
+            Self::User => "user",
+        }
+    }
+}
+
+/// The chip of a report's device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChipRecord {
+    /// Its id in the chip catalogue.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// By what it was told: `PCI id 10de:2330`, `name`, `runner`, `--chip`.
+    pub by: String,
+    /// Versions of it that nobody can tell apart from here.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// Devices that a runtime sees on one chip, where that is more than one: peaks and prices here
+    /// are of one device.
+    #[serde(default)]
+    pub devices_per_chip: Option<f64>,
+    /// What an hour of the device costs.
+    #[serde(default)]
+    pub price: Option<PriceRecord>,
+}
+
+/// A price, with its date and source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PriceRecord {
+    /// Dollars for an hour of one device, host, memory and network included.
+    pub usd_per_hour: f64,
+    /// Who asks it, how it is paid, and since when.
+    pub origin: String,
+    /// When it held.
+    pub as_of: Option<String>,
+    /// How far it can be trusted.
+    pub confidence: Confidence,
+    /// Where it was read.
+    pub sources: Vec<String>,
+}
+
+impl PriceRecord {
+    /// A price that the user gave on the command line, today.
+    #[must_use]
+    pub fn given(usd_per_hour: f64) -> Self {
+        Self {
+            usd_per_hour,
+            origin: "--price".to_owned(),
+            as_of: Some(jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
+            confidence: Confidence::User,
+            sources: vec!["the command line".to_owned()],
+        }
+    }
+}
+
+/// The datasheet peak behind a fraction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Datasheet {
+    /// The chip.
+    pub chip_id: String,
+    /// Which of its peaks bounds this case: `matrix f16`, `vector f32`, `memory bandwidth`.
+    pub peak: String,
+    /// That peak, of one device.
+    pub value: f64,
+    /// `flop_per_s`, `op_per_s` or `bytes_per_s`.
+    pub unit: String,
+    /// What clock it assumes, in the words of the source; absent for memory.
+    pub clock_basis: Option<String>,
+    /// How far it can be trusted.
+    pub confidence: Confidence,
+    /// Where it was read, as ids in `chips/sources.toml`.
+    pub sources: Vec<String>,
+    /// Median of the clock that sensors saw while the case was timed.
+    pub observed_clock_hz: Option<f64>,
+    /// The fraction of what the peak would be at that clock; of arithmetic, where both clocks are
+    /// known.
+    pub fraction_at_observed_clock: Option<f64>,
 }
 
 /// A peak that a probe kernel measured in this run.

@@ -1,6 +1,7 @@
 //! The conductor: plan, and for every case verify, tune, measure, verify again; then normalise.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,9 @@ pub struct Options {
     pub cache: Option<Cache>,
     /// Whether a search begins with what earlier ones have left there.
     pub recall: bool,
+    /// The variant to measure instead of searching, by runner and case; where it does not work, the
+    /// search is made after all.
+    pub pinned: BTreeMap<(String, String), Variant>,
 }
 
 /// What a run tells whoever watches.
@@ -1042,9 +1046,14 @@ impl Work<'_> {
         );
         let device = &self.opened.record.device;
         let cache = self.options.cache.as_ref();
-        let remembered = cache
-            .filter(|_| self.options.recall)
-            .map_or_else(Vec::new, |cache| cache.recall(device, case));
+        let place = (self.label.clone(), case.id());
+        let pinned = self.options.pinned.get(&place);
+        let remembered = match pinned {
+            Some(variant) => vec![variant.clone()],
+            None => cache
+                .filter(|_| self.options.recall)
+                .map_or_else(Vec::new, |cache| cache.recall(device, case)),
+        };
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),
@@ -1054,6 +1063,7 @@ impl Work<'_> {
             strict: share_s.is_some(),
             banned: &self.banned,
             remembered: &remembered,
+            pinned: pinned.is_some(),
         };
         let implausible = |outcome: &Outcome| {
             // Probes make the ceilings: a better one raises them, and is judged at the end.
@@ -1214,6 +1224,12 @@ pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
 /// Whether a reason says that a case was left out for want of time.
 pub(crate) fn by_budget(reason: &str) -> bool {
     reason.starts_with(BUDGET_USED) || reason.starts_with(SHARE_USED)
+}
+
+/// Whether a reason says that nobody tried, or that there was no time for more: another run may well
+/// have measured the case on the same device.
+pub(crate) fn is_left_over(reason: &str) -> bool {
+    by_budget(reason) || reason.starts_with(INTERRUPTED) || reason.starts_with(plan::TOO_SLOW)
 }
 
 /// How the reason of a case begins when kernels computed wrong numbers.

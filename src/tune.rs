@@ -281,6 +281,8 @@ pub struct Task<'a> {
     pub banned: &'a [Variant],
     /// Variants that an earlier search found best. While one of them works little else is looked at.
     pub remembered: &'a [Variant],
+    /// Whether nothing else is looked at while one of those works.
+    pub pinned: bool,
 }
 
 /// A variant in the race.
@@ -308,6 +310,7 @@ const CALLS_AFTER: f64 = 10.0;
 
 /// Why a variant was not looked at.
 const TIME_UP: &str = "the time for the search was up";
+const PINNED: &str = "the report that is replayed chose another";
 const REMEMBERED: &str = "an earlier search found others to be the best (--no-cache searches anew)";
 
 /// Share of the search's time within which variants are looked at beside those remembered.
@@ -473,6 +476,14 @@ impl Search<'_, '_, '_> {
             }
         }
         if pool.is_empty() {
+            return Ok(pool);
+        }
+        if task.pinned {
+            self.untried
+                .extend(others.into_iter().map(|variant| Refused {
+                    variant,
+                    reason: PINNED.to_owned(),
+                }));
             return Ok(pool);
         }
         let mut fields = Field::group(others);

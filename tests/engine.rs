@@ -66,6 +66,7 @@ fn measured(
         strict: false,
         banned: &[],
         remembered: &[],
+        pinned: false,
     };
     let sensors = Sensors::none("this is a test".to_owned());
     let mut conditions = Conditions {

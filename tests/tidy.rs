@@ -15,6 +15,8 @@ use regex::Regex;
 const ORDER: &[&str] = &[
     "error",
     "interrupt",
+    "folders",
+    "display",
     "input",
     "stats",
     "op",
@@ -23,9 +25,12 @@ const ORDER: &[&str] = &[
     "report",
     "machine",
     "npy", // words
+    "chips",
     "catalogue",
     "hierarchy",
     "normalise",
+    "datasheet",
+    "model",
     "plan", // what to do, and what it may cost
     "unroll",
     "gpu",
@@ -42,10 +47,16 @@ const ORDER: &[&str] = &[
     "journal",
     "run", // how it is done
     "screen",
+    "portability",
     "compare",
+    "gate",
     "interleave",
     "calibrate",
     "merge",
+    "consistency",
+    "signature",
+    "replay",
+    "cost",
     "audit",
     "conformance",
     "schemas",

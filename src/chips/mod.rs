@@ -12,9 +12,10 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::calibrate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
+use crate::folders;
 use crate::op::Dtype;
+pub use crate::report::Confidence;
 
 mod check;
 mod identify;
@@ -63,35 +64,6 @@ const FILES: [(&str, &str); 16] = [
 
 /// Name of the user's own file in the folder of settings.
 const USER_FILE: &str = "chips.toml";
-
-/// How far a number can be trusted.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Confidence {
-    /// Read on a page or in a repository of the vendor.
-    Vendor,
-    /// Read on another page, in a data set or a price table.
-    Secondary,
-    /// From memory only; no source was found.
-    Recalled,
-    /// Given by the user.
-    User,
-}
-
-impl Confidence {
-    /// As people read it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Vendor => "vendor",
-            Self::Secondary => "secondary",
-            Self::Recalled => "recalled",
-            Self::User => "user",
-        }
-    }
-}
 
 /// A number with where it comes from. In a user's file a bare number will do.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -186,15 +158,22 @@ impl<'de> Deserialize<'de> for Figure {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names say it
 pub enum PeakDtype {
+    /// IEEE double.
     F64,
+    /// IEEE single.
     F32,
+    /// 8 bits of exponent and 10 of fraction in 32.
     Tf32,
+    /// IEEE half.
     F16,
+    /// The 16-bit float with the exponent of a single.
     Bf16,
+    /// 8-bit floats, of either split.
     F8,
+    /// 8-bit integers.
     I8,
+    /// 4-bit floats, with a scale for each block.
     F4,
 }
 
@@ -626,7 +605,7 @@ impl Chips {
     /// A usage error that names the file, the chip and the field.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut chips = Self::built_in()?;
-        let own = calibrate::folder().map(|folder| folder.join(USER_FILE));
+        let own = folders::settings().map(|folder| folder.join(USER_FILE));
         let own = own.filter(|path| path.exists());
         for path in own.as_deref().into_iter().chain(file) {
             let name = path.display().to_string();
@@ -640,18 +619,18 @@ impl Chips {
     /// Where [`Chips::load`] looks for the user's own file.
     #[must_use]
     pub fn user_file() -> Option<PathBuf> {
-        calibrate::folder().map(|folder| folder.join(USER_FILE))
+        folders::settings().map(|folder| folder.join(USER_FILE))
     }
 
     /// Adds the chips of one file, checked.
     fn add(&mut self, name: &str, text: &str, by_user: bool) -> Result<()> {
         let refuse = |what: String| Error::usage(format!("{name}: {what}"));
-        let table: toml::Table = toml::from_str(text)
-            .map_err(|error| refuse(error.to_string().trim_end().replace('\n', " ")))?;
+        let table: toml::Table =
+            toml::from_str(text).map_err(|error| refuse(one_line(&error.to_string())))?;
         check::no_sparse(&table).map_err(refuse)?;
         // Parsed as a whole first, since its errors name the line.
-        let file: ChipFile = toml::from_str(text)
-            .map_err(|error| refuse(error.to_string().trim_end().replace('\n', " ")))?;
+        let file: ChipFile =
+            toml::from_str(text).map_err(|error| refuse(one_line(&error.to_string())))?;
         let tables = table
             .get("chips")
             .and_then(toml::Value::as_array)

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{Chip, Chips, Figure, PeakDtype};
+use crate::display;
 use crate::error::Result;
-use crate::screen;
 
 /// The chip of this id, else those whose id, name or vendor holds the text.
 ///
@@ -39,7 +39,7 @@ fn short(figure: Option<&Figure>, unit: &str) -> String {
                 super::Confidence::Recalled => "?",
                 _ => "",
             };
-            format!("{}{unit}{mark}", screen::si(figure.value))
+            format!("{}{unit}{mark}", display::si(figure.value))
         },
     )
 }
@@ -88,7 +88,7 @@ pub fn overview(chips: &[&Chip]) -> String {
     ];
     format!(
         "{}\n\n{} chips; peaks are dense; ? marks a number that no source was found for; - what is not known. `chipmark chips ID` tells the source of each number.\n",
-        screen::table(&headings, &rows),
+        display::table(&headings, &rows),
         chips.len()
     )
 }
@@ -102,7 +102,7 @@ pub fn details(chip: &Chip, chips: &Chips) -> String {
             let value = match unit {
                 "" => format!("{}", figure.value),
                 "$" => format!("{} $", figure.value),
-                _ => format!("{}{unit}", screen::si(figure.value)),
+                _ => format!("{}{unit}", display::si(figure.value)),
             };
             let mut notes: Vec<String> = figure.as_of.iter().cloned().collect();
             if figure.derived {
@@ -209,7 +209,7 @@ pub fn details(chip: &Chip, chips: &Chips) -> String {
         line("note", note);
     }
     let headings = ["figure", "value", "confidence", "sources", "note"];
-    let _ = write!(text, "\n{}\n\n", screen::table(&headings, &rows));
+    let _ = write!(text, "\n{}\n\n", display::table(&headings, &rows));
     for id in used {
         let Some(source) = chips.source(id) else {
             continue;

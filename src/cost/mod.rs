@@ -1,19 +1,20 @@
 //! What it would cost to serve a model on a chip: the times of its measured kernels, added up layer
 //! by layer, and what an hour of the chip costs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::chips::{Chip, Chips};
-use crate::datasheet::{Datasheets, PriceRecord};
+use crate::datasheet::Datasheets;
+use crate::display;
 use crate::error::{Error, Result};
 use crate::model::{LEFT_OUT, Model, Phase};
 use crate::normalise::one_device;
 use crate::op::Dtype;
-use crate::report::{Outcome, OutcomeStatus, Report, RunnerRecord};
-use crate::screen;
+use crate::report::{Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord};
 
 /// Seconds of an hour.
 const HOUR_S: f64 = 3600.0;
@@ -236,6 +237,37 @@ pub struct Answer {
     pub break_even: Vec<BreakEven>,
 }
 
+/// How headings and rows become a table.
+type TableOf = dyn Fn(&[&str], &[Vec<String>]) -> String;
+
+/// The columns of [`Answer::csv`]: names as in the JSON; times in seconds, sizes in bytes.
+pub const COLUMNS: [&str; 24] = [
+    "report",
+    "device",
+    "chip_id",
+    "runner",
+    "model",
+    "dtype",
+    "phase",
+    "sequences",
+    "tokens",
+    "time_s",
+    "tokens_per_second",
+    "tokens_per_second_low",
+    "tokens_per_second_high",
+    "joules_per_token",
+    "weight_bytes",
+    "kv_bytes",
+    "memory_bytes",
+    "usd_per_hour",
+    "price_origin",
+    "price_as_of",
+    "usd_per_million_tokens",
+    "usd_per_million_tokens_low",
+    "usd_per_million_tokens_high",
+    "usd_reason",
+];
+
 /// Answers a question from reports.
 ///
 /// # Errors
@@ -267,8 +299,15 @@ pub fn answer(question: &Question, subjects: &[Subject], chips: &Chips) -> Resul
         }
     }
     if let (false, Some(runner)) = (met, &question.runner) {
+        let there: BTreeSet<&str> = subjects
+            .iter()
+            .flat_map(|subject| &subject.report.runners)
+            .map(|record| &*record.runner.name)
+            .collect();
+        let there: Vec<&str> = there.into_iter().collect();
         return Err(Error::usage(format!(
-            "--runner {runner}: no report has a runner of that name"
+            "--runner {runner}: no report has a runner of that name; there is {}",
+            there.join(", ")
         )));
     }
     let requests = requests(question, &projections);
@@ -632,20 +671,68 @@ impl Answer {
     /// For a terminal.
     #[must_use]
     pub fn text(&self) -> String {
-        self.written(&|headings, rows| screen::table(headings, rows), "")
+        self.written(
+            &|headings, rows| format!("{}\n", display::table(headings, rows)),
+            "",
+        )
     }
 
     /// For a page in Markdown.
     #[must_use]
     pub fn markdown(&self) -> String {
-        self.written(&screen::markdown, "\n")
+        self.written(&display::markdown_table, "\n")
     }
 
-    fn written(&self, table: &dyn Fn(&[&str], &[Vec<String>]) -> String, gap: &str) -> String {
+    /// A row for each projection, with the columns of [`COLUMNS`].
+    ///
+    /// # Errors
+    /// Never but for want of memory.
+    pub fn csv(&self) -> Result<String> {
+        let plain = display::plain;
+        let rows = self.projections.iter().map(|p| {
+            let (phase, sequences, tokens) = match p.phase {
+                Phase::Prefill { tokens } => ("prefill", 1, tokens),
+                Phase::Decode { batch, context } => ("decode", batch, context),
+            };
+            let usd = p.usd_per_million_tokens;
+            let price = p.price.as_ref();
+            vec![
+                self.reports[p.report_index].name.clone(),
+                p.device.clone(),
+                p.chip_id.clone().unwrap_or_default(),
+                p.runner.clone(),
+                self.model.name.clone(),
+                self.dtype.to_string(),
+                phase.to_owned(),
+                sequences.to_string(),
+                tokens.to_string(),
+                plain(Some(p.time_s.value)),
+                plain(Some(p.tokens_per_second.value)),
+                plain(Some(p.tokens_per_second.low)),
+                plain(Some(p.tokens_per_second.high)),
+                plain(p.joules_per_token),
+                p.fit.weight_bytes.to_string(),
+                p.fit.kv_bytes.to_string(),
+                plain(p.fit.memory_bytes),
+                plain(price.map(|price| price.usd_per_hour)),
+                price.map_or_else(String::new, |price| price.origin.clone()),
+                price
+                    .and_then(|price| price.as_of.clone())
+                    .unwrap_or_default(),
+                plain(usd.map(|usd| usd.value)),
+                plain(usd.map(|usd| usd.low)),
+                plain(usd.map(|usd| usd.high)),
+                p.usd_reason.clone().unwrap_or_default(),
+            ]
+        });
+        display::csv(&COLUMNS, rows)
+    }
+
+    fn written(&self, table: &TableOf, gap: &str) -> String {
         let mut text = format!(
             "{}, {} parameters, {}; from measured kernels alone, without {}.\n\n",
             self.model.name,
-            screen::si(to_f64(self.parameter_count)).trim_end(),
+            display::si(to_f64(self.parameter_count)).trim_end(),
             self.dtype,
             self.left_out
         );
@@ -653,24 +740,24 @@ impl Answer {
             let _ = writeln!(text, "{}  {}{gap}", index + 1, report.name);
         }
         if !self.projections.is_empty() {
-            let _ = write!(text, "\n{}\n\n", self.phases(table));
+            let _ = write!(text, "\n{}\n", self.phases(table));
         }
         if !self.requests.is_empty() {
-            let _ = write!(text, "{}\n\n", self.whole_requests(table));
+            let _ = writeln!(text, "{}", self.whole_requests(table));
         }
         for line in self.lines() {
             let _ = writeln!(text, "{line}{gap}");
         }
         if !self.break_even.is_empty() {
-            let _ = write!(text, "\n{}\n", self.prices(table));
+            let _ = write!(text, "\n{}", self.prices(table));
         }
         if !self.projections.is_empty() {
-            let _ = write!(text, "\n{}\n", self.measured(table));
+            let _ = write!(text, "\n{}", self.measured(table));
         }
         text
     }
 
-    fn phases(&self, table: &dyn Fn(&[&str], &[Vec<String>]) -> String) -> String {
+    fn phases(&self, table: &TableOf) -> String {
         let some_energy = self
             .projections
             .iter()
@@ -693,17 +780,17 @@ impl Answer {
                 let needed = to_f64(p.fit.weight_bytes + p.fit.kv_bytes);
                 let memory = p.fit.memory_bytes.map_or_else(
                     || "?".to_owned(),
-                    |memory| format!("{}B", screen::si(memory)),
+                    |memory| format!("{}B", display::si(memory)),
                 );
                 let mut row = vec![
                     self.place(p.report_index, &p.runner),
                     p.phase.words(),
-                    screen::seconds(p.time_s.value),
+                    display::seconds(p.time_s.value),
                     shown(&p.tokens_per_second),
                     p.usd_per_million_tokens
                         .as_ref()
                         .map_or("-".to_owned(), shown),
-                    format!("{}B of {memory}", screen::si(needed)),
+                    format!("{}B of {memory}", display::si(needed)),
                 ];
                 if some_energy {
                     row.push(p.joules_per_token.map_or("-".to_owned(), significant));
@@ -714,7 +801,7 @@ impl Answer {
         table(&headings, &rows)
     }
 
-    fn whole_requests(&self, table: &dyn Fn(&[&str], &[Vec<String>]) -> String) -> String {
+    fn whole_requests(&self, table: &TableOf) -> String {
         let rows: Vec<Vec<String>> = self
             .requests
             .iter()
@@ -779,7 +866,7 @@ impl Answer {
         lines
     }
 
-    fn prices(&self, table: &dyn Fn(&[&str], &[Vec<String>]) -> String) -> String {
+    fn prices(&self, table: &TableOf) -> String {
         let rows: Vec<Vec<String>> = self
             .break_even
             .iter()
@@ -801,7 +888,7 @@ impl Answer {
     }
 
     /// The cases that all this rests on, each once.
-    fn measured(&self, table: &dyn Fn(&[&str], &[Vec<String>]) -> String) -> String {
+    fn measured(&self, table: &TableOf) -> String {
         let mut rows: Vec<Vec<String>> = Vec::new();
         for p in &self.projections {
             for share in &p.shares {
@@ -809,7 +896,7 @@ impl Answer {
                     share.case_id.clone(),
                     self.place(p.report_index, &p.runner),
                     share.kernel.clone(),
-                    screen::seconds(share.time_s.value),
+                    display::seconds(share.time_s.value),
                     share.cache.clone(),
                     format!(
                         "{} of {}, {} times",
