@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache::Cache;
-use crate::chips::{self, Chips};
+use crate::chips::{self, Chips, Identity};
 use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
-use crate::datasheet::Datasheets;
+use crate::datasheet::{self, Datasheets};
 use crate::display;
 use crate::error::{Error, ErrorKind, Result};
 use crate::folders;
@@ -1073,12 +1073,33 @@ fn judge(report: &Report) -> Result<()> {
 }
 
 fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
-    let devices = run::devices(backend);
-    let externals = if native_only || backend.is_some() {
+    let datasheets = Datasheets {
+        chips: Chips::load(None)?,
+        ..Datasheets::default()
+    };
+    let mut devices = run::devices(backend);
+    let mut externals = if native_only || backend.is_some() {
         Vec::new()
     } else {
         run::external_devices()
     };
+    // What cannot be told is said; that a processor is in no catalogue is not worth a line.
+    let mut unclear = String::new();
+    let opened = externals
+        .iter_mut()
+        .filter_map(|(_, found)| found.as_mut().ok());
+    for device in devices.iter_mut().chain(opened) {
+        let identity = datasheets.identity(device);
+        device.chip_id = identity.chip_id().map(str::to_owned);
+        let worth_saying = match identity {
+            Identity::Known { ref note, .. } => note.is_some(),
+            Identity::Ambiguous { .. } => true,
+            Identity::Unknown => device.device_type != "cpu",
+        };
+        if worth_saying {
+            unclear.push_str(&format!("chip of {}: {}\n", device.name, identity.line()));
+        }
+    }
     let gpus = devices
         .iter()
         .filter(|device| device.runner == "wgpu")
@@ -1130,7 +1151,8 @@ fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
             }
         }
         let headings = [
-            "#", "name", "type", "backend", "also by", "runner", "pci id", "features", "driver",
+            "#", "name", "type", "backend", "also by", "runner", "chip", "pci id", "features",
+            "driver",
         ];
         let sensors: String = devices
             .iter()
@@ -1140,7 +1162,7 @@ fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
             })
             .collect();
         let table = display::table(&headings, &rows);
-        print(&format!("{table}\n{sensors}{absent}"))?;
+        print(&format!("{table}\n{unclear}{sensors}{absent}"))?;
     }
     if gpus == 0 {
         let what = backend.map_or_else(
@@ -1175,6 +1197,7 @@ fn row(place: &str, runner: &str, device: &Device) -> Vec<String> {
         device.backend.clone(),
         or_dash(device.also_reached_by.join(", ")),
         runner.to_owned(),
+        or_dash(device.chip_id.clone().unwrap_or_default()),
         or_dash(device.pci_id.clone().unwrap_or_default()),
         or_dash(device.features.join(", ")),
         or_dash(device.driver.clone()),
@@ -1578,13 +1601,14 @@ fn unaltered(path: &Path) -> Result<Report> {
 /// that is printed, a line each.
 fn whole(path: &Path) -> Result<Report> {
     let (report, expected) = Report::read_with_id(path)?;
-    let found = consistency::violations(&report);
+    let mut found = consistency::violations(&report);
+    found.extend(datasheet::contradictions(&report, &Chips::load(None)?));
     let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
     print(&lines)?;
     as_written(path, &report, &expected)?;
     if !found.is_empty() {
         return Err(Error::usage(format!(
-            "{}: {} figures contradict others, as in no report that a run wrote",
+            "{}: {} figures contradict others or the datasheet of the chip, as in no report that a run wrote",
             path.display(),
             found.len()
         )));

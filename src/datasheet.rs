@@ -254,6 +254,60 @@ fn set_fraction(outcome: &mut Outcome, chip: &Chip, cache: Option<u64>) {
     });
 }
 
+/// What of a report contradicts the datasheet of its chip, or what the report itself says of it, one
+/// line each: figures beyond what the chip can do, fractions and dollars that do not follow.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn contradictions(report: &Report, chips: &Chips) -> Vec<String> {
+    let datasheets = Datasheets::of_report(chips.clone(), report);
+    let mut runners = report.runners.clone();
+    datasheets.recognise(&mut runners);
+    let mut found = Vec::new();
+    for outcome in report.with_status(OutcomeStatus::Measured) {
+        let place = format!("outcome {} ({})", outcome.case_id, outcome.runner);
+        let median = outcome.time_s.as_ref().map(|times| times.median);
+        if let (Some(fraction), Some(datasheet), Some(median)) =
+            (outcome.fraction_of_datasheet, &outcome.datasheet, median)
+        {
+            let work = match datasheet.unit.as_str() {
+                "bytes_per_s" => outcome.bytes_min,
+                _ => outcome.flop_count,
+            };
+            let follows = work as f64 / datasheet.value / median;
+            if !near(fraction, follows) {
+                found.push(format!(
+                    "{place}: fraction_of_datasheet is {fraction:e}, but work over peak and median is {follows:e}"
+                ));
+            }
+        }
+        let paid = report.chip.as_ref().and_then(|chip| chip.price.as_ref());
+        if let (Some(usd), Some(rate), Some(price)) =
+            (outcome.usd_per_flop, outcome.flops_per_second, paid)
+        {
+            let follows = price.usd_per_hour / 3600.0 / rate;
+            let runner = runners.iter().find(|r| r.runner.name == outcome.runner);
+            let same = runner.is_some_and(|r| one_device(&r.device, &report.device));
+            if same && !near(usd, follows) {
+                found.push(format!(
+                    "{place}: usd_per_flop is {usd:e}, but price over rate is {follows:e}"
+                ));
+            }
+        }
+        let runner = runners.iter().find(|r| r.runner.name == outcome.runner);
+        let chip_id = runner.and_then(|record| record.device.chip_id.as_deref());
+        if let Some(chip) = chip_id.and_then(|id| chips.get(id)) {
+            let memory = report.memory.iter().find(|m| m.runner == outcome.runner);
+            let cache = last_cache(chip).max(memory.and_then(|memory| memory.last_level_bytes));
+            found.extend(beyond(outcome, chip, cache).map(|what| format!("{place}: {what}")));
+        }
+    }
+    found
+}
+
+fn near(stated: f64, follows: f64) -> bool {
+    (stated - follows).abs() <= 1e-9 * stated.abs().max(follows.abs())
+}
+
 /// Why a figure cannot be right, if the datasheet says so: more arithmetic than the fastest units of
 /// the chip do, or more bytes than its memory gives. Peaks from memory alone prove nothing.
 #[must_use]
@@ -303,7 +357,7 @@ mod tests {
     use crate::normalise::set_rates;
     use crate::op::{Case, Shape};
     use crate::protocol::{RunnerInfo, Timer};
-    use crate::report::{Labels, Times, Trace, TracePoint, unmeasured};
+    use crate::report::{Labels, Times, Trace, TracePoint, empty, unmeasured};
 
     const H100: &str = "nvidia-h100-sxm5-80gb";
 
@@ -458,6 +512,33 @@ mod tests {
             1.03e-3,
         ));
         assert_eq!(boosted.status, OutcomeStatus::Measured);
+    }
+
+    #[test]
+    fn a_finished_report_is_held_against_the_datasheet() {
+        let chips = Chips::built_in().unwrap();
+        let mut report = empty();
+        report.runners = vec![runner("NVIDIA H100 80GB HBM3", "10de:2330")];
+        report.device = report.runners[0].device.clone();
+        let honest = judged(outcome(OpName::Matmul, Dtype::F16, "matrix", &CUBE, 2e-3));
+        report.outcomes = vec![honest.clone()];
+        assert_eq!(contradictions(&report, &chips), [""; 0]);
+        // Someone writes another fraction, or a time that no such chip can have.
+        let mut flattered = honest;
+        flattered.fraction_of_datasheet = Some(0.9);
+        let mut forged = judged(outcome(OpName::Matmul, Dtype::F16, "matrix", &CUBE, 0.5e-3));
+        forged.status = OutcomeStatus::Measured;
+        report.outcomes = vec![flattered, forged];
+        let found = contradictions(&report, &chips);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("fraction_of_datasheet is 9e-1"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].contains("more than nvidia-h100-sxm5-80gb can do"),
+            "{found:?}"
+        );
     }
 
     #[test]

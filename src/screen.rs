@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::display::{seconds, si, table};
 use crate::op::{Dtype, OpName};
-use crate::report::{Gap, MemoryHierarchy, Outcome, OutcomeStatus, Report};
+use crate::report::{ChipRecord, Confidence, Gap, MemoryHierarchy, Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
 fn rate(outcome: &Outcome) -> String {
@@ -52,6 +52,22 @@ fn chosen(outcome: &Outcome) -> String {
     technique.to_owned()
 }
 
+fn of_datasheet(outcome: &Outcome) -> String {
+    let (Some(fraction), Some(datasheet)) = (outcome.fraction_of_datasheet, &outcome.datasheet)
+    else {
+        return "-".to_owned();
+    };
+    let per_cent = |fraction: f64| format!("{:.0}%", fraction * 100.0);
+    // What nobody found a source for is marked wherever it stands.
+    let mark = match datasheet.confidence {
+        Confidence::Recalled => "?",
+        _ => "",
+    };
+    let observed = datasheet.fraction_at_observed_clock.map(per_cent);
+    let observed = observed.map_or_else(String::new, |text| format!(", {text} at its clock"));
+    format!("{}{mark} {}{observed}", per_cent(fraction), datasheet.peak)
+}
+
 /// The table at the end of a run.
 #[must_use]
 pub fn summary(report: &Report) -> String {
@@ -68,6 +84,10 @@ pub fn summary(report: &Report) -> String {
     let some_cold = measured().any(|outcome| cold(outcome).is_some());
     let some_energy = measured().any(|outcome| outcome.energy.is_some());
     let some_gap = measured().any(|outcome| outcome.gap.is_some());
+    let some_datasheet = measured().any(|outcome| outcome.fraction_of_datasheet.is_some());
+    if some_datasheet {
+        headings.insert(5, "of datasheet");
+    }
     if some_cold {
         headings.insert(4, "cold");
     }
@@ -104,6 +124,9 @@ pub fn summary(report: &Report) -> String {
                     _ => "no".to_owned(),
                 },
             ];
+            if some_datasheet {
+                row.insert(5, of_datasheet(outcome));
+            }
             if some_cold {
                 let ratio = cold(outcome);
                 row.insert(
@@ -157,6 +180,9 @@ pub fn summary(report: &Report) -> String {
     }
     for line in remarks(report) {
         text += &format!("{line}\n");
+    }
+    if let Some(chip) = &report.chip {
+        text += &format!("{}\n", chip_line(chip));
     }
     for memory in &report.memory {
         text += &format!("{}\n", caches(memory, several));
@@ -253,6 +279,23 @@ fn gap_line(name: &str, gaps: &[&Gap]) -> Option<String> {
         against.join(", "),
         gaps.len()
     ))
+}
+
+/// Which chip it was and what an hour of it costs, in one line.
+fn chip_line(chip: &ChipRecord) -> String {
+    let note = chip.note.as_ref();
+    let note = note.map_or_else(String::new, |note| format!("; {note}"));
+    let price = chip.price.as_ref().map_or_else(String::new, |price| {
+        let date = price.as_of.as_deref().unwrap_or("undated");
+        format!(
+            "; {} $ an hour ({}, {date})",
+            price.usd_per_hour, price.origin
+        )
+    });
+    format!(
+        "chip: {} ({}, by {}{note}){price}",
+        chip.name, chip.id, chip.by
+    )
 }
 
 /// The caches found, in one line.
@@ -376,5 +419,65 @@ impl Watcher for Progress {
             case_id, runner, ..
         } = outcome;
         self.line(&format!("{} {case_id} [{runner}]: {result}", self.place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Case, Shape};
+    use crate::report::{Datasheet, PriceRecord, empty, unmeasured};
+
+    fn figure(fraction: f64, confidence: Confidence, at_clock: Option<f64>) -> Outcome {
+        let shape = Shape::of(&[("m", 8), ("n", 8), ("k", 8)]);
+        let case = Case::new(OpName::Matmul, &shape, Dtype::F16).unwrap();
+        let mut outcome = unmeasured(&case, "wgpu", OutcomeStatus::Measured, String::new());
+        outcome.fraction_of_datasheet = Some(fraction);
+        outcome.datasheet = Some(Datasheet {
+            chip_id: "a-chip".to_owned(),
+            peak: "matrix f16".to_owned(),
+            value: 1e15,
+            unit: "flop_per_s".to_owned(),
+            clock_basis: None,
+            confidence,
+            sources: Vec::new(),
+            observed_clock_hz: at_clock.map(|_| 1e9),
+            fraction_at_observed_clock: at_clock,
+        });
+        outcome
+    }
+
+    #[test]
+    fn a_run_on_a_known_chip_shows_fractions_of_its_datasheet_and_what_it_costs() {
+        let mut report = empty();
+        report.outcomes = vec![
+            figure(0.654, Confidence::Vendor, Some(0.702)),
+            figure(0.5, Confidence::Recalled, None),
+        ];
+        assert!(!summary(&report).contains("chip:"));
+        report.chip = Some(ChipRecord {
+            id: "a-chip".to_owned(),
+            name: "A Chip".to_owned(),
+            vendor: "V".to_owned(),
+            by: "PCI id 10de:2330".to_owned(),
+            note: None,
+            devices_per_chip: None,
+            price: Some(PriceRecord {
+                usd_per_hour: 2.5,
+                origin: "a cloud, on demand".to_owned(),
+                as_of: Some("2026-07-20".to_owned()),
+                confidence: Confidence::Secondary,
+                sources: Vec::new(),
+            }),
+        });
+        let text = summary(&report);
+        for wanted in [
+            "of datasheet",
+            "65% matrix f16, 70% at its clock",
+            "50%? matrix f16",
+            "chip: A Chip (a-chip, by PCI id 10de:2330); 2.5 $ an hour (a cloud, on demand, 2026-07-20)",
+        ] {
+            assert!(text.contains(wanted), "no {wanted:?} in {text}");
+        }
     }
 }
