@@ -381,7 +381,8 @@ struct CostArgs {
     /// Which model: llama-3.2-1b, llama-3-8b, llama-3-70b, mixtral-8x7b or a .toml file
     #[arg(long, value_name = "NAME|FILE", default_value = "llama-3-8b")]
     model: String,
-    /// Element type of the projections: f16, bf16, f32, w4a16 (attention and head in f16) or w4a32
+    /// Element type of the projections: f16, f16_f16, bf16, f32, tf32, f8e4m3, w4a16 or w4a32; attention
+    /// and head are in the f16 or f32 that goes with it
     #[arg(long, default_value = "f16")]
     dtype: String,
     /// Tokens of a prompt; may be given more than once
@@ -884,7 +885,7 @@ fn cost_command(args: &CostArgs) -> Result<()> {
     let dtype: Dtype = args.dtype.parse()?;
     if matches!(dtype, Dtype::I32 | Dtype::I8) {
         return Err(Error::usage(format!(
-            "--dtype {dtype}: no model is served in it; choose f16, bf16, f32, tf32, f8e4m3, w4a16 or w4a32"
+            "--dtype {dtype}: no model is served in it; choose f16, f16_f16, bf16, f32, tf32, f8e4m3, w4a16 or w4a32"
         )));
     }
     for (option, sizes) in [

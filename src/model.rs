@@ -227,24 +227,25 @@ impl Model {
     }
 
     /// Bytes of all weights, those of the projections in the element type of the matmuls: 18 bytes
-    /// for 32 of 4 bits, scale included. Norms, router, embedding and head have two bytes each.
+    /// for 32 of 4 bits, scale included. Norms, router, embedding and head have two bytes each, four
+    /// where the model is in f32 or tf32.
     #[must_use]
     pub fn weight_bytes(&self, dtype: Dtype) -> u64 {
         let projections = self.layers * self.layer_weights();
         let rest = self.parameter_count() - projections;
         let bytes = match dtype {
             Dtype::W4A16 | Dtype::W4A32 => projections / 32 * 18,
-            Dtype::F32 => projections * 4,
+            Dtype::F32 | Dtype::Tf32 => projections * 4,
+            Dtype::F8E4M3 => projections,
             _ => projections * 2,
         };
-        bytes + rest * if dtype == Dtype::F32 { 4 } else { 2 }
+        bytes + rest * element_bytes(dtype)
     }
 
     /// Bytes of keys and values that one token leaves.
     #[must_use]
     pub fn kv_bytes_per_token(&self, dtype: Dtype) -> u64 {
-        let element = if dtype == Dtype::F32 { 4 } else { 2 };
-        self.layers * 2 * self.kv_heads * self.head_dim * element
+        self.layers * 2 * self.kv_heads * self.head_dim * element_bytes(dtype)
     }
 
     /// The cases of a phase, with how often each runs. Tokens are spread evenly over experts, which is
@@ -257,11 +258,7 @@ impl Model {
             Phase::Prefill { tokens } => (tokens, 1),
             Phase::Decode { batch, .. } => (batch, batch),
         };
-        let act = match dtype {
-            Dtype::W4A16 => Dtype::F16,
-            Dtype::W4A32 => Dtype::F32,
-            other => other,
-        };
+        let act = beside(dtype);
         let product = |m: u64, n: u64, k: u64, batch: u64, dtype: Dtype| {
             let mut sizes = vec![("m", m), ("n", n), ("k", k), ("trans_b", 1)];
             if batch > 1 {
@@ -331,6 +328,26 @@ impl Model {
     }
 }
 
+/// The element type of attention and head where the projections are multiplied in `dtype`: 4-bit
+/// weights, 8-bit floats and sums in f16 are for projections alone, and what is tf32 there is f32
+/// elsewhere.
+fn beside(dtype: Dtype) -> Dtype {
+    match dtype {
+        Dtype::W4A16 | Dtype::F8E4M3 | Dtype::F16F16 => Dtype::F16,
+        Dtype::W4A32 | Dtype::Tf32 => Dtype::F32,
+        other => other,
+    }
+}
+
+/// Bytes of an element of keys, values, norms and embedding.
+fn element_bytes(dtype: Dtype) -> u64 {
+    if dtype == Dtype::F32 || dtype == Dtype::Tf32 {
+        4
+    } else {
+        2
+    }
+}
+
 /// The names of the models.
 #[must_use]
 pub fn model_names() -> Vec<&'static str> {
@@ -341,6 +358,25 @@ pub fn model_names() -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::plan;
+
+    #[test]
+    fn every_dtype_that_a_model_is_served_in_has_all_its_cases() {
+        let model = Model::load("llama-3-8b").unwrap();
+        for dtype in Dtype::ALL {
+            if matches!(dtype, Dtype::I8 | Dtype::I32) {
+                continue;
+            }
+            for phase in [
+                Phase::Prefill { tokens: 512 },
+                Phase::Decode {
+                    batch: 8,
+                    context: 4096,
+                },
+            ] {
+                assert_eq!(model.parts(phase, dtype).unwrap().len(), 6, "{dtype}");
+            }
+        }
+    }
 
     #[test]
     fn parameters_are_as_published() {
@@ -365,6 +401,11 @@ mod tests {
         assert_eq!(model.weight_bytes(Dtype::F16), 2 * 8_030_261_248);
         // 32 layers, keys and values, 8 heads of 128, two bytes.
         assert_eq!(model.kv_bytes_per_token(Dtype::F16), 131_072);
+        // Projections of one byte, the rest of two.
+        let rest = 2 * 128_256 * 4096 + 65 * 4096;
+        let f8 = model.weight_bytes(Dtype::F8E4M3);
+        assert_eq!(f8, 8_030_261_248 - rest + 2 * rest);
+        assert_eq!(model.weight_bytes(Dtype::Tf32), 4 * 8_030_261_248);
         let w4 = model.weight_bytes(Dtype::W4A16);
         let projections: u64 = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 14336 * 4096);
         assert_eq!(

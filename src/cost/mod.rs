@@ -334,6 +334,8 @@ pub fn answer(question: &Question, subjects: &[Subject], chips: &Chips) -> Resul
 /// What is known of the device of one runner.
 struct Priced {
     chip_id: Option<String>,
+    /// Why nobody knows which chip it is.
+    unclear: String,
     memory_bytes: Option<f64>,
     price: Option<PriceRecord>,
 }
@@ -348,7 +350,8 @@ impl Priced {
             ..Datasheets::default()
         };
         let told = subject.chip_id.clone().filter(|_| own);
-        let chip_id = told.or_else(|| sheets.identity(&record.device).chip_id().map(str::to_owned));
+        let identity = sheets.identity(&record.device);
+        let chip_id = told.or_else(|| identity.chip_id().map(str::to_owned));
         let chip = chip_id.as_deref().and_then(|id| chips.get(id));
         let is_cpu = record.device.device_type == "cpu";
         let memory_bytes = chip
@@ -361,6 +364,7 @@ impl Priced {
             .or_else(|| stated().filter(|_| own));
         Self {
             chip_id,
+            unclear: identity.line(),
             memory_bytes,
             price,
         }
@@ -490,7 +494,10 @@ fn no_dollars(device: &Priced, fit: &Fit) -> Option<String> {
     if device.price.is_none() {
         return Some(match &device.chip_id {
             Some(id) => format!("no dated price of {id} is known; give one with --price"),
-            None => "the chip is not in the catalogue; give a price with --price".to_owned(),
+            None => format!(
+                "which chip it is: {}; or give a price with --price",
+                device.unclear
+            ),
         });
     }
     match fit.device_count {
