@@ -175,8 +175,9 @@ impl Datasheets {
 }
 
 /// Bytes of the largest memory on the chip that a working set could live in.
+#[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn last_cache(chip: &Chip) -> Option<u64> {
+pub fn last_cache(chip: &Chip) -> Option<u64> {
     let sizes = chip.caches.values().map(|figure| figure.value as u64);
     sizes.max()
 }

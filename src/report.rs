@@ -196,10 +196,11 @@ impl PriceRecord {
     /// A price that the user gave on the command line, today.
     #[must_use]
     pub fn given(usd_per_hour: f64) -> Self {
+        let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         Self {
             usd_per_hour,
-            origin: "--price".to_owned(),
-            as_of: Some(jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
+            origin: format!("--price, {today}"),
+            as_of: Some(today),
             confidence: Confidence::User,
             sources: vec!["the command line".to_owned()],
         }

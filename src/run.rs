@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, measure_case, sight, times};
-use crate::datasheet::Datasheets;
+use crate::datasheet::{self, Datasheets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
 use crate::input::{self, Data};
@@ -676,6 +676,20 @@ impl Work<'_> {
         self.outcomes = outcomes;
     }
 
+    /// Bytes that calls by turns must touch so that none finds its own in a cache: twice the last
+    /// cache, be it found by this runner's walks, stated by the system, or in the chip's datasheet.
+    /// Most libraries have no walk, and their weights come from memory all the same.
+    fn cold_bytes(&self) -> Option<u64> {
+        let device = &self.opened.record.device;
+        let stated = machine::caches_of(device).into_iter().max();
+        let sheets = &self.options.datasheets;
+        let identity = sheets.identity(device);
+        let chip = identity.chip_id().and_then(|id| sheets.chips.get(id));
+        let known = chip.and_then(datasheet::last_cache);
+        let largest = self.cache_bytes.max(stated).max(known)?;
+        Some(largest.saturating_mul(2))
+    }
+
     /// A case beyond its roofline by both clocks may mean that the ceiling was measured while the
     /// device, or the machine, was busier than now: the probe behind it is seen again, and the better
     /// of its two times is the ceiling. The case then stands or falls by that.
@@ -1034,6 +1048,7 @@ impl Work<'_> {
         }
         let mut tried = Vec::new();
         let native = NATIVE.contains(&self.name);
+        let cold_bytes = self.cold_bytes();
         let mut runner = Deadlined {
             inner: &mut *self.opened.conversation,
             deadline,
@@ -1096,7 +1111,7 @@ impl Work<'_> {
             checks: self.options.reach.checks,
             native,
             regimes: &self.options.plan.regimes,
-            cold_bytes: self.cache_bytes.map(|bytes| 2 * bytes),
+            cold_bytes,
             implausible: &implausible,
             energy_window_s: self.options.plan.energy_window_s,
             sensors,

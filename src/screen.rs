@@ -286,11 +286,7 @@ fn chip_line(chip: &ChipRecord) -> String {
     let note = chip.note.as_ref();
     let note = note.map_or_else(String::new, |note| format!("; {note}"));
     let price = chip.price.as_ref().map_or_else(String::new, |price| {
-        let date = price.as_of.as_deref().unwrap_or("undated");
-        format!(
-            "; {} $ an hour ({}, {date})",
-            price.usd_per_hour, price.origin
-        )
+        format!("; {} $ an hour ({})", price.usd_per_hour, price.origin)
     });
     format!(
         "chip: {} ({}, by {}{note}){price}",
@@ -464,7 +460,7 @@ mod tests {
             devices_per_chip: None,
             price: Some(PriceRecord {
                 usd_per_hour: 2.5,
-                origin: "a cloud, on demand".to_owned(),
+                origin: "a cloud, on demand, 2026-07-20".to_owned(),
                 as_of: Some("2026-07-20".to_owned()),
                 confidence: Confidence::Secondary,
                 sources: Vec::new(),

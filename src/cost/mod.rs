@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::model::{LEFT_OUT, Model, Phase};
 use crate::normalise::one_device;
 use crate::op::Dtype;
-use crate::report::{Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord};
+use crate::plan;
+use crate::report::{Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord, slug};
 
 /// Seconds of an hour.
 const HOUR_S: f64 = 3600.0;
@@ -555,6 +556,7 @@ fn break_evens(projections: &[Projection], requests: &[RequestCost]) -> Vec<Brea
     struct Entry<'a> {
         what: String,
         place: (usize, &'a str),
+        device: &'a str,
         /// Seconds of a device for the same work.
         device_s: Range,
         price: Option<f64>,
@@ -564,6 +566,7 @@ fn break_evens(projections: &[Projection], requests: &[RequestCost]) -> Vec<Brea
     let phases = projections.iter().map(|p| Entry {
         what: p.phase.words(),
         place: (p.report_index, &p.runner),
+        device: &p.device,
         device_s: p.time_s,
         price: price(&p.price),
         fits: p.fit.device_count == Some(1),
@@ -582,12 +585,26 @@ fn break_evens(projections: &[Projection], requests: &[RequestCost]) -> Vec<Brea
         Entry {
             what: request_words(r),
             place: (r.report_index, &r.runner),
+            device: step.map_or("", |p| &p.device),
             device_s: r.device_s,
             price: step.and_then(|p| price(&p.price)),
             fits: step.is_some_and(|p| p.fit.device_count == Some(1)),
         }
     });
-    let entries: Vec<Entry<'_>> = phases.chain(whole).filter(|entry| entry.fits).collect();
+    // Of the runners of one device the buyer takes the fastest.
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for entry in phases.chain(whole).filter(|entry| entry.fits) {
+        let same = |other: &Entry<'_>| {
+            other.what == entry.what
+                && other.place.0 == entry.place.0
+                && other.device == entry.device
+        };
+        match entries.iter().position(same) {
+            Some(at) if entry.device_s.value < entries[at].device_s.value => entries[at] = entry,
+            Some(_) => {}
+            None => entries.push(entry),
+        }
+    }
     let mut found = Vec::new();
     for against in &entries {
         let Some(paid) = against.price else { continue };
@@ -672,7 +689,7 @@ impl Answer {
         let chip = projection.map_or("", |p| p.chip_id.as_deref().unwrap_or(&p.device));
         // What is in brackets is driver or compiler version.
         let chip = chip.split(" (").next().unwrap_or_default();
-        format!("{}  {chip}, {runner}", report_index + 1)
+        format!("#{} {chip}, {runner}", report_index + 1)
     }
 
     /// For a terminal.
@@ -744,22 +761,27 @@ impl Answer {
             self.left_out
         );
         for (index, report) in self.reports.iter().enumerate() {
-            let _ = writeln!(text, "{}  {}{gap}", index + 1, report.name);
+            let _ = writeln!(text, "#{} {}{gap}", index + 1, report.name);
+        }
+        // The answer last: the table of cases is long, and a terminal shows the end.
+        if !self.projections.is_empty() {
+            let _ = write!(text, "\n{}", self.measured(table));
+        }
+        let lines = self.lines();
+        if !lines.is_empty() {
+            text.push('\n');
+        }
+        for line in lines {
+            let _ = writeln!(text, "{line}{gap}");
         }
         if !self.projections.is_empty() {
-            let _ = write!(text, "\n{}\n", self.phases(table));
+            let _ = write!(text, "\n{}", self.phases(table));
         }
         if !self.requests.is_empty() {
-            let _ = writeln!(text, "{}", self.whole_requests(table));
-        }
-        for line in self.lines() {
-            let _ = writeln!(text, "{line}{gap}");
+            let _ = write!(text, "\n{}", self.whole_requests(table));
         }
         if !self.break_even.is_empty() {
             let _ = write!(text, "\n{}", self.prices(table));
-        }
-        if !self.projections.is_empty() {
-            let _ = write!(text, "\n{}", self.measured(table));
         }
         text
     }
@@ -838,9 +860,12 @@ impl Answer {
         for p in &self.projections {
             let place = self.place(p.report_index, &p.runner);
             if let Some(price) = &p.price {
+                let device = place.strip_suffix(&*format!(", {}", p.runner));
                 add(format!(
-                    "price: {place}: {} $ an hour ({})",
-                    price.usd_per_hour, price.origin
+                    "price: {}: {} $ an hour ({})",
+                    device.unwrap_or(&place),
+                    price.usd_per_hour,
+                    price.origin
                 ));
             }
             if let Some(reason) = &p.usd_reason {
@@ -855,7 +880,7 @@ impl Answer {
             .iter()
             .any(|p| p.shares.iter().any(|s| s.cache == "hot"));
         if hot {
-            add("note: cases marked hot were measured with their weights in the cache where they fit it; the suite llm measures cold".to_owned());
+            add("note: cases marked hot were measured with their weights in a cache, where they fit one".to_owned());
         }
         for refusal in &self.refused {
             let more = match refusal.missing.len() {
@@ -863,7 +888,7 @@ impl Answer {
                 count => format!("; and {} more", count - 1),
             };
             add(format!(
-                "not projected: {}  {}, {}: {}{more}",
+                "not projected: #{} {}, {}: {}{more}",
                 refusal.report_index + 1,
                 refusal.runner,
                 refusal.phase.words(),
@@ -906,10 +931,13 @@ impl Answer {
                     display::seconds(share.time_s.value),
                     share.cache.clone(),
                     format!(
-                        "{} of {}, {} times",
+                        "{} of {}, {}",
                         share.part,
                         p.phase.words(),
-                        share.count
+                        match share.count {
+                            1 => "once".to_owned(),
+                            count => format!("{count} times"),
+                        }
                     ),
                 ];
                 match rows.iter_mut().find(|known| known[..2] == row[..2]) {
@@ -943,13 +971,23 @@ pub fn suite(question: &Question) -> Result<String> {
             }
         }
     }
+    // Measured as `llm` measures.
+    let llm = plan::plan("llm", None)?;
+    let probes = llm.cases.into_iter().filter(|case| case.op.is_probe());
     let mut text = format!(
-        "name = {:?}\ndescription = \"What {} asks of a chip, layer by layer.\"\n\n# Seconds that one case may take, choice of variant included; a probe gets a quarter of it.\ncase_budget_s = 10.0\n# A case whose single call may take longer than this is skipped.\ncall_s_max = 2.0\n# Beside the headline, with cold caches: weights come from memory.\nregimes = [\"cold\"]\n# Steady work over which energy is counted.\nenergy_window_s = 2.0\n",
-        crate::report::slug(&question.model.name),
-        question.model.name
+        "name = {:?}\ndescription = \"What {} asks of a chip, layer by layer.\"\n\n# Seconds that one case may take, choice of variant included; a probe gets a quarter of it.\ncase_budget_s = {:?}\n# A case whose single call may take longer than this is skipped.\ncall_s_max = {:?}\n# Beside the headline, with cold caches: weights come from memory.\nregimes = [\"cold\"]\n",
+        slug(&question.model.name),
+        question.model.name,
+        llm.case_budget_s,
+        llm.call_s_max,
     );
-    text.push_str(PROBES);
-    for case in cases {
+    let _ = write!(
+        text,
+        "# Steady work over which energy is counted.\nenergy_window_s = {:?}\n",
+        llm.energy_window_s
+    );
+    text.push_str("\n# What the cases are measured against, then the cases.");
+    for case in probes.chain(cases) {
         let sizes: Vec<String> = case
             .shape
             .0
@@ -966,35 +1004,6 @@ pub fn suite(question: &Question) -> Result<String> {
     }
     Ok(text)
 }
-
-/// What the cases of a model are measured against.
-const PROBES: &str = r#"
-# What the cases are measured against.
-[[cases]]
-op = "empty"
-dtype = "f32"
-shape = { n = 1 }
-
-[[cases]]
-op = "fma"
-dtype = "f32"
-shape = { invocations = [65536, 2097152, 4194240], steps = [512, 512, 4096] }
-
-[[cases]]
-op = "fma"
-dtype = "f16"
-shape = { invocations = [8192, 2097152, 4194240], steps = [512, 1024, 4096] }
-
-[[cases]]
-op = "matrix_fma"
-dtype = "f16"
-shape = { blocks = [256, 8448, 16896], steps = [256, 16384, 16384] }
-
-[[cases]]
-op = "copy"
-dtype = "f32"
-shape = { n = [33554432, 268435456] }
-"#;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,329 @@
+//! The commands that work on finished reports.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{CostArgs, Format, GateFormat, ReplayArgs, assigned, usd};
+use super::{calibration, command_line, judge, pretty, print, rescue, to_value};
+use crate::chips::Chips;
+use crate::compare::{Comparison, Terms, compare};
+use crate::cost::{self, Question, Subject};
+use crate::datasheet::{self, Datasheets};
+use crate::error::{Error, ErrorKind, Result};
+use crate::gate::{self, Gate, Thresholds};
+use crate::model::{Model, Phase};
+use crate::op::Dtype;
+use crate::replay::{self, Agreement, Wish};
+use crate::report::{self, PriceRecord, Report, Status};
+use crate::screen::{self, Progress};
+use crate::{consistency, interrupt, merge, run, signature};
+
+/// Reports with the names that they were given by.
+type Named = Vec<(String, Report)>;
+
+/// Reads reports; with them a warning for each that is not as it was written.
+fn read_reports(paths: &[PathBuf]) -> Result<(Named, Vec<String>)> {
+    let (mut reports, mut warnings) = (Vec::new(), Vec::new());
+    for path in paths {
+        let (report, expected) = Report::read_with_id(path)?;
+        let name = path.display().to_string();
+        if report.report_id != expected {
+            warnings.push(format!(
+                "{name}: it was changed after it was written; `chipmark validate` says how far"
+            ));
+        }
+        reports.push((name, report));
+    }
+    Ok((reports, warnings))
+}
+
+fn as_written(path: &Path, report: &Report, expected: &str) -> Result<()> {
+    if report.report_id == expected {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{}: report_id is {}, but the content's is {expected}; the file was changed after it was written",
+        path.display(),
+        report.report_id
+    )))
+}
+
+/// Reads a report that must be as it was written.
+fn unaltered(path: &Path) -> Result<Report> {
+    let (report, expected) = Report::read_with_id(path)?;
+    as_written(path, &report, &expected)?;
+    Ok(report)
+}
+
+/// Reads a report that must be as it was written and contradict itself nowhere; what speaks against
+/// that is printed, a line each.
+fn whole(path: &Path) -> Result<Report> {
+    let (report, expected) = Report::read_with_id(path)?;
+    let mut found = consistency::violations(&report);
+    found.extend(datasheet::contradictions(&report, &Chips::load(None)?));
+    let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
+    print(&lines)?;
+    as_written(path, &report, &expected)?;
+    if !found.is_empty() {
+        return Err(Error::usage(format!(
+            "{}: {} figures contradict others or the datasheet of the chip, as in no report that a run wrote",
+            path.display(),
+            found.len()
+        )));
+    }
+    Ok(report)
+}
+
+pub(super) fn shown(comparison: &Comparison, format: Format) -> Result<String> {
+    Ok(match format {
+        Format::Text => comparison.text(),
+        Format::Md => comparison.markdown(),
+        Format::Json => pretty(&to_value(comparison)?),
+        Format::Csv => comparison.csv()?,
+    })
+}
+
+pub(super) fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<()> {
+    let (reports, warnings) = read_reports(paths)?;
+    terms.check(&reports)?;
+    let mut comparison = compare(&reports, terms);
+    comparison.warnings.extend(warnings);
+    print(&shown(&comparison, format)?)?;
+    if comparison.common_case_count == 0 {
+        return Err(Error::usage("the reports have no measured case in common"));
+    }
+    Ok(())
+}
+
+pub(super) fn check(
+    paths: [PathBuf; 2],
+    mut terms: Terms,
+    thresholds: Option<&Path>,
+    format: GateFormat,
+) -> Result<()> {
+    let thresholds = thresholds.map(Thresholds::read).transpose()?;
+    let thresholds = thresholds.unwrap_or_default();
+    let (reports, warnings) = read_reports(&paths)?;
+    terms.check(&reports)?;
+    thresholds.apply(&reports, &mut terms)?;
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
+    let judgement = gate::judge(&comparison, &reports[0].1, &reports[1].1, &thresholds);
+    print(&match format {
+        GateFormat::Text => judgement.text(&comparison),
+        GateFormat::Md => judgement.markdown(&comparison),
+        GateFormat::Json => {
+            let mut value = to_value(&judgement)?;
+            value["comparison"] = to_value(&comparison)?;
+            pretty(&value)
+        }
+        GateFormat::Junit => judgement.junit(&comparison)?,
+    })?;
+    match judgement.gate {
+        Gate::Passed => {
+            eprintln!("chipmark: {}", judgement.reason);
+            Ok(())
+        }
+        Gate::Regressed => Err(Error::new(ErrorKind::GateFailed, judgement.reason)),
+        Gate::Unclear => Err(Error::new(ErrorKind::MeasurementInvalid, judgement.reason)),
+    }
+}
+
+pub(super) fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
+    let report = merge::merge(read_reports(paths)?.0, command_line())?;
+    if output == Path::new("-") {
+        return print(&report.to_json()?);
+    }
+    report::check_writable("--output", output)?;
+    let path = report::write(&report, output)?;
+    print(&format!("{}{}\n", screen::summary(&report), path.display()))
+}
+
+pub(super) fn validate(path: &Path, key: Option<&Path>) -> Result<()> {
+    let report = whole(path)?;
+    let signed = match key {
+        Some(key) => {
+            let comment = signature::verify(path, &report.report_id, key)?;
+            format!(
+                ", signed by {} ({})",
+                key.display(),
+                comment.replace('\t', ", ")
+            )
+        }
+        None => {
+            let beside = signature::path_of(path);
+            if beside.exists() {
+                eprintln!(
+                    "chipmark: {} was not looked at; --key FILE names the public key to check it by",
+                    beside.display()
+                );
+            }
+            String::new()
+        }
+    };
+    print(&format!(
+        "{}: a whole {} report of {}{signed}\n",
+        path.display(),
+        report.schema_version,
+        report.device.name
+    ))
+}
+
+pub(super) fn sign(path: &Path, key: &Path) -> Result<()> {
+    let report = whole(path)?;
+    let written = signature::sign(path, &report.report_id, key)?;
+    print(&format!("{}\n", written.display()))
+}
+
+pub(super) fn generate_key_command(folder: &Path) -> Result<()> {
+    let password = signature::password("Password for the new key (empty for none): ")?;
+    let open = password.as_ref().is_none_or(String::is_empty);
+    let (secret, public) = signature::generate(folder, password)?;
+    if open {
+        eprintln!(
+            "chipmark: {} has no password: whoever reads it can sign; {} sets one",
+            secret.display(),
+            signature::PASSWORD_VARIABLE
+        );
+    }
+    print(&format!("{}\n{}\n", secret.display(), public.display()))
+}
+
+pub(super) fn replay_command(args: &ReplayArgs) -> Result<()> {
+    let name = args.report.display().to_string();
+    let report = whole(&args.report)?;
+    let to_stdout = args.output == Path::new("-");
+    if !to_stdout {
+        report::check_writable("--output", &args.output)?;
+    }
+    interrupt::heed();
+    let reach = args.reach.reach();
+    let first = args
+        .runner
+        .first()
+        .or(report.runners.first().map(|r| &r.runner.name));
+    let runner = first.map_or("wgpu", String::as_str);
+    let wish = Wish {
+        runners: args.runner.clone(),
+        filter: args.filter.clone(),
+        calibration: calibration(args.calibrated.as_ref(), runner, &reach)?,
+        reach,
+        budget_s: args.budget,
+        process_count: args.processes,
+        command: command_line(),
+        datasheets: Datasheets {
+            chips: Chips::load(None)?,
+            ..Datasheets::default()
+        },
+    };
+    let replay = replay::replay(&name, &report, wish)?;
+    let mut progress = Progress::new();
+    let (replayed, _) = run::run(&replay.options, &mut progress)?;
+    drop(progress);
+    let new_name = if to_stdout {
+        print(&replayed.to_json()?)?;
+        "the replay".to_owned()
+    } else {
+        let path =
+            report::write(&replayed, &args.output).map_err(|error| rescue(&replayed, error))?;
+        path.display().to_string()
+    };
+    let warnings = replay::differences(&replay.original, &replayed);
+    let judged = judge(&replayed);
+    let interrupted = replayed.status == Status::Interrupted;
+    let reports = [(name, replay.original), (new_name, replayed)];
+    let terms = Terms {
+        tie: args.tie,
+        left_out: replay.left_out,
+        ..Terms::default()
+    };
+    let mut comparison = compare(&reports, &terms);
+    comparison.warnings.extend(warnings);
+    let text = shown(&comparison, args.format)?;
+    if to_stdout {
+        eprint!("{text}");
+    } else {
+        print(&text)?;
+    }
+    match judged {
+        Err(error) if interrupted || error.kind == ErrorKind::WrongResults => return Err(error),
+        _ => {}
+    }
+    match replay::agreement(&comparison) {
+        (Agreement::Agrees, line) => {
+            eprintln!("chipmark: {line}");
+            Ok(())
+        }
+        (Agreement::Differs, line) => Err(Error::new(ErrorKind::GateFailed, line)),
+        (Agreement::Unclear, line) => Err(Error::new(ErrorKind::MeasurementInvalid, line)),
+    }
+}
+
+pub(super) fn cost_command(args: &CostArgs) -> Result<()> {
+    let dtype: Dtype = args.dtype.parse()?;
+    if matches!(dtype, Dtype::I32 | Dtype::I8) {
+        return Err(Error::usage(format!(
+            "--dtype {dtype}: no model is served in it; choose f16, f16_f16, bf16, f32, tf32, f8e4m3, w4a16 or w4a32"
+        )));
+    }
+    for (option, sizes) in [
+        ("--prefill", &args.prefill[..]),
+        ("--batch", &args.batch[..]),
+        ("--context", std::slice::from_ref(&args.context)),
+    ] {
+        if sizes.contains(&0) {
+            return Err(Error::usage(format!("{option} 0: it must be at least 1")));
+        }
+    }
+    if let Some((tokens, _)) = args.request.filter(|(n, _)| !args.prefill.contains(n)) {
+        return Err(Error::usage(format!(
+            "--request: a prompt of {tokens} tokens needs --prefill {tokens}"
+        )));
+    }
+    let prefills = args.prefill.iter().map(|&tokens| Phase::Prefill { tokens });
+    let decodes = args.batch.iter().map(|&batch| Phase::Decode {
+        batch,
+        context: args.context,
+    });
+    let question = Question {
+        model: Model::load(&args.model)?,
+        dtype,
+        phases: prefills.chain(decodes).collect(),
+        request: args.request,
+        runner: args.runner.clone(),
+    };
+    if args.suite {
+        return print(&cost::suite(&question)?);
+    }
+    let chips = Chips::load(args.chips.as_deref())?;
+    let named = args.reports.iter().map(|path| {
+        let report = unaltered(path)?;
+        Ok((path.display().to_string(), report))
+    });
+    let reports = named.collect::<Result<Named>>()?;
+    let prices = assigned("--price", &args.price, reports.len())?;
+    let ids = assigned("--chip", &args.chip, reports.len())?;
+    let mut subjects = Vec::new();
+    for (((name, report), price), chip_id) in reports.into_iter().zip(prices).zip(ids) {
+        let paid = price
+            .map(|text| usd(&text).map_err(|what| Error::usage(format!("--price {text}: {what}"))));
+        if let Some(id) = &chip_id {
+            chips
+                .wanted(id)
+                .map_err(|error| Error::usage(format!("--chip: {error}")))?;
+        }
+        subjects.push(Subject {
+            name,
+            report,
+            paid: paid.transpose()?.map(PriceRecord::given),
+            chip_id,
+        });
+    }
+    let answer = cost::answer(&question, &subjects, &chips)?;
+    print(&match args.format {
+        Format::Text => answer.text(),
+        Format::Md => answer.markdown(),
+        Format::Csv => answer.csv()?,
+        Format::Json => pretty(&to_value(&answer)?),
+    })?;
+    answer.verdict()
+}
