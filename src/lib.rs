@@ -20,6 +20,7 @@ pub mod datasheet;
 pub mod display;
 pub mod energy;
 pub mod error;
+pub mod export;
 pub mod folders;
 pub mod gate;
 pub mod gpu;

@@ -363,6 +363,19 @@ pub enum OutcomeStatus {
     Implausible,
 }
 
+impl OutcomeStatus {
+    /// As files and people write it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Implausible => "implausible",
+        }
+    }
+}
+
 /// How a number came about. Numbers that differ in cache, data or checks are not compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Labels {

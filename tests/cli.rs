@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "devices",
     "list",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 18] = [
     "conformance",
     "chips",
     "cost",
+    "export",
     "cache",
     "merge",
     "validate",

@@ -57,6 +57,7 @@ const ORDER: &[&str] = &[
     "signature",
     "replay",
     "cost",
+    "export",
     "audit",
     "conformance",
     "schemas",

@@ -550,6 +550,9 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "chipmark run --suite llm --runner wgpu --calibrated out/calibration-fake.json --output out/reports",
             "chipmark validate out/reports/gpu/llm.json",
             "chipmark validate out/reports/gpu/standard.json",
+            "chipmark cost --model llama-3-8b out/reports/gpu/llm.json out/reports/gpu/standard.json",
+            "chipmark cost --model llama-3-70b out/reports/gpu/llm.json out/reports/gpu/standard.json",
+            "chipmark cost --model mixtral-8x7b out/reports/gpu/llm.json out/reports/gpu/standard.json",
         ]
     );
     assert_in_order(
@@ -569,6 +572,8 @@ fn the_gpu_pass_goes_on_after_a_failed_step() {
             "llm",
             "ok",
             "validate",
+            "ok",
+            "cost",
             "ok",
         ],
     );

@@ -10,6 +10,7 @@ use crate::chips::Chips;
 use crate::compare::Terms;
 use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
+use crate::export;
 use crate::gpu::BACKENDS;
 use crate::op::OpName;
 use crate::report::PriceRecord;
@@ -117,6 +118,19 @@ pub(super) enum Command {
     },
     /// Project tokens a second, dollars and break-even prices of a model from reports
     Cost(CostArgs),
+    /// Write reports in a format that other dashboards read
+    #[command(after_help = format!("Formats and what reads them:\n{}", export::purposes()))]
+    Export {
+        /// Which format
+        #[arg(value_name = "FORMAT", value_parser = export::names(), hide_possible_values = true)]
+        format: String,
+        /// Reports; some formats hold one only
+        #[arg(required = true)]
+        reports: Vec<PathBuf>,
+        /// File to write, whole or not at all, or - for standard output
+        #[arg(long, value_name = "FILE|-", default_value = "-")]
+        output: PathBuf,
+    },
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all

@@ -96,6 +96,11 @@ pub fn main() -> u8 {
         Command::Chips { which, chips, json } => {
             chips_command(which.as_deref(), chips.as_deref(), json)
         }
+        Command::Export {
+            format,
+            reports,
+            output,
+        } => export_command(&format, &reports, &output),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report, key } => validate(&report, key.as_deref()),
