@@ -47,13 +47,19 @@ fn measured() -> &'static Value {
             suite, printed.stdout,
             "the budget is no longer where it was"
         );
+        // Without probes: their times are of no use here, and `run --filter` would keep them.
+        let mut blocks = suite.split("\n[[cases]]\n");
+        let head = blocks.next().unwrap().to_owned();
+        let of_models =
+            |block: &&str| block.contains("\"matmul\"") || block.contains("\"attention\"");
+        let suite = blocks
+            .filter(of_models)
+            .fold(head, |suite, block| format!("{suite}\n[[cases]]\n{block}"));
         fs::write(folder.path().join("suite.toml"), suite).unwrap();
         let arguments = [
             "run",
             "--suite",
             "suite.toml",
-            "--filter",
-            "^(matmul|attention)/",
             "--runner",
             "host",
             "--output",

@@ -629,6 +629,9 @@ fn break_evens(projections: &[Projection], requests: &[RequestCost]) -> Vec<Brea
             });
         }
     }
+    // Line by line what is to be decided.
+    let place = |what: &str| entries.iter().position(|entry| entry.what == what);
+    found.sort_by_key(|even: &BreakEven| place(&even.what));
     found
 }
 
