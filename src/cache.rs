@@ -6,14 +6,13 @@
 //! built, verified and timed like any other variant.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::kernels;
 use crate::error::{Error, Result};
-use crate::folders;
+use crate::files;
 use crate::op::{Case, Dtype};
 use crate::protocol::{Device, Tunables, Variant};
 use crate::report::Tried;
@@ -90,7 +89,7 @@ impl Cache {
     #[must_use]
     pub fn of_user() -> Option<Self> {
         Some(Self {
-            path: folders::cache()?.join("variants.json"),
+            path: files::cache()?.join("variants.json"),
         })
     }
 
@@ -203,15 +202,7 @@ impl Cache {
         text.push('\n');
         let directory = self.path.parent().unwrap_or(&self.path);
         fs::create_dir_all(directory).map_err(|error| self.refuse(&error))?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".chipmark-")
-            .tempfile_in(directory)
-            .map_err(|error| self.refuse(&error))?;
-        file.write_all(text.as_bytes())
-            .map_err(|error| self.refuse(&error))?;
-        file.persist(&self.path)
-            .map_err(|error| self.refuse(&error.error))?;
-        Ok(())
+        files::replace(&self.path, &text).map_err(|error| self.refuse(&error))
     }
 }
 

@@ -7,14 +7,13 @@
 //! blocks in a row make one comparison of each with the first.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::case::{Sight, sight};
 use crate::compare::{Verdict, verdict_of_pairs};
 use crate::display;
 use crate::error::{Error, ErrorKind, Result};
-use crate::folders;
+use crate::files;
 use crate::input;
 use crate::interleave::{Choice, choose, fresh, policy, with_session};
 use crate::interrupt::interrupted;
@@ -549,20 +548,14 @@ pub fn store(findings: &Findings, directory: &Path) -> Result<PathBuf> {
         .map_err(|error| Error::internal(error.to_string()))?;
     text.push('\n');
     fs::create_dir_all(directory).map_err(refuse)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".chipmark-")
-        .tempfile_in(directory)
-        .map_err(refuse)?;
-    file.write_all(text.as_bytes()).map_err(refuse)?;
-    file.as_file().sync_all().map_err(refuse)?;
-    file.persist(&path).map_err(|error| refuse(error.error))?;
+    files::replace(&path, &text).map_err(refuse)?;
     Ok(path)
 }
 
 /// The calibration of this device by this runner, where one was stored.
 #[must_use]
 pub fn load(device: &Device, runner: &str) -> Option<Calibration> {
-    read(&folders::settings()?.join(file_name(device, runner))).ok()
+    read(&files::settings()?.join(file_name(device, runner))).ok()
 }
 
 /// Reads a calibration.
@@ -597,7 +590,7 @@ pub fn wanted(file: Option<&Path>, runner: &str, reach: &Reach) -> Result<Calibr
     let (device, name) = (&record.device, &record.runner.name);
     let Some(file) = file else {
         return load(device, name).ok_or_else(|| {
-            let place = folders::settings().map_or_else(
+            let place = files::settings().map_or_else(
                 || "there is no folder for settings".to_owned(),
                 |folder| format!("{} is not there", folder.join(file_name(device, name)).display()),
             );

@@ -21,7 +21,7 @@ pub mod display;
 pub mod energy;
 pub mod error;
 pub mod export;
-pub mod folders;
+pub mod files;
 pub mod gate;
 pub mod gpu;
 pub mod hierarchy;

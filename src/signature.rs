@@ -6,13 +6,14 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Cursor, IsTerminal, Write};
+use std::io::{Cursor, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use ct_codecs::{Base64, Decoder};
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
 use crate::error::{Error, Result};
+use crate::files::{self, Readers};
 
 /// The environment variable that holds the password of a secret key.
 pub const PASSWORD_VARIABLE: &str = "CHIPMARK_KEY_PASSWORD";
@@ -55,37 +56,14 @@ pub fn password(prompt: &str) -> Result<Option<String>> {
 }
 
 /// Writes a file that must not be there yet, whole or not at all.
-fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
-    let refuse = |error: std::io::Error| Error::usage(format!("{}: {error}", path.display()));
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".chipmark-")
-        .tempfile_in(folder)
-        .map_err(refuse)?;
-    file.write_all(text.as_bytes()).map_err(refuse)?;
-    file.as_file().sync_all().map_err(refuse)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = if private { 0o600 } else { 0o644 };
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(mode))
-            .map_err(refuse)?;
-    }
-    #[cfg(not(unix))]
-    let _ = private;
-    file.persist_noclobber(path)
-        .map(|_| ())
-        .map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::usage(format!(
-                "{}: it is there already; remove it first",
-                path.display()
-            )),
-            _ => refuse(error.error),
-        })
+fn write_new(path: &Path, text: &str, readers: Readers) -> Result<()> {
+    files::create(path, text, readers).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::usage(format!(
+            "{}: it is there already; remove it first",
+            path.display()
+        )),
+        _ => Error::usage(format!("{}: {error}", path.display())),
+    })
 }
 
 /// Makes a pair of keys in a folder, the secret one encrypted if there is a password, and returns the
@@ -111,8 +89,8 @@ pub fn generate(folder: &Path, password: Option<String>) -> Result<(PathBuf, Pat
     .map_err(failed)?;
     let secret_text = pair.sk.to_box(None).map_err(failed)?.into_string();
     let public_text = pair.pk.to_box().map_err(failed)?.into_string();
-    write_new(&secret, &secret_text, true)?;
-    write_new(&public, &public_text, false)?;
+    write_new(&secret, &secret_text, Readers::Owner)?;
+    write_new(&public, &public_text, Readers::All)?;
     Ok((secret, public))
 }
 
@@ -193,7 +171,7 @@ pub fn sign(report: &Path, report_id: &str, key: &Path) -> Result<PathBuf> {
         Some("signature of a chipmark report"),
     )
     .map_err(|error| Error::usage(format!("--key {}: {error}", key.display())))?;
-    write_new(&path, &signed.into_string(), false)?;
+    write_new(&path, &signed.into_string(), Readers::All)?;
     Ok(path)
 }
 

@@ -15,7 +15,7 @@ use regex::Regex;
 const ORDER: &[&str] = &[
     "error",
     "interrupt",
-    "folders",
+    "files",
     "display",
     "input",
     "stats",

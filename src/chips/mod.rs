@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, one_line};
-use crate::folders;
+use crate::files;
 use crate::op::Dtype;
 pub use crate::report::Confidence;
 
@@ -605,7 +605,7 @@ impl Chips {
     /// A usage error that names the file, the chip and the field.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut chips = Self::built_in()?;
-        let own = folders::settings().map(|folder| folder.join(USER_FILE));
+        let own = files::settings().map(|folder| folder.join(USER_FILE));
         let own = own.filter(|path| path.exists());
         for path in own.as_deref().into_iter().chain(file) {
             let name = path.display().to_string();
@@ -619,7 +619,7 @@ impl Chips {
     /// Where [`Chips::load`] looks for the user's own file.
     #[must_use]
     pub fn user_file() -> Option<PathBuf> {
-        folders::settings().map(|folder| folder.join(USER_FILE))
+        files::settings().map(|folder| folder.join(USER_FILE))
     }
 
     /// Adds the chips of one file, checked.

@@ -15,7 +15,7 @@ use crate::compare::{Terms, compare};
 use crate::datasheet::Datasheets;
 use crate::display;
 use crate::error::{Error, ErrorKind, Result};
-use crate::folders;
+use crate::files;
 use crate::gpu;
 use crate::input::Data;
 use crate::interleave::{self, Race};
@@ -721,7 +721,7 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
     let folder = args
         .output
         .clone()
-        .or_else(folders::settings)
+        .or_else(files::settings)
         .ok_or_else(|| Error::usage("--output: there is no folder for settings here; name one"))?;
     report::check_writable("--output", &folder)?;
     interrupt::heed();

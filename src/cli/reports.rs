@@ -1,6 +1,5 @@
 //! The commands that work on finished reports.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::args::{CostArgs, Format, GateFormat, ReplayArgs, assigned, usd};
@@ -11,6 +10,7 @@ use crate::cost::{self, Question, Subject};
 use crate::datasheet::{self, Datasheets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export;
+use crate::files;
 use crate::gate::{self, Gate, Thresholds};
 use crate::model::{Model, Phase};
 use crate::op::Dtype;
@@ -130,28 +130,6 @@ pub(super) fn check(
     }
 }
 
-/// Writes a file whole or not at all, over an earlier one: what collects it reads it at any moment.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let refuse =
-        |error: std::io::Error| Error::usage(format!("--output {}: {error}", path.display()));
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let mut file = tempfile::Builder::new()
-        .prefix(".chipmark-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(refuse)?;
-    file.write_all(text.as_bytes()).map_err(refuse)?;
-    file.as_file().sync_all().map_err(refuse)?;
-    // Collectors run as other users.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let readable = std::fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(readable).map_err(refuse)?;
-    }
-    file.persist(path).map_err(|failed| refuse(failed.error))?;
-    Ok(())
-}
-
 pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> Result<()> {
     let (reports, warnings) = read_reports(paths)?;
     let text = export::export(format, &reports)?;
@@ -161,7 +139,8 @@ pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> 
     if output == Path::new("-") {
         print(&text)
     } else {
-        replace(output, &text)
+        files::replace(output, &text)
+            .map_err(|error| Error::usage(format!("--output {}: {error}", output.display())))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::{LEFT_OUT, Model, Phase};
 use crate::normalise::one_device;
 use crate::op::Dtype;
 use crate::plan;
-use crate::report::{Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord, slug};
+use crate::report::{Confidence, Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord, slug};
 
 /// Seconds of an hour.
 const HOUR_S: f64 = 3600.0;
@@ -358,11 +358,15 @@ impl Priced {
         let memory_bytes = chip
             .and_then(Chip::device_memory_bytes)
             .or(is_cpu.then_some(report.host.memory_bytes as f64));
-        let stated = || report.chip.as_ref()?.price.clone();
+        let stated = report.chip.as_ref().and_then(|chip| chip.price.clone());
+        let stated = stated.filter(|_| own);
+        let by_user = |price: &PriceRecord| price.confidence == Confidence::User;
+        // What the user named when the report was made holds, as long as nobody names another.
         let price = subject.paid.clone().filter(|_| own);
         let price = price
+            .or_else(|| stated.clone().filter(by_user))
             .or_else(|| chip.and_then(|chip| sheets.price(chip)))
-            .or_else(|| stated().filter(|_| own));
+            .or(stated);
         Self {
             chip_id,
             unclear: identity.line(),

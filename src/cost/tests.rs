@@ -1,7 +1,7 @@
 use super::*;
 use crate::op::Case;
 use crate::protocol::{Device, RunnerInfo, Timer};
-use crate::report::{Energy, Regime, Times, Verification, empty, unmeasured};
+use crate::report::{ChipRecord, Energy, Regime, Times, Verification, empty, unmeasured};
 
 /// Two layers of width 64, for sums that a person can do.
 fn model() -> Model {
@@ -318,4 +318,34 @@ fn the_suite_of_a_model_measures_what_its_projection_needs() {
             assert!(plan.cases.iter().any(|case| case.id() == part.case.id()));
         }
     }
+}
+
+#[test]
+fn the_price_that_a_report_was_made_with_holds_until_another_is_named() {
+    let chips = Chips::built_in().unwrap();
+    let mut named = h100(1.0);
+    let price = |subject: &Subject| {
+        let answer = answer(&question(), std::slice::from_ref(subject), &chips).unwrap();
+        answer.projections[0].price.as_ref().unwrap().usd_per_hour
+    };
+    let listed = price(&named);
+    let record = |usd: f64, confidence: Confidence| ChipRecord {
+        id: "nvidia-h100-sxm5-80gb".to_owned(),
+        name: String::new(),
+        vendor: String::new(),
+        by: "name".to_owned(),
+        note: None,
+        devices_per_chip: None,
+        price: Some(PriceRecord {
+            confidence,
+            ..PriceRecord::given(usd)
+        }),
+    };
+    // What the catalogue said when the report was made gives way to what it says now.
+    named.report.chip = Some(record(77.0, Confidence::Secondary));
+    assert!((price(&named) - listed).abs() < 1e-12);
+    named.report.chip = Some(record(1.25, Confidence::User));
+    assert!((price(&named) - 1.25).abs() < 1e-12);
+    named.paid = Some(PriceRecord::given(2.0));
+    assert!((price(&named) - 2.0).abs() < 1e-12);
 }
