@@ -131,6 +131,16 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE|-", default_value = "-")]
         output: PathBuf,
     },
+    /// Build a site of all reports in a folder: it works from disk and offline
+    Dashboard {
+        /// The folder; reports in folders below it count too
+        #[arg(value_name = "DIR", default_value = "reports")]
+        reports: PathBuf,
+        /// Folder that the site is written to: a new one, an empty one, or an older site, which is
+        /// replaced
+        #[arg(short, long, value_name = "SITE", default_value = "site")]
+        output: PathBuf,
+    },
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all

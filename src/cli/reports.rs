@@ -7,8 +7,9 @@ use super::{calibration, command_line, judge, pretty, print, rescue, to_value};
 use crate::chips::Chips;
 use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
+use crate::dashboard;
 use crate::datasheet::{self, Datasheets};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use crate::export;
 use crate::files;
 use crate::gate::{self, Gate, Thresholds};
@@ -17,6 +18,7 @@ use crate::op::Dtype;
 use crate::replay::{self, Agreement, Wish};
 use crate::report::{self, PriceRecord, Report, Status};
 use crate::screen::{self, Progress};
+use crate::store::Store;
 use crate::{consistency, interrupt, merge, run, signature};
 
 /// Reports with the names that they were given by.
@@ -142,6 +144,32 @@ pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> 
         files::replace(output, &text)
             .map_err(|error| Error::usage(format!("--output {}: {error}", output.display())))
     }
+}
+
+pub(super) fn dashboard_command(reports: &Path, output: &Path) -> Result<()> {
+    let store = Store::read(reports)?;
+    for rejected in &store.rejected {
+        eprintln!(
+            "chipmark: {}/{}: left out: {}",
+            reports.display(),
+            error::one_line(&rejected.place),
+            error::one_line(&rejected.reason)
+        );
+    }
+    if store.reports.is_empty() {
+        return Err(Error::usage(format!(
+            "{}: it holds no report to build a site of; `chipmark run` writes them",
+            reports.display()
+        )));
+    }
+    let built = dashboard::build(&store, output, &command_line())?;
+    print(&format!(
+        "{}: {} pages of {} reports, {} files left out\n",
+        output.join("index.html").display(),
+        built.page_count,
+        built.report_count,
+        built.rejected_count
+    ))
 }
 
 pub(super) fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
