@@ -1,5 +1,7 @@
 //! The page of money: what a million tokens cost on each device, at prices that can be moved.
 
+use std::collections::BTreeSet;
+
 use maud::html;
 use serde_json::json;
 
@@ -10,7 +12,8 @@ use crate::cost::{self, Projection, Question, Subject};
 use crate::display;
 use crate::error::Result;
 use crate::model::{Model, Phase, model_names};
-use crate::op::Dtype;
+use crate::op::{Dtype, OpName};
+use crate::report::OutcomeStatus;
 
 /// The types that models are served in.
 const DTYPES: [Dtype; 8] = [
@@ -24,15 +27,31 @@ const DTYPES: [Dtype; 8] = [
     Dtype::W4A32,
 ];
 
-/// What each model is asked: a prompt, and answers to one, eight and 32 at a time.
-fn phases() -> Vec<Phase> {
-    let decodes = [1, 8, 32].map(|batch| Phase::Decode {
-        batch,
-        context: 2048,
-    });
-    [512, 2048]
-        .map(|tokens| Phase::Prefill { tokens })
+/// What a model can be asked: prompts and answers whose attention was measured somewhere.
+fn phases(views: &[View]) -> Vec<Phase> {
+    let mut prefills = BTreeSet::new();
+    let mut decodes = BTreeSet::new();
+    for view in views {
+        let measured = view.report.with_status(OutcomeStatus::Measured);
+        for outcome in measured.filter(|outcome| outcome.op == OpName::Attention) {
+            let size = |name| outcome.shape.get(name);
+            match (size("batch"), size("query_len")) {
+                (batch, 1) => {
+                    decodes.insert((batch, size("kv_len")));
+                }
+                (1, tokens) => {
+                    prefills.insert(tokens);
+                }
+                _ => {}
+            }
+        }
+    }
+    let decodes = decodes
         .into_iter()
+        .map(|(batch, context)| Phase::Decode { batch, context });
+    prefills
+        .into_iter()
+        .map(|tokens| Phase::Prefill { tokens })
         .chain(decodes)
         .collect()
 }
@@ -55,8 +74,9 @@ fn lines(views: &[View], chips: &Chips) -> Result<Vec<Line>> {
             chip_id: None,
         })
         .collect();
+    let phases = phases(views);
     let mut lines = Vec::new();
-    if subjects.is_empty() {
+    if phases.is_empty() {
         return Ok(lines);
     }
     for name in model_names() {
@@ -64,7 +84,7 @@ fn lines(views: &[View], chips: &Chips) -> Result<Vec<Line>> {
             let question = Question {
                 model: Model::load(name)?,
                 dtype,
-                phases: phases(),
+                phases: phases.clone(),
                 request: None,
                 runner: None,
             };

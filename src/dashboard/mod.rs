@@ -81,7 +81,11 @@ pub fn build(store: &Store, to: &Path, command: &str) -> Result<Built> {
     let built = Built {
         page_count: files
             .iter()
-            .filter(|(place, _)| place.ends_with(".html"))
+            .filter(|(place, _)| {
+                place
+                    .extension()
+                    .is_some_and(|extension| extension == "html")
+            })
             .count(),
         report_count: store.reports.len(),
         rejected_count: store.rejected.len(),

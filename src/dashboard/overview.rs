@@ -104,7 +104,7 @@ pub(super) fn page(views: &[View], report_count: usize, rejected: usize) -> Resu
         (choice("runner", "Runner", &values("runner"), None))
     };
     let tiles = [
-        (views.len(), "devices", "index.html#"),
+        (views.len(), "devices", "#best"),
         (report_count, "reports", "reports.html"),
         (counted(OutcomeStatus::Measured), "cases measured", ""),
         (

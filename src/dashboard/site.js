@@ -219,7 +219,6 @@ const chipmark = (() => {
     if (!view) return;
     const controls = [...form.elements].filter((element) => element.name);
     const initial = new Map(controls.map((control) => [control.name, control.value]));
-    const name = (control) => (id === form.dataset.filters && controls.length ? control.name : control.name);
     form.hidden = false;
     const apply = () => {
       const facets = controls.filter((control) => control.name !== "q" && control.value !== "");
@@ -234,7 +233,7 @@ const chipmark = (() => {
     };
     const restore = () => {
       for (const control of controls) {
-        const value = state.has(name(control)) ? state.get(name(control)) : initial.get(control.name);
+        const value = state.has(control.name) ? state.get(control.name) : initial.get(control.name);
         control.value = value;
         if (control.value !== value) control.value = initial.get(control.name);
       }
@@ -356,7 +355,9 @@ const chipmark = (() => {
         const of = (unit) => data.ceilings.filter((ceiling) => ceiling.runner === runner && unit.includes(ceiling.unit));
         const slopes = of(["bytes_per_s"]).filter((ceiling) => !ceiling.name.startsWith("workgroup"));
         const flats = of(["flop_per_s", "op_per_s"]);
-        const top = Math.max(...flats.map((flat) => flat.value), 0);
+        const all = data.ceilings.filter((ceiling) => ["flop_per_s", "op_per_s"].includes(ceiling.unit));
+        // Where no probe found the arithmetic of a runner, its roof ends at the highest of the others.
+        const top = Math.max(...(flats.length ? flats : all).map((flat) => flat.value), 0);
         const line = { color: ink("--soft"), width: 1.5, dash: ["solid", "dash", "dot", "dashdot"][number % 4] };
         const bandwidth = Math.max(...slopes.map((slope) => slope.value), 0);
         for (const slope of slopes) {
@@ -370,10 +371,10 @@ const chipmark = (() => {
             hovertext: text(`${runner}: ${flat.name} ${si(flat.value)}FLOP/s`), text: ["", text(`${runner} ${flat.name}`)], textposition: "top left", textfont: { size: 11, color: ink("--soft") } });
         }
       });
-      const groups = [...new Set(points.map((one) => `${one.runner} ${one.op} ${one.dtype}`))];
+      const groups = [...new Set(points.map((one) => `${one.runner} ${one.op}`))];
       const [names, ops] = [[...new Set(points.map((one) => one.runner))], [...new Set(points.map((one) => one.op))]];
       for (const group of groups) {
-        const own = points.filter((one) => `${one.runner} ${one.op} ${one.dtype}` === group);
+        const own = points.filter((one) => `${one.runner} ${one.op}` === group);
         traces.push({
           type: "scatter", mode: "markers", name: text(group), x: own.map((one) => one.intensity), y: own.map((one) => one.flop_per_s),
           marker: {
