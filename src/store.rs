@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::chips::Chips;
 use crate::error::{Error, Result};
-use crate::report::Report;
+use crate::report::{Report, slug};
 use crate::{consistency, datasheet};
 
 /// The largest file that is read: fifty times the largest report of a suite of chipmark's.
@@ -22,8 +22,19 @@ pub const LARGEST_FILE_BYTES: u64 = 64 << 20;
 pub struct Stored {
     /// Its path below the folder, with `/` between the parts.
     pub place: String,
+    /// What it is of.
+    pub platform: Platform,
     /// Its content.
     pub report: Report,
+}
+
+/// What was measured: a chip reached through another API, or a processor with other cores, is another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Platform {
+    /// What people call it.
+    pub label: String,
+    /// Names it in files and addresses: lower-case letters, digits and hyphens alone.
+    pub key: String,
 }
 
 /// A file that no figure is taken from.
@@ -74,7 +85,11 @@ impl Store {
                     Some(first) => format!("it is the same report as {first}"),
                     None => {
                         places.insert(report.report_id.clone(), place.clone());
-                        store.reports.push(Stored { place, report });
+                        store.reports.push(Stored {
+                            place,
+                            platform: platform(&report),
+                            report,
+                        });
                         continue;
                     }
                 },
@@ -85,7 +100,62 @@ impl Store {
             .reports
             .sort_by(|a, b| (instant(a), &a.place).cmp(&(instant(b), &b.place)));
         store.rejected.sort();
+        store.tell_apart();
         Ok(store)
+    }
+}
+
+impl Store {
+    /// Two names can be one key, of letters alone: the later ones get a number.
+    fn tell_apart(&mut self) {
+        let mut labels: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for stored in &mut self.reports {
+            let Platform { label, key } = &mut stored.platform;
+            let known = labels.entry(key.clone()).or_default();
+            let place = known.iter().position(|one| one == label);
+            let place = place.unwrap_or_else(|| {
+                known.push(label.clone());
+                known.len() - 1
+            });
+            if place > 0 {
+                key.push_str(&format!("-n{}", place + 1));
+            }
+        }
+    }
+}
+
+/// What tells devices apart: a chip reached through another API, or a processor with other cores, is
+/// another.
+fn platform(report: &Report) -> Platform {
+    let device = &report.device;
+    let name = report
+        .chip
+        .as_ref()
+        .map_or_else(|| plain(&device.name), |chip| plain(&chip.name));
+    let base = report
+        .chip
+        .as_ref()
+        .map_or_else(|| slug(&device.name), |chip| slug(&chip.id));
+    let mut key = format!("{base}-{}", slug(&device.backend));
+    let mut label = format!("{name}, {}", plain(&device.backend));
+    if device.device_type == "cpu" {
+        let cores = report.host.cpu_count;
+        key.push_str(&format!("-{cores}"));
+        label.push_str(&format!(
+            ", {cores} {}",
+            if cores == 1 { "core" } else { "cores" }
+        ));
+    }
+    Platform { label, key }
+}
+
+/// A name as a label: without the version of a compiler in brackets, and no longer than a line.
+fn plain(name: &str) -> String {
+    let name = name.split(" (").next().unwrap_or_default().trim();
+    match name.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None if name.is_empty() => "unnamed".to_owned(),
+        None => name.to_owned(),
     }
 }
 

@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "run",
     "devices",
     "list",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 20] = [
     "chips",
     "cost",
     "export",
+    "history",
     "dashboard",
     "cache",
     "merge",

@@ -59,6 +59,7 @@ const ORDER: &[&str] = &[
     "replay",
     "cost",
     "export",
+    "history",
     "dashboard",
     "audit",
     "conformance",

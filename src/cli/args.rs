@@ -12,6 +12,7 @@ use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::gpu::BACKENDS;
+use crate::history;
 use crate::op::OpName;
 use crate::report::PriceRecord;
 use crate::run::Reach;
@@ -131,6 +132,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE|-", default_value = "-")]
         output: PathBuf,
     },
+    /// Show how times went from report to report: change points, and what was changed around them
+    History(HistoryArgs),
     /// Build a site of all reports in a folder: it works from disk and offline
     Dashboard {
         /// The folder; reports in folders below it count too
@@ -426,6 +429,32 @@ pub(super) struct CostArgs {
 }
 
 #[derive(Args)]
+pub(super) struct HistoryArgs {
+    /// Folder of reports; those in folders below it count too
+    #[arg(value_name = "DIR", default_value = "reports")]
+    pub(super) reports: PathBuf,
+    /// Only cases whose id matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    pub(super) filter: Option<String>,
+    /// Only this device, by the platform that --format json shows
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
+    /// Only this runner
+    #[arg(long, value_name = "NAME")]
+    pub(super) runner: Option<String>,
+    /// The largest p-value of a change point
+    #[arg(long = "p", value_name = "P", default_value_t = history::P_MAX, value_parser = probability)]
+    pub(super) p_max: f64,
+    /// The least relative change of a change point in per cent [default: the tie width of the newest
+    /// calibration in the reports, or 1]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
+    pub(super) min_change: Option<f64>,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Args)]
 pub(super) struct ReplayArgs {
     /// The report to run again
     pub(super) report: PathBuf,
@@ -665,6 +694,13 @@ pub(super) fn slowdowns(asked: &[f64]) -> Result<Vec<f64>> {
         }
     }
     Ok(slowdowns)
+}
+
+fn probability(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("it must be a number between 0 and 1".to_owned()),
+    }
 }
 
 /// Per cent as the user writes it, to a fraction.

@@ -101,6 +101,7 @@ pub fn main() -> u8 {
             reports,
             output,
         } => export_command(&format, &reports, &output),
+        Command::History(args) => history_command(&args),
         Command::Dashboard { reports, output } => dashboard_command(&reports, &output),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),

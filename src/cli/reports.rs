@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{CostArgs, Format, GateFormat, ReplayArgs, assigned, usd};
+use super::args::{CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, assigned, usd};
 use super::{calibration, command_line, judge, pretty, print, rescue, to_value};
+use regex::Regex;
+
 use crate::chips::Chips;
 use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
@@ -13,6 +15,7 @@ use crate::error::{self, Error, ErrorKind, Result};
 use crate::export;
 use crate::files;
 use crate::gate::{self, Gate, Thresholds};
+use crate::history;
 use crate::model::{Model, Phase};
 use crate::op::Dtype;
 use crate::replay::{self, Agreement, Wish};
@@ -146,22 +149,56 @@ pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> 
     }
 }
 
-pub(super) fn dashboard_command(reports: &Path, output: &Path) -> Result<()> {
-    let store = Store::read(reports)?;
+/// Reads a folder of reports; what is left out of it is told.
+fn read_store(folder: &Path) -> Result<Store> {
+    let store = Store::read(folder)?;
     for rejected in &store.rejected {
         eprintln!(
-            "chipmark: {}/{}: left out: {}",
-            reports.display(),
-            error::one_line(&rejected.place),
+            "chipmark: {}: left out: {}",
+            error::one_line(&folder.join(&rejected.place).display().to_string()),
             error::one_line(&rejected.reason)
         );
     }
     if store.reports.is_empty() {
         return Err(Error::usage(format!(
-            "{}: it holds no report to build a site of; `chipmark run` writes them",
-            reports.display()
+            "{}: it holds no report that can be used; `chipmark run` writes them",
+            folder.display()
         )));
     }
+    Ok(store)
+}
+
+pub(super) fn history_command(args: &HistoryArgs) -> Result<()> {
+    let filter = args.filter.as_deref().map(|pattern| {
+        Regex::new(pattern).map_err(|error| {
+            Error::usage(format!("--filter: {}", error::one_line(&error.to_string())))
+        })
+    });
+    let terms = history::Terms {
+        filter: filter.transpose()?,
+        platform: args.platform.clone(),
+        runner: args.runner.clone(),
+        p_max: args.p_max,
+        change_min: args.min_change,
+    };
+    let store = read_store(&args.reports)?;
+    let found = history::history(&store, &terms);
+    if found.series.is_empty() {
+        return Err(Error::usage(format!(
+            "{}: no measured case is of that filter, platform and runner",
+            args.reports.display()
+        )));
+    }
+    print(&match args.format {
+        Format::Text => found.text(),
+        Format::Md => found.markdown(),
+        Format::Json => pretty(&to_value(&found)?),
+        Format::Csv => found.csv()?,
+    })
+}
+
+pub(super) fn dashboard_command(reports: &Path, output: &Path) -> Result<()> {
+    let store = read_store(reports)?;
     let built = dashboard::build(&store, output, &command_line())?;
     print(&format!(
         "{}: {} pages of {} reports, {} files left out\n",

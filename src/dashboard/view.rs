@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::display;
 use crate::op::OpName;
-use crate::report::{Outcome, OutcomeStatus, Report, slug};
+use crate::report::{Outcome, OutcomeStatus, Report};
 use crate::run::is_left_over;
-use crate::store::{Store, Stored};
+use crate::store::{Platform, Store, Stored};
 
 /// One device with the newest that is known of it.
 pub(super) struct View {
@@ -25,61 +25,16 @@ pub(super) struct View {
     pub(super) days: BTreeMap<usize, String>,
 }
 
-/// What tells devices apart: a chip reached through another API, or a processor with other cores, is
-/// another.
-fn identity(report: &Report) -> (String, String) {
-    let device = &report.device;
-    let name = report
-        .chip
-        .as_ref()
-        .map_or_else(|| plain(&device.name), |chip| plain(&chip.name));
-    let base = report
-        .chip
-        .as_ref()
-        .map_or_else(|| slug(&device.name), |chip| slug(&chip.id));
-    let mut key = format!("{base}-{}", slug(&device.backend));
-    let mut label = format!("{name}, {}", plain(&device.backend));
-    if device.device_type == "cpu" {
-        let cores = report.host.cpu_count;
-        key.push_str(&format!("-{cores}"));
-        label.push_str(&format!(
-            ", {cores} {}",
-            if cores == 1 { "core" } else { "cores" }
-        ));
-    }
-    (key, label)
-}
-
-/// A name as a label: without the version of a compiler in brackets, and no longer than a line.
-fn plain(name: &str) -> String {
-    let name = name.split(" (").next().unwrap_or_default().trim();
-    match name.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None if name.is_empty() => "unnamed".to_owned(),
-        None => name.to_owned(),
-    }
-}
-
 /// The views of a store, by label.
 pub(super) fn views(store: &Store) -> Vec<View> {
-    let mut groups: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<&Platform, Vec<usize>> = BTreeMap::new();
     for (number, stored) in store.reports.iter().enumerate() {
-        groups
-            .entry(identity(&stored.report))
-            .or_default()
-            .push(number);
+        groups.entry(&stored.platform).or_default().push(number);
     }
-    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
     let mut views: Vec<View> = groups
         .into_iter()
-        .map(|((base, label), numbers)| {
-            // Two names can be one key: what tells them apart is a character that a key has not.
-            let count = taken.entry(base.clone()).or_default();
-            *count += 1;
-            let (key, label) = match *count {
-                1 => (base, label),
-                count => (format!("{base}-n{count}"), label),
-            };
+        .map(|(platform, numbers)| {
+            let (key, label) = (platform.key.clone(), platform.label.clone());
             newest(key, label, &numbers, &store.reports)
         })
         .collect();
