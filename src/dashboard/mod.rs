@@ -7,11 +7,13 @@
 mod chip;
 mod compare;
 mod cost;
+mod history;
 mod overview;
 mod page;
 mod reports;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use serde::Serialize;
 
 use crate::chips::Chips;
 use crate::error::{Error, Result};
+use crate::history::{Series, Terms};
 use crate::store::Store;
 
 use page::{Made, Page};
@@ -123,10 +126,12 @@ fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
         report_count: store.reports.len(),
         rejected_count: store.rejected.len(),
     };
-    let top: [Page<'_>; 4] = [
+    let found = crate::history::history(store, &Terms::default());
+    let top: [Page<'_>; 5] = [
         overview::page(&views, store.reports.len(), store.rejected.len())?,
         compare::page(&views)?,
         cost::page(&views, &chips)?,
+        history::page(&found)?,
         reports::page(store, &views)?,
     ];
     let mut files: Vec<(PathBuf, String)> = top
@@ -149,6 +154,17 @@ fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
         })
         .collect();
     files.extend(of_views?.into_iter().flatten());
+    for view in &views {
+        let own = found
+            .series
+            .iter()
+            .filter(|series| series.platform.key == view.key)
+            .map(|series| (history::name(series), series))
+            .collect::<BTreeMap<String, &Series>>();
+        let key = format!("history-{}", view.key);
+        let text = format!("chipmark.put(\"{key}\", {});\n", page::json(&own)?);
+        files.push((PathBuf::from(format!("data/{key}.js")), text));
+    }
     let icon = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 24 24\" color=\"#2f6fed\">{}</svg>\n",
         page::MARK

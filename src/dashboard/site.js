@@ -696,7 +696,60 @@ const chipmark = (() => {
     restore();
   }
 
-  const pages = { overview, chip, compare: comparePage, cost: costPage };
+  function historyPage(data) {
+    const form = $("#series");
+    if (!data.devices.length) { draw("trend", () => "There is no report."); return; }
+    const [chipSelect, seriesSelect] = [form.elements.chip, form.elements.series];
+    for (const device of data.devices) chipSelect.append(make("option", { value: device.key }, device.label));
+    const known = (key) => data.devices.some((device) => device.key === key);
+    form.hidden = false;
+    $("#points-place").hidden = false;
+    const refresh = async () => {
+      const key = known(state.get("chip")) ? state.get("chip") : data.devices[0].key;
+      let all;
+      try { all = await load(`history-${key}`); } catch (error) { draw("trend", () => `No history: ${error.message}.`); return; }
+      chipSelect.value = key;
+      // The liveliest and longest first, so that the page opens on something to see.
+      const names = Object.keys(all).sort((a, b) => all[b].events.length - all[a].events.length || all[b].points.length - all[a].points.length || a.localeCompare(b, "en", { numeric: true }));
+      const name = names.includes(state.get("series")) ? state.get("series") : names[0];
+      seriesSelect.replaceChildren(...names.map((one) => make("option", { value: one }, `${one} (${all[one].points.length}${all[one].events.length ? ", " + all[one].events.length + " events" : ""})`)));
+      seriesSelect.value = name || "";
+      if (!name) { replaceRows("points", []); draw("trend", () => "Nothing was measured on this device."); return; }
+      const { points, events } = all[name];
+      const kinds = { split: "changed", change_point: "change point", outlier: "outlier" };
+      const happened = (index) => events.filter((event) => event.at === index).map((event) => `${kinds[event.kind]} (${event.ratio.toFixed(3)}): ${event.what.join("; ")}`).join("; ");
+      replaceRows("points", points.map((point, index) => make("tr", {}, cell(point.started_at.slice(0, 16)), cell(`${si(point.time_s)}s`, point.time_s), cell(`${si(point.ci95_low)}s`, point.ci95_low), cell(`${si(point.ci95_high)}s`, point.ci95_high),
+        cell(happened(index), undefined, "why"), cell(point.kernel || "", undefined, "code"), cell(point.driver), cell((point.commit || "").slice(0, 12), undefined, "code"), cell(point.place, undefined, "code"))));
+      draw("trend", () => {
+        const at = (index) => index; // reports stand evenly: a week of many is as wide as a month of few
+        const mark = (event) => ({ type: "line", x0: event.at - 0.5, x1: event.at - 0.5, yref: "paper", y0: 0, y1: 1, line: { width: event.kind === "change_point" ? 2 : 1.2, dash: event.kind === "change_point" ? "solid" : "dot", color: event.ratio > 1 ? ink("--bad") : ink("--good") } });
+        const every = Math.max(1, Math.ceil(points.length / 8));
+        const ticks = points.map((_, index) => index).filter((index) => index % every === 0);
+        return {
+          data: [{
+            type: "scatter", mode: points.length > 1 ? "lines+markers" : "markers", x: points.map((_, index) => at(index)), y: points.map((point) => point.time_s), line: { width: 1 },
+            error_y: { type: "data", symmetric: false, array: points.map((point) => point.ci95_high - point.time_s), arrayminus: points.map((point) => point.time_s - point.ci95_low), thickness: 1.2, width: 2 },
+            marker: { size: 7, color: points.map((_, index) => (events.some((event) => event.at === index && event.kind === "outlier") ? ink("--bad") : ink("--c1"))) },
+            hoverinfo: "text", hovertext: points.map((point, index) => text(`${point.started_at.slice(0, 16)}\n${si(point.time_s)}s (${si(point.ci95_low)}s to ${si(point.ci95_high)}s)\n${point.driver}\n${happened(index)}`).replace(/\n/g, "<br>")),
+          }],
+          layout: {
+            height: 440, showlegend: false, yaxis: axis("seconds of one call", { exponentformat: "SI", rangemode: "normal" }),
+            xaxis: axis("report", { tickvals: ticks.map(at), ticktext: ticks.map((index) => points[index].started_at.slice(0, 10)) }), shapes: events.filter((event) => event.kind !== "outlier").map(mark),
+          },
+        };
+      });
+    };
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", (event) => {
+      if (event.target === chipSelect) setState({ chip: chipSelect.value, series: null });
+      else setState({ chip: chipSelect.value, series: seriesSelect.value });
+      refresh();
+    });
+    listeners.push(refresh);
+    refresh();
+  }
+
+  const pages = { overview, chip, compare: comparePage, cost: costPage, history: historyPage };
 
   function start() {
     let theme = null;

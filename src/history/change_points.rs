@@ -5,8 +5,8 @@
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// Points that each side of a step has at least: one has no spread.
-const SIDE_MIN: usize = 2;
+/// Points that each side of a step has at least. Two that lie close by chance make any third far off.
+const SIDE_MIN: usize = 3;
 
 /// How much weaker than asked a step may be while others are still sought: one that is found first may
 /// only become clear once its neighbours are.
