@@ -29,6 +29,10 @@ def check(holds, what):
         print("does not hold:", what)
 
 
+def place_of(address):
+    return address.removeprefix(f"{SITE.as_uri()}/")
+
+
 def rows(page, table):
     return page.locator(f"#{table} tbody tr").count()
 
@@ -116,7 +120,7 @@ def tables(browser):
     address = page.url
     check("q=attention" in address and "best.sort=4-descending" in address, f"overview: the address keeps it: {address}")
     before = column(page, "best", 0)
-    page = reader.open(address.rsplit("/", 1)[1])
+    page = reader.open(place_of(address))
     check(column(page, "best", 0) == before, "overview: the address brings it back")
     with page.expect_download() as download:
         page.click("[data-csv=best]")
@@ -169,7 +173,7 @@ def comparing(browser):
         page.wait_for_function("(url) => location.href !== url", arg=before)
         check("chips=" in page.url, "compare: the address names the devices")
         kept = page.inner_text("#summary")
-        page = reader.open(page.url.rsplit("/", 1)[1])
+        page = reader.open(place_of(page.url))
         page.wait_for_function("document.querySelector('#summary').textContent !== ''")
         check(page.inner_text("#summary") == kept or "," in page.url, "compare: the address brings them back")
     reader.context.close()
@@ -199,7 +203,7 @@ def money(browser):
     check(page.inner_text("#breakeven") != "" and "10" in column(page, "costs", 8), "cost: the slider moves the price")
     address = page.url
     check("prices=" in address, "cost: the address keeps the prices")
-    page = reader.open(address.rsplit("/", 1)[1])
+    page = reader.open(place_of(address))
     check("10" in column(page, "costs", 8), "cost: the address brings the prices back")
     reader.shot("cost-priced")
     reader.context.close()
@@ -213,7 +217,7 @@ def trends(browser):
         page.select_option("#series select[name=series]", index=1)
         page.wait_for_function("location.hash.includes('series=')")
         kept = page.evaluate("document.querySelector('#points tbody').textContent")
-        page = reader.open(page.url.rsplit("/", 1)[1])
+        page = reader.open(place_of(page.url))
         page.wait_for_function("document.querySelector('#points tbody tr')")
         check(page.evaluate("document.querySelector('#points tbody').textContent") == kept, "history: the address brings the series back")
     reader.context.close()
