@@ -128,7 +128,7 @@ pub(super) enum Command {
         #[arg(required = true)]
         reports: Vec<PathBuf>,
         /// File to write, whole or not at all, or - for standard output
-        #[arg(long, value_name = "FILE|-", default_value = "-")]
+        #[arg(short, long, value_name = "FILE|-", default_value = "-")]
         output: PathBuf,
     },
     /// Show which variants earlier searches found best, or forget them

@@ -1,9 +1,10 @@
 //! The commands that work on finished reports.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use super::args::{CostArgs, Format, GateFormat, ReplayArgs, assigned, usd};
-use super::{calibration, command_line, judge, pretty, print, rescue, to_value};
+use super::{calibration, command_line, judge, pretty, print, print_bytes, rescue, to_value};
 use crate::chips::Chips;
 use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
@@ -132,14 +133,20 @@ pub(super) fn check(
 
 pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> Result<()> {
     let (reports, warnings) = read_reports(paths)?;
-    let text = export::export(format, &reports)?;
+    let to_stdout = output == Path::new("-");
+    if to_stdout && export::is_binary(format) && std::io::stdout().is_terminal() {
+        return Err(Error::usage(format!(
+            "export {format}: it is no text, and standard output is a terminal; name a file with --output"
+        )));
+    }
+    let content = export::export(format, &reports)?;
     for warning in warnings {
         eprintln!("chipmark: {warning}");
     }
-    if output == Path::new("-") {
-        print(&text)
+    if to_stdout {
+        print_bytes(&content)
     } else {
-        files::replace(output, &text)
+        files::replace(output, &content)
             .map_err(|error| Error::usage(format!("--output {}: {error}", output.display())))
     }
 }

@@ -12,6 +12,7 @@ mod junit;
 mod openmetrics;
 mod otlp;
 mod p3;
+mod parquet;
 mod perfherder;
 mod pytorch_hud;
 mod skia_perf;
@@ -29,10 +30,12 @@ enum Writer {
     One(fn(&Report) -> Result<String>),
     /// Of any number.
     Many(fn(&[Named]) -> Result<String>),
+    /// Of any number, and no text.
+    Binary(fn(&[Named]) -> Result<Vec<u8>>),
 }
 
 /// Every format, with what reads it.
-const FORMATS: [(&str, &str, Writer); 14] = [
+const FORMATS: [(&str, &str, Writer); 15] = [
     ("bmf", "Bencher Metric Format", Writer::One(bmf::write)),
     (
         "github-action-smaller",
@@ -73,6 +76,11 @@ const FORMATS: [(&str, &str, Writer); 14] = [
         "jsonl",
         "log stores and DuckDB: an object a case",
         Writer::Many(jsonl::write),
+    ),
+    (
+        "parquet",
+        "DuckDB, ClickHouse, Spark, pandas: a row a case; needs --output",
+        Writer::Binary(parquet::write),
     ),
     (
         "otlp",
@@ -117,12 +125,20 @@ pub fn purposes() -> String {
     lines.join("\n")
 }
 
+/// Whether a format is no text, which a terminal would take for commands.
+#[must_use]
+pub fn is_binary(format: &str) -> bool {
+    FORMATS
+        .iter()
+        .any(|(name, _, writer)| *name == format && matches!(writer, Writer::Binary(_)))
+}
+
 /// Writes reports in a format.
 ///
 /// # Errors
 /// A usage error where the format is not known, takes one report and there are several, or no case of
 /// them was measured.
-pub fn export(format: &str, reports: &[Named]) -> Result<String> {
+pub fn export(format: &str, reports: &[Named]) -> Result<Vec<u8>> {
     let Some((_, _, writer)) = FORMATS.iter().find(|(name, _, _)| *name == format) else {
         return Err(Error::usage(format!(
             "export: no format {format:?} is known; there are {}",
@@ -137,8 +153,9 @@ pub fn export(format: &str, reports: &[Named]) -> Result<String> {
         }
     }
     match (writer, reports) {
-        (Writer::Many(write), reports) => write(reports),
-        (Writer::One(write), [(_, report)]) => write(report),
+        (Writer::Many(write), reports) => Ok(write(reports)?.into_bytes()),
+        (Writer::Binary(write), reports) => write(reports),
+        (Writer::One(write), [(_, report)]) => Ok(write(report)?.into_bytes()),
         (Writer::One(_), _) => Err(Error::usage(format!(
             "export {format}: it holds one report, and {} were named; export each by itself",
             reports.len()
@@ -246,15 +263,24 @@ fn shape(outcome: &Outcome) -> &str {
     outcome.case_id.split('/').nth(1).unwrap_or_default()
 }
 
-/// Seconds since 1970 at which a report was begun.
-fn began_s(name: &str, report: &Report) -> Result<i64> {
-    let began: jiff::Timestamp = report.started_at.parse().map_err(|error| {
+/// The moment at which a report was begun.
+fn began(name: &str, report: &Report) -> Result<jiff::Timestamp> {
+    report.started_at.parse().map_err(|error| {
         Error::usage(format!(
             "{name}: started_at is {:?}, which is no moment: {error}",
             report.started_at
         ))
-    })?;
-    Ok(began.as_second())
+    })
+}
+
+/// It in seconds since 1970.
+fn began_s(name: &str, report: &Report) -> Result<i64> {
+    Ok(began(name, report)?.as_second())
+}
+
+/// It in milliseconds since 1970.
+fn began_ms(name: &str, report: &Report) -> Result<i64> {
+    Ok(began(name, report)?.as_millisecond())
 }
 
 /// Measured outcomes.
