@@ -52,6 +52,85 @@ fn consumer(program: &str, arguments: &[&str], folder: &Path, input: &str) -> Op
     Some(said)
 }
 
+/// Where `.ci/run` puts readers that are no program of the system.
+fn consumers() -> PathBuf {
+    let build = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    build.join("consumers")
+}
+
+/// Runs a program in Python with the readers' environment, if that and the module are there.
+fn python(module: &str, folder: &Path, script: &str, input: &str) -> Option<String> {
+    let python = consumers().join("bin/python");
+    let probe = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .stderr(Stdio::null())
+        .status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!(
+            "NOT CHECKED by {module}: {} has no {module}",
+            python.display()
+        );
+        return None;
+    }
+    consumer(python.to_str().unwrap(), &["-c", script], folder, input)
+}
+
+/// The recipes of a section of `docs/exports.md`: shell lines and SQL statements in their order.
+fn recipes(heading: &str) -> Vec<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exports.md");
+    let page = fs::read_to_string(page).unwrap();
+    let start = page.find(&format!("\n## {heading}\n")).unwrap() + 1;
+    let section = &page[start..];
+    let section = &section[..section[2..]
+        .find("\n## ")
+        .map_or(section.len(), |end| end + 2)];
+    let mut found = Vec::new();
+    let mut statement = String::new();
+    for line in section.lines().filter_map(|line| line.strip_prefix("    ")) {
+        if statement.is_empty() && !line.starts_with(|c: char| c.is_ascii_uppercase()) {
+            found.push(line.to_owned());
+            continue;
+        }
+        statement = format!("{statement}{line}\n");
+        if line.ends_with(';') {
+            found.push(std::mem::take(&mut statement));
+        }
+    }
+    assert_eq!(statement, "", "a statement of {heading} does not end");
+    found
+}
+
+/// A folder with the store below it, as the recipes want it.
+fn store() -> tempfile::TempDir {
+    let folder = folder();
+    for path in published() {
+        let kept = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let kept = folder.path().join(kept);
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        fs::copy(path, kept).unwrap();
+    }
+    folder
+}
+
+/// Does what a `chipmark` line of a recipe says, with the names that a shell would put in.
+fn do_line(folder: &Path, line: &str) {
+    let mut arguments = Vec::new();
+    for word in line.split(' ').skip(1) {
+        if word == "reports/*/*.json" {
+            arguments.extend(
+                reports(&folder.join("reports"))
+                    .iter()
+                    .map(|path| path.display().to_string()),
+            );
+        } else {
+            arguments.push(word.to_owned());
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(|word| &**word).collect();
+    let done = chipmark(folder, &arguments);
+    assert_eq!((done.code, &*done.stderr), (0, ""), "{line}");
+}
+
 #[test]
 fn every_published_report_goes_into_every_format() {
     let folder = folder();
@@ -66,6 +145,140 @@ fn every_published_report_goes_into_every_format() {
             );
         }
     }
+}
+
+/// Each statement on standard input, parted by form feeds, gives a line with the number of its rows.
+const DUCKDB: &str = r#"
+import duckdb, sys
+for statement in sys.stdin.read().split("\f"):
+    duckdb.execute("CREATE OR REPLACE TABLE answer AS " + statement)
+    print(*duckdb.execute("SELECT count(*) FROM answer").fetchone())
+"#;
+
+#[test]
+fn duckdb_answers_the_recipes_as_they_are_written() {
+    let folder = store();
+    let (lines, queries): (Vec<_>, Vec<_>) = recipes("DuckDB")
+        .into_iter()
+        .partition(|recipe| recipe.starts_with("chipmark "));
+    for line in &lines {
+        do_line(folder.path(), line);
+    }
+    assert_eq!((lines.len(), queries.len()), (2, 5));
+    let Some(said) = python("duckdb", folder.path(), DUCKDB, &queries.join("\x0c")) else {
+        return;
+    };
+    let counts: Vec<u64> = said.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(
+        counts.len() == 5 && counts.iter().all(|count| *count > 2),
+        "{counts:?}"
+    );
+    let measured: usize = published()
+        .iter()
+        .flat_map(|path| {
+            let report: serde_json::Value =
+                serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            report["outcomes"].as_array().unwrap().clone()
+        })
+        .filter(|outcome| outcome["status"] == "measured")
+        .count();
+    let all = "SELECT * FROM 'cases.parquet' WHERE status = 'measured' AND time_s > 0 \
+               AND started_at > TIMESTAMPTZ '2026-01-01 00:00:00+00'";
+    let said = python("duckdb", folder.path(), DUCKDB, all).unwrap();
+    assert_eq!(
+        said.trim(),
+        measured.to_string(),
+        "Parquet has not what the reports have"
+    );
+}
+
+const CHDB: &str = r#"
+import sys
+from chdb import session
+session = session.Session()
+session.query("CREATE DATABASE store")
+session.query("USE store")
+for statement in sys.stdin.read().split("\f"):
+    print(len(str(session.query(statement, "CSV")).splitlines()))
+"#;
+
+#[test]
+fn clickhouse_takes_the_table_and_reads_parquet() {
+    let folder = store();
+    for line in recipes("DuckDB")
+        .iter()
+        .filter(|line| line.starts_with("chipmark "))
+    {
+        do_line(folder.path(), line);
+    }
+    let mut statements = recipes("ClickHouse");
+    // A library has no standard input: the same rows in the same format from the file.
+    let at = statements
+        .iter()
+        .position(|s| s.starts_with("clickhouse-client "))
+        .unwrap();
+    assert!(statements[at].contains("INSERT INTO figures FORMAT CSVWithNames"));
+    let format = statements[at].split(' ').nth(2).unwrap().to_owned();
+    statements[at] = format!(
+        "INSERT INTO figures SELECT * FROM file('figures.csv', CSVWithNames) \
+         SETTINGS date_time_input_format = '{format}'"
+    );
+    statements.push("SELECT * FROM figures WHERE value > 0".to_owned());
+    let Some(said) = python("chdb", folder.path(), CHDB, &statements.join("\x0c")) else {
+        return;
+    };
+    let counts: Vec<u64> = said.lines().map(|line| line.parse().unwrap()).collect();
+    let [0, 0, best, rows] = counts[..] else {
+        panic!("{said}")
+    };
+    let table = fs::read_to_string(folder.path().join("figures.csv")).unwrap();
+    let figures = table
+        .lines()
+        .filter(|line| line.contains(",measured,"))
+        .count();
+    assert!(
+        best > 10 && usize::try_from(rows).unwrap() == figures,
+        "{said} {figures}"
+    );
+}
+
+#[test]
+fn google_benchmarks_own_script_compares_two_reports() {
+    let script = consumers().join("benchmark/compare.py");
+    if !script.is_file() {
+        eprintln!(
+            "NOT CHECKED by compare.py: {} is not there",
+            script.display()
+        );
+        return;
+    }
+    let folder = folder();
+    let name = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let two: Vec<String> = published()
+        .iter()
+        .map(name)
+        .filter(|path| path.contains("amd-epyc"))
+        .take(2)
+        .collect();
+    for (report, file) in two.iter().zip(["a.json", "b.json"]) {
+        let done = chipmark(
+            folder.path(),
+            &["export", "google-benchmark", report, "--output", file],
+        );
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    let run = format!(
+        "import sys, runpy\nsys.path.insert(0, {folder:?})\nsys.argv = [{script:?}, '--no-color', 'benchmarks', 'a.json', 'b.json']\nrunpy.run_path({script:?}, run_name='__main__')",
+        folder = script.parent().unwrap(),
+    );
+    let Some(said) = python("scipy", folder.path(), &run, "") else {
+        return;
+    };
+    assert!(
+        said.contains("matmul/") && said.contains("_pvalue"),
+        "{said}"
+    );
+    assert!(said.contains("OVERALL_GEOMEAN"), "{said}");
 }
 
 #[test]

@@ -152,10 +152,7 @@ fn print(text: &str) -> Result<()> {
 
 fn print_bytes(content: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(content)
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(content).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::usage(format!("standard output: {error}")))
         }

@@ -386,16 +386,26 @@ fn parquet_has_a_row_a_case_with_typed_columns_and_gaps_where_nothing_was_measur
         schema.column(at("started_at")).logical_type_ref(),
         Some(LogicalType::Timestamp(timestamp)) if timestamp.is_adjusted_to_u_t_c
     ));
-    let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap()).collect();
+    let rows: Vec<_> = reader
+        .get_row_iter(None)
+        .unwrap()
+        .map(|row| row.unwrap())
+        .collect();
     assert_eq!(rows.len(), 3, "two measured, one skipped");
     let ours = &rows[0];
     assert_eq!(ours.get_string(at("case_id")).unwrap(), CASE);
-    assert_eq!(ours.get_timestamp_millis(at("started_at")).unwrap(), 1_795_496_400_000);
+    assert_eq!(
+        ours.get_timestamp_millis(at("started_at")).unwrap(),
+        1_795_496_400_000
+    );
     assert_eq!(ours.get_long(at("k")).unwrap(), 8);
     assert_eq!(ours.get_double(at("time_s")).unwrap(), 2e-6);
     assert_eq!(ours.get_double(at("time_s_ci95_low")).unwrap(), 1e-6);
     assert_eq!(ours.get_double(at("energy_joules")).unwrap(), 0.25);
-    assert_eq!(ours.get_double(at("portability_gap_ci95_high")).unwrap(), 3.0);
+    assert_eq!(
+        ours.get_double(at("portability_gap_ci95_high")).unwrap(),
+        3.0
+    );
     assert_eq!(ours.get_string(at("driver")).unwrap(), "d,1");
     let empty = |row: &::parquet::record::Row, name: &str| {
         let (_, field) = row.get_column_iter().nth(at(name)).unwrap();
@@ -406,6 +416,9 @@ fn parquet_has_a_row_a_case_with_typed_columns_and_gaps_where_nothing_was_measur
     }
     let skipped = &rows[2];
     assert_eq!(skipped.get_string(at("status")).unwrap(), "skipped");
-    assert_eq!(skipped.get_string(at("reason")).unwrap(), "no, \"because\" & so on");
+    assert_eq!(
+        skipped.get_string(at("reason")).unwrap(),
+        "no, \"because\" & so on"
+    );
     assert!(empty(skipped, "time_s") && empty(skipped, "kernel"));
 }
