@@ -4,12 +4,14 @@
 
 mod program;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use program::*;
+use regex::Regex;
 
 /// Every report that lies in `reports/`.
 fn published() -> Vec<PathBuf> {
@@ -326,6 +328,79 @@ fn a_file_is_replaced_as_a_whole_and_one_that_cannot_be_written_is_named() {
         wrong.stderr.contains("xls") && wrong.stderr.contains("openmetrics"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn the_dashboard_of_grafana_asks_for_metrics_and_labels_that_are_exported() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/grafana.json");
+    let text = fs::read_to_string(page).unwrap();
+    let board: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(board["schemaVersion"], 42);
+    // Every metric with the labels that one of its series has. No published report has energy, which
+    // has the labels of every other figure of a case.
+    let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let label = Regex::new(r#"(\w+)(=~?)""#).unwrap();
+    let folder = folder();
+    for path in published() {
+        let text = export(folder.path(), "openmetrics", &[path.to_str().unwrap()]);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, labels) = line.split_once('{').unwrap();
+            let names = label.captures_iter(labels).map(|found| found[1].to_owned());
+            exported.entry(name.to_owned()).or_default().extend(names);
+        }
+    }
+    let of_a_case = exported["chipmark_case_duration_seconds"].clone();
+    exported
+        .entry("chipmark_case_energy_joules".to_owned())
+        .or_insert(of_a_case);
+
+    let panels = board["panels"].as_array().unwrap();
+    let asked = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let asked: Vec<&str> = asked
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect();
+    assert!(asked.len() >= 10);
+    let metric = Regex::new(r"(chipmark_\w+)\{([^}]*)\}").unwrap();
+    let grouped = Regex::new(r"\b(?:by|without) \(([^)]*)\)").unwrap();
+    for expression in &asked {
+        let found = metric
+            .captures(expression)
+            .unwrap_or_else(|| panic!("{expression}"));
+        let known = exported
+            .get(&found[1])
+            .unwrap_or_else(|| panic!("{} is not exported", &found[1]));
+        let mut wanted: BTreeSet<&str> = label
+            .captures_iter(found.get(2).unwrap().as_str())
+            .map(|found| found.get(1).unwrap().as_str())
+            .collect();
+        for group in grouped.captures_iter(expression) {
+            wanted.extend(group.get(1).unwrap().as_str().split(", "));
+        }
+        for scraped in ["instance", "job"] {
+            wanted.remove(scraped); // of Prometheus, not ours
+        }
+        for name in wanted {
+            assert!(known.contains(name), "{expression}: no series has {name}");
+        }
+    }
+    for named in ["chip", "op", "dtype", "runner"] {
+        let variables = board["templating"]["list"].as_array().unwrap();
+        let variable = variables.iter().find(|v| v["name"] == named).unwrap();
+        assert_eq!(
+            variable["query"]["query"],
+            format!("label_values(chipmark_case_measured, {named})")
+        );
+        assert!(exported["chipmark_case_measured"].contains(named));
+    }
+    let legends = Regex::new(r"\{\{(\w+)\}\}").unwrap();
+    for legend in legends.captures_iter(&text) {
+        assert!(
+            exported["chipmark_case_duration_seconds"].contains(&legend[1]),
+            "{legend:?}"
+        );
+    }
 }
 
 #[test]
