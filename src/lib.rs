@@ -26,6 +26,7 @@ pub mod files;
 pub mod gate;
 pub mod gpu;
 pub mod hierarchy;
+pub mod import;
 pub mod input;
 pub mod interleave;
 pub mod interrupt;

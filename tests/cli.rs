@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "run",
     "devices",
     "list",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 19] = [
     "chips",
     "cost",
     "export",
+    "import",
     "cache",
     "merge",
     "validate",

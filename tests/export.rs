@@ -428,3 +428,47 @@ fn prometheus_takes_the_metrics_and_makes_blocks_of_the_history() {
     let blocks = fs::read_dir(folder.path().join("data")).unwrap().count();
     assert!(blocks > 0, "no block was made");
 }
+
+/// A few lines as clpeak 1 writes them.
+const CLPEAK: &str = r#"<clpeak os="Linux x64">
+<platform name="An OpenCL"><device name="A GPU" driver_version="1">
+<global_memory_bandwidth unit="gbps"><float>25.5</float></global_memory_bandwidth>
+</device></platform></clpeak>"#;
+
+#[test]
+fn figures_of_another_program_come_in_as_unverified_and_nothing_ranks_them() {
+    let folder = folder();
+    let path = folder.path();
+    fs::write(path.join("clpeak.xml"), CLPEAK).unwrap();
+    let done = chipmark(path, &["import", "clpeak", "clpeak.xml"]);
+    assert_eq!((done.code, &*done.stderr), (0, ""), "{done:?}");
+    assert!(done.stdout.starts_with("UNVERIFIED: "), "{done:?}");
+    let [written] = &reports(&path.join("reports"))[..] else {
+        panic!("{done:?}")
+    };
+    let report = written.to_str().unwrap();
+    assert!(report.contains("reports/a-gpu/") && report.ends_with("-opencl.json"));
+    assert_eq!(chipmark(path, &["validate", report]).code, 0);
+    let table = export(path, "csv", &[report]);
+    let line = table.lines().nth(1).unwrap();
+    assert!(
+        line.contains(",unverified,claimed_bytes_per_second,B/s,25500000000,"),
+        "{line}"
+    );
+    for command in [
+        &["compare", report, report][..],
+        &["check", "--baseline", report, "--candidate", report],
+        &["cost", report],
+        &["export", "parquet", report, "--output", "x"],
+        &["merge", report, report],
+    ] {
+        let done = chipmark(path, command);
+        assert!(done.code == 2 || done.code == 5, "{command:?}: {done:?}");
+    }
+    let printed = chipmark(path, &["import", "clpeak", "clpeak.xml", "--output", "-"]);
+    assert_eq!(printed.json()["claims"][0]["value"], 25.5e9);
+    fs::write(path.join("broken.xml"), &CLPEAK[..150]).unwrap();
+    let refused = chipmark(path, &["import", "clpeak", "broken.xml"]);
+    let complaint = refused.complaint(2);
+    assert!(complaint.starts_with("broken.xml: "), "{complaint}");
+}

@@ -58,6 +58,7 @@ const ORDER: &[&str] = &[
     "replay",
     "cost",
     "export",
+    "import",
     "audit",
     "conformance",
     "schemas",

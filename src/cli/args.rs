@@ -12,6 +12,7 @@ use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::gpu::BACKENDS;
+use crate::import;
 use crate::op::OpName;
 use crate::report::PriceRecord;
 use crate::run::Reach;
@@ -129,6 +130,18 @@ pub(super) enum Command {
         reports: Vec<PathBuf>,
         /// File to write, whole or not at all, or - for standard output
         #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+        output: PathBuf,
+    },
+    /// Bring in what another benchmark printed, as unverified claims that nothing ranks
+    #[command(after_help = format!("Formats and what writes them:\n{}", import::writers()))]
+    Import {
+        /// Which format
+        #[arg(value_name = "FORMAT", value_parser = import::names(), hide_possible_values = true)]
+        format: String,
+        /// The file
+        file: PathBuf,
+        /// Folder that a report a device is written below, or - for standard output
+        #[arg(short, long, value_name = "DIR|-", default_value = "reports")]
         output: PathBuf,
     },
     /// Show which variants earlier searches found best, or forget them

@@ -101,6 +101,11 @@ pub fn main() -> u8 {
             reports,
             output,
         } => export_command(&format, &reports, &output),
+        Command::Import {
+            format,
+            file,
+            output,
+        } => import_command(&format, &file, &output),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report, key } => validate(&report, key.as_deref()),

@@ -18,7 +18,7 @@ use crate::op::Dtype;
 use crate::replay::{self, Agreement, Wish};
 use crate::report::{self, PriceRecord, Report, Status};
 use crate::screen::{self, Progress};
-use crate::{consistency, interrupt, merge, run, signature};
+use crate::{consistency, import, interrupt, merge, run, signature};
 
 /// Reports with the names that they were given by.
 type Named = Vec<(String, Report)>;
@@ -149,6 +149,26 @@ pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> 
         files::replace(output, &content)
             .map_err(|error| Error::usage(format!("--output {}: {error}", output.display())))
     }
+}
+
+pub(super) fn import_command(format: &str, file: &Path, output: &Path) -> Result<()> {
+    let reports = import::import(format, file, &command_line())?;
+    if output == Path::new("-") {
+        let [report] = &reports[..] else {
+            return Err(Error::usage(format!(
+                "{}: it is about {} devices, and standard output takes the report of one; name a folder with --output",
+                file.display(),
+                reports.len()
+            )));
+        };
+        return print(&report.to_json()?);
+    }
+    report::check_writable("--output", output)?;
+    for report in &reports {
+        let path = report::write(report, output)?;
+        print(&format!("{}{}\n", import::table(report), path.display()))?;
+    }
+    Ok(())
 }
 
 pub(super) fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {

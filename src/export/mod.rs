@@ -1,7 +1,8 @@
 //! Reports in the formats that dashboards already read, one file each.
 //!
 //! Numbers come from measured cases alone. Formats that have a place for what was not measured
-//! (`junit`, `csv`, `jsonl`) say why.
+//! (`junit`, `csv`, `jsonl`, `parquet`) say why. What other programs claim goes into `csv` and `jsonl`
+//! alone, under a status of its own.
 
 mod bmf;
 mod csv;
@@ -109,6 +110,9 @@ const FORMATS: [(&str, &str, Writer); 15] = [
     ),
 ];
 
+/// The formats that have a place for what nobody verified.
+const WITH_CLAIMS: [&str; 2] = ["csv", "jsonl"];
+
 /// The names of all formats.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -146,9 +150,18 @@ pub fn export(format: &str, reports: &[Named]) -> Result<Vec<u8>> {
         )));
     };
     for (name, report) in reports {
-        if report.with_status(OutcomeStatus::Measured).next().is_none() {
+        if report.with_status(OutcomeStatus::Measured).next().is_some() {
+            continue;
+        }
+        if report.claims.is_empty() {
             return Err(Error::usage(format!(
                 "{name}: it has no measured case to export"
+            )));
+        }
+        if !WITH_CLAIMS.contains(&format) {
+            return Err(Error::usage(format!(
+                "{name}: it has no measured case, only unverified claims of other programs, and those go into {} alone",
+                WITH_CLAIMS.join(" and ")
             )));
         }
     }
