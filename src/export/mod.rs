@@ -1,8 +1,8 @@
 //! Reports in the formats that dashboards already read, one file each.
 //!
 //! Numbers come from measured cases alone. Formats that have a place for what was not measured
-//! (`junit`, `csv`, `jsonl`, `parquet`) say why. What other programs claim goes into `csv` and `jsonl`
-//! alone, under a status of its own.
+//! (`junit`, `csv`, `jsonl`, `parquet`) say why. What other programs claim goes into `csv`, `jsonl`
+//! and `parquet` alone, under a status of its own.
 
 mod bmf;
 mod csv;
@@ -80,7 +80,7 @@ const FORMATS: [(&str, &str, Writer); 15] = [
     ),
     (
         "parquet",
-        "DuckDB, ClickHouse, Spark, pandas: a row a case; needs --output",
+        "DuckDB, ClickHouse, Spark, pandas: a row a case, and no text",
         Writer::Binary(parquet::write),
     ),
     (
@@ -111,7 +111,7 @@ const FORMATS: [(&str, &str, Writer); 15] = [
 ];
 
 /// The formats that have a place for what nobody verified.
-const WITH_CLAIMS: [&str; 2] = ["csv", "jsonl"];
+const WITH_CLAIMS: [&str; 3] = ["csv", "jsonl", "parquet"];
 
 /// The names of all formats.
 #[must_use]
@@ -161,7 +161,7 @@ pub fn export(format: &str, reports: &[Named]) -> Result<Vec<u8>> {
         if !WITH_CLAIMS.contains(&format) {
             return Err(Error::usage(format!(
                 "{name}: it has no measured case, only unverified claims of other programs, and those go into {} alone",
-                WITH_CLAIMS.join(" and ")
+                WITH_CLAIMS.join(", ")
             )));
         }
     }

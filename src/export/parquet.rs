@@ -15,7 +15,7 @@ use parquet::schema::types::Type;
 use super::{Named, began_ms, chip, figures, record, shape};
 use crate::error::{Error, Result};
 use crate::op::OpName;
-use crate::report::Outcome;
+use crate::report::{Claim, Outcome, OutcomeStatus};
 
 /// A column, a value a row.
 enum Values {
@@ -74,8 +74,22 @@ fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn add(table: &mut Table, (name, report): &Named, outcome: &Outcome) -> Result<()> {
-    let device = record(report, &outcome.runner).map_or(&report.device, |record| &record.device);
+/// What a row is about.
+enum Subject<'a> {
+    Outcome(&'a Outcome),
+    Claim(&'a Claim),
+}
+
+fn add(table: &mut Table, (name, report): &Named, subject: &Subject<'_>) -> Result<()> {
+    let (outcome, claim) = match subject {
+        Subject::Outcome(outcome) => (Some(*outcome), None),
+        Subject::Claim(claim) => (None, Some(*claim)),
+    };
+    let runner = outcome.map_or("", |outcome| &outcome.runner);
+    let device = record(report, runner).map_or(&report.device, |record| &record.device);
+    // One or the other is there.
+    let either = |of_outcome: Option<String>, of_claim: Option<String>| of_outcome.or(of_claim);
+    let text = |of: fn(&Outcome) -> String| outcome.map(of);
     let mut row = Row { table, at: 0 };
     row.word("report_id", &report.report_id);
     row.moment("started_at", Some(began_ms(name, report)?));
@@ -83,33 +97,39 @@ fn add(table: &mut Table, (name, report): &Named, outcome: &Outcome) -> Result<(
     row.count("seed", Some(i64::from(report.seed)));
     row.word("tool_version", &report.tool.version);
     row.text("commit", report.tool.commit.clone());
-    row.word("chip", &chip(report, &outcome.runner));
+    row.word("chip", &chip(report, runner));
     row.text("chip_id", device.chip_id.clone());
     row.word("device", &device.name);
     row.word("backend", &device.backend);
     row.word("driver", &device.driver);
-    row.word("runner", &outcome.runner);
-    row.word("case_id", &outcome.case_id);
-    row.word("op", &outcome.op.to_string());
-    row.word("dtype", &outcome.dtype.to_string());
-    row.word("accumulator", &outcome.accumulator);
-    row.word("shape", shape(outcome));
+    let program = claim.map(Claim::program);
+    row.text("runner", either(text(|o| o.runner.clone()), program));
+    let case = claim.map(Claim::case_text);
+    row.text("case_id", either(text(|o| o.case_id.clone()), case));
+    let op = claim.map(|claim| claim.op.clone());
+    row.text("op", either(text(|o| o.op.to_string()), op));
+    row.text("dtype", text(|o| o.dtype.to_string()));
+    row.text("accumulator", text(|o| o.accumulator.clone()));
+    row.text("shape", text(|o| shape(o).to_owned()));
     for size in sizes() {
-        row.count(size, outcome.shape.0.get(size).copied().map(count));
+        let value = outcome.and_then(|outcome| outcome.shape.0.get(size));
+        row.count(size, value.copied().map(count));
     }
-    row.word("status", outcome.status.word());
-    row.text("reason", outcome.reason.clone());
-    row.text("kernel", outcome.kernel.clone());
-    let labels = outcome.labels.as_ref();
+    row.word(
+        "status",
+        outcome.map_or(Claim::STATUS, |outcome| outcome.status.word()),
+    );
+    let reason = outcome.and_then(|outcome| outcome.reason.clone());
+    row.text("reason", either(reason, claim.map(Claim::remark)));
+    row.text("kernel", outcome.and_then(|outcome| outcome.kernel.clone()));
+    let labels = outcome.and_then(|outcome| outcome.labels.as_ref());
     row.text("timer", labels.map(|labels| labels.timer.clone()));
     row.text("cache", labels.map(|labels| labels.cache.clone()));
-    row.count("flop_count", Some(count(outcome.flop_count)));
-    row.count("bytes_min", Some(count(outcome.bytes_min)));
+    row.count("flop_count", outcome.map(|o| count(o.flop_count)));
+    row.count("bytes_min", outcome.map(|o| count(o.bytes_min)));
     // Times of what is implausible are in the report; a table of measured figures has none.
-    let figures = match outcome.status {
-        crate::report::OutcomeStatus::Measured => figures(outcome),
-        _ => Vec::new(),
-    };
+    let measured = outcome.filter(|outcome| outcome.status == OutcomeStatus::Measured);
+    let figures = measured.map(figures).unwrap_or_default();
     let figure = |name: &str| figures.iter().find(|figure| figure.name == name);
     for (column, name) in [
         ("time_s", "duration"),
@@ -117,12 +137,10 @@ fn add(table: &mut Table, (name, report): &Named, outcome: &Outcome) -> Result<(
         ("portability_gap", "portability_gap"),
     ] {
         let interval = figure(name).and_then(|figure| figure.interval);
+        let (low, high) = (interval.map(|ends| ends.0), interval.map(|ends| ends.1));
         row.number(column, figure(name).map(|figure| figure.value));
-        row.number(&format!("{column}_ci95_low"), interval.map(|(low, _)| low));
-        row.number(
-            &format!("{column}_ci95_high"),
-            interval.map(|(_, high)| high),
-        );
+        row.number(&format!("{column}_ci95_low"), low);
+        row.number(&format!("{column}_ci95_high"), high);
     }
     for (column, name) in [
         ("flops_per_second", "operations_per_second"),
@@ -133,6 +151,10 @@ fn add(table: &mut Table, (name, report): &Named, outcome: &Outcome) -> Result<(
     ] {
         row.number(column, figure(name).map(|figure| figure.value));
     }
+    // Columns of their own, so that no sum over measured figures takes them in.
+    row.text("claimed_quantity", claim.map(|c| c.quantity.clone()));
+    row.number("claimed_value", claim.and_then(|c| c.value));
+    row.text("claimed_unit", claim.map(|c| c.unit.clone()));
     Ok(())
 }
 
@@ -199,7 +221,10 @@ pub fn write(reports: &[Named]) -> Result<Vec<u8>> {
     let mut table = Table::default();
     for named in reports {
         for outcome in &named.1.outcomes {
-            add(&mut table, named, outcome)?;
+            add(&mut table, named, &Subject::Outcome(outcome))?;
+        }
+        for claim in &named.1.claims {
+            add(&mut table, named, &Subject::Claim(claim))?;
         }
     }
     encode(&table).map_err(|error| Error::internal(format!("export parquet: {error}")))

@@ -307,7 +307,7 @@ pub fn table(report: &Report) -> String {
         })
         .collect();
     format!(
-        "UNVERIFIED: what {} printed about {} ({}). Nobody checked results or clocks; nothing here is compared or ranked.\n{}",
+        "UNVERIFIED: what {} printed about {} ({}). Nobody checked results or clocks; nothing here is compared or ranked.\n{}\n",
         programs.join(" and "),
         report.device.name,
         report.device.backend,
