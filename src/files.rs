@@ -45,14 +45,14 @@ pub enum Readers {
     Owner,
 }
 
-/// The text on disk under a name that nobody looks for, in the folder where it shall lie: only within
+/// The content on disk under a name that nobody looks for, in the folder where it shall lie: only within
 /// a file system is a change of name one step.
-fn written(path: &Path, text: &str, readers: Readers) -> Result<NamedTempFile> {
+fn written(path: &Path, content: &[u8], readers: Readers) -> Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let mut file = tempfile::Builder::new()
         .prefix(".chipmark-")
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(content)?;
     file.as_file().sync_all()?;
     #[cfg(unix)]
     if readers == Readers::All {
@@ -69,8 +69,8 @@ fn written(path: &Path, text: &str, readers: Readers) -> Result<NamedTempFile> {
 ///
 /// # Errors
 /// Those of the file system; an earlier file is then as it was.
-pub fn replace(path: &Path, text: &str) -> Result<()> {
-    written(path, text, Readers::All)?.persist(path)?;
+pub fn replace(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    written(path, content.as_ref(), Readers::All)?.persist(path)?;
     Ok(())
 }
 
@@ -79,7 +79,7 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// Those of the file system, [`std::io::ErrorKind::AlreadyExists`] among them.
 pub fn create(path: &Path, text: &str, readers: Readers) -> Result<()> {
-    written(path, text, readers)?.persist_noclobber(path)?;
+    written(path, text.as_bytes(), readers)?.persist_noclobber(path)?;
     Ok(())
 }
 

@@ -572,6 +572,7 @@ fn assemble(options: &Race, side: &Side<'_>, mut outcomes: Vec<Outcome>) -> Repo
         calibration: options.calibration.clone(),
         interleave_id: None,
         outcomes,
+        claims: Vec::new(),
     }
 }
 

@@ -27,6 +27,7 @@ pub mod gate;
 pub mod gpu;
 pub mod hierarchy;
 pub mod history;
+pub mod import;
 pub mod input;
 pub mod interleave;
 pub mod interrupt;

@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.3.0";
+pub const SCHEMA_VERSION: &str = "1.4.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,69 @@ pub struct Report {
     pub interleave_id: Option<String>,
     /// One per case and runner.
     pub outcomes: Vec<Outcome>,
+    /// What other programs printed, as `chipmark import` read it: unverified, and never compared or
+    /// ranked with outcomes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
+}
+
+/// A figure that another program printed. Nobody here checked the result it belongs to or the clock it
+/// was taken by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Claim {
+    /// The program: `clpeak`, `nvbench`, `llama.cpp test-backend-ops`.
+    pub source: String,
+    /// Its version or commit, where the file tells.
+    pub source_version: Option<String>,
+    /// What was run, in the words of that program.
+    pub op: String,
+    /// At which sizes and types, in its words; empty where it has none.
+    pub case: String,
+    /// Which of its figures, in its words.
+    pub figure: String,
+    /// `duration`, `operations_per_second`, `bytes_per_second`, `items_per_second`, or its own word.
+    pub quantity: String,
+    /// The figure in `unit`; absent where the program has none.
+    pub value: Option<f64>,
+    /// `s`, `op/s`, `B/s`, `1/s`, or its own.
+    pub unit: String,
+    /// The number and unit as they stand in the file.
+    pub stated: Option<String>,
+    /// Why there is no figure.
+    pub reason: Option<String>,
+}
+
+impl Claim {
+    /// What files and people read where an outcome has its status.
+    pub const STATUS: &str = "unverified";
+
+    /// The program with its version.
+    #[must_use]
+    pub fn program(&self) -> String {
+        let version = self
+            .source_version
+            .iter()
+            .map(|version| format!(" {version}"));
+        std::iter::once(self.source.clone())
+            .chain(version)
+            .collect()
+    }
+
+    /// What was run and which of its figures this is, as one text.
+    #[must_use]
+    pub fn case_text(&self) -> String {
+        let parts = [&*self.op, &*self.case, &*self.figure];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join(" ")
+    }
+
+    /// The figure as its program stated it, or why there is none.
+    #[must_use]
+    pub fn remark(&self) -> String {
+        let stated = self.stated.as_ref();
+        let stated = stated.map(|stated| format!("stated as {stated}"));
+        stated.or_else(|| self.reason.clone()).unwrap_or_default()
+    }
 }
 
 /// Whether the run got through.
@@ -847,6 +910,18 @@ impl Report {
                 return Err(format!("{place}: it is not measured and gives no reason"));
             }
         }
+        for claim in &self.claims {
+            let place = format!("claim {} {} {}", claim.source, claim.op, claim.figure);
+            match (claim.value, &claim.reason) {
+                (None, None) => return Err(format!("{place}: it has no value and no reason")),
+                (Some(value), _) if value < 0.0 || !value.is_finite() => {
+                    return Err(format!(
+                        "{place}: value is {value}; it must be a finite number of zero or more"
+                    ));
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -1068,6 +1143,7 @@ pub(crate) fn empty() -> Report {
         calibration: None,
         interleave_id: None,
         outcomes: Vec::new(),
+        claims: Vec::new(),
     }
 }
 

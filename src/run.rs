@@ -351,6 +351,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
         calibration: options.calibration.clone(),
         interleave_id: None,
         outcomes,
+        claims: Vec::new(),
     };
     report.seal()?;
     Ok((report, journal))

@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "run",
     "devices",
     "list",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 21] = [
     "export",
     "history",
     "dashboard",
+    "import",
     "cache",
     "merge",
     "validate",

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::gpu::BACKENDS;
 use crate::history;
+use crate::import;
 use crate::op::OpName;
 use crate::report::PriceRecord;
 use crate::run::Reach;
@@ -129,7 +130,19 @@ pub(super) enum Command {
         #[arg(required = true)]
         reports: Vec<PathBuf>,
         /// File to write, whole or not at all, or - for standard output
-        #[arg(long, value_name = "FILE|-", default_value = "-")]
+        #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+        output: PathBuf,
+    },
+    /// Bring in what another benchmark printed, as unverified claims that nothing ranks
+    #[command(after_help = format!("Formats and what writes them:\n{}", import::writers()))]
+    Import {
+        /// Which format
+        #[arg(value_name = "FORMAT", value_parser = import::names(), hide_possible_values = true)]
+        format: String,
+        /// The file
+        file: PathBuf,
+        /// Folder that a report a device is written below, or - for standard output
+        #[arg(short, long, value_name = "DIR|-", default_value = "reports")]
         output: PathBuf,
     },
     /// Show how times went from report to report: change points, and what was changed around them

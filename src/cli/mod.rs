@@ -103,6 +103,11 @@ pub fn main() -> u8 {
         } => export_command(&format, &reports, &output),
         Command::History(args) => history_command(&args),
         Command::Dashboard { reports, output } => dashboard_command(&reports, &output),
+        Command::Import {
+            format,
+            file,
+            output,
+        } => import_command(&format, &file, &output),
         Command::Cache { clear, json } => cache_command(clear, json),
         Command::Merge { reports, output } => merge_command(&reports, &output),
         Command::Validate { report, key } => validate(&report, key.as_deref()),
@@ -149,11 +154,12 @@ fn quiet_the_display() {
 
 /// Writes data to stdout. A reader that went away, such as `head`, is no error.
 fn print(text: &str) -> Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(content: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(content).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::usage(format!("standard output: {error}")))
         }

@@ -1,9 +1,10 @@
 //! The commands that work on finished reports.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use super::args::{CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, assigned, usd};
-use super::{calibration, command_line, judge, pretty, print, rescue, to_value};
+use super::{calibration, command_line, judge, pretty, print, print_bytes, rescue, to_value};
 use regex::Regex;
 
 use crate::chips::Chips;
@@ -22,7 +23,7 @@ use crate::replay::{self, Agreement, Wish};
 use crate::report::{self, PriceRecord, Report, Status};
 use crate::screen::{self, Progress};
 use crate::store::Store;
-use crate::{consistency, interrupt, merge, run, signature};
+use crate::{consistency, import, interrupt, merge, run, signature};
 
 /// Reports with the names that they were given by.
 type Named = Vec<(String, Report)>;
@@ -137,14 +138,20 @@ pub(super) fn check(
 
 pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> Result<()> {
     let (reports, warnings) = read_reports(paths)?;
-    let text = export::export(format, &reports)?;
+    let to_stdout = output == Path::new("-");
+    if to_stdout && export::is_binary(format) && std::io::stdout().is_terminal() {
+        return Err(Error::usage(format!(
+            "export {format}: it is no text, and standard output is a terminal; name a file with --output"
+        )));
+    }
+    let content = export::export(format, &reports)?;
     for warning in warnings {
         eprintln!("chipmark: {warning}");
     }
-    if output == Path::new("-") {
-        print(&text)
+    if to_stdout {
+        print_bytes(&content)
     } else {
-        files::replace(output, &text)
+        files::replace(output, &content)
             .map_err(|error| Error::usage(format!("--output {}: {error}", output.display())))
     }
 }
@@ -207,6 +214,26 @@ pub(super) fn dashboard_command(reports: &Path, output: &Path) -> Result<()> {
         built.report_count,
         built.rejected_count
     ))
+}
+
+pub(super) fn import_command(format: &str, file: &Path, output: &Path) -> Result<()> {
+    let reports = import::import(format, file, &command_line())?;
+    if output == Path::new("-") {
+        let [report] = &reports[..] else {
+            return Err(Error::usage(format!(
+                "{}: it is about {} devices, and standard output takes the report of one; name a folder with --output",
+                file.display(),
+                reports.len()
+            )));
+        };
+        return print(&report.to_json()?);
+    }
+    report::check_writable("--output", output)?;
+    for report in &reports {
+        let path = report::write(report, output)?;
+        print(&format!("{}{}\n", import::table(report), path.display()))?;
+    }
+    Ok(())
 }
 
 pub(super) fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {

@@ -1,10 +1,11 @@
 //! A long table: a row a figure, so that no column is empty for most cases and new figures are new
-//! rows. A case without a number has one row with its reason.
+//! rows. A case without a number has one row with its reason. Claims of other programs come last, with
+//! a status and figures that no measured case has.
 
 use super::{Named, backend, chip, figures, record, shape};
 use crate::display;
 use crate::error::Result;
-use crate::report::OutcomeStatus;
+use crate::report::{Claim, OutcomeStatus};
 
 const COLUMNS: [&str; 21] = [
     "report_id",
@@ -70,6 +71,32 @@ pub fn write(reports: &[Named]) -> Result<String> {
                     String::new(),
                 ]);
             }
+        }
+        for claim in &report.claims {
+            let none = String::new;
+            rows.push(vec![
+                report.report_id.clone(),
+                report.started_at.clone(),
+                report.suite.name.clone(),
+                report.tool.commit.clone().unwrap_or_default(),
+                chip(report, ""),
+                report.device.name.clone(),
+                report.device.backend.clone(),
+                report.device.driver.clone(),
+                claim.program(),
+                claim.case_text(),
+                claim.op.clone(),
+                none(),
+                none(),
+                none(),
+                Claim::STATUS.to_owned(),
+                format!("claimed_{}", claim.quantity),
+                claim.unit.clone(),
+                display::plain(claim.value),
+                none(),
+                none(),
+                claim.remark(),
+            ]);
         }
     }
     display::csv(&COLUMNS, rows.into_iter())

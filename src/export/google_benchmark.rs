@@ -1,5 +1,6 @@
 //! Google Benchmark's JSON: a row a sample. Its compare.py reads `cpu_time` always, so both times are
-//! the measured one; its U test wants nine repetitions, and a case here has ten and more.
+//! the measured one; its U test wants nine repetitions, which only cases of a good part of a second do
+//! not reach.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Reports in the formats that dashboards already read, one file each.
 //!
 //! Numbers come from measured cases alone. Formats that have a place for what was not measured
-//! (`junit`, `csv`, `jsonl`) say why.
+//! (`junit`, `csv`, `jsonl`, `parquet`) say why. What other programs claim goes into `csv`, `jsonl`
+//! and `parquet` alone, under a status of its own.
 
 mod bmf;
 mod csv;
@@ -12,6 +13,7 @@ mod junit;
 mod openmetrics;
 mod otlp;
 mod p3;
+mod parquet;
 mod perfherder;
 mod pytorch_hud;
 mod skia_perf;
@@ -29,10 +31,12 @@ enum Writer {
     One(fn(&Report) -> Result<String>),
     /// Of any number.
     Many(fn(&[Named]) -> Result<String>),
+    /// Of any number, and no text.
+    Binary(fn(&[Named]) -> Result<Vec<u8>>),
 }
 
 /// Every format, with what reads it.
-const FORMATS: [(&str, &str, Writer); 14] = [
+const FORMATS: [(&str, &str, Writer); 15] = [
     ("bmf", "Bencher Metric Format", Writer::One(bmf::write)),
     (
         "github-action-smaller",
@@ -75,6 +79,11 @@ const FORMATS: [(&str, &str, Writer); 14] = [
         Writer::Many(jsonl::write),
     ),
     (
+        "parquet",
+        "DuckDB, ClickHouse, Spark, pandas: a row a case, and no text",
+        Writer::Binary(parquet::write),
+    ),
+    (
         "otlp",
         "OpenTelemetry collectors: an object a report",
         Writer::Many(otlp::write),
@@ -101,6 +110,9 @@ const FORMATS: [(&str, &str, Writer); 14] = [
     ),
 ];
 
+/// The formats that have a place for what nobody verified.
+const WITH_CLAIMS: [&str; 3] = ["csv", "jsonl", "parquet"];
+
 /// The names of all formats.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -117,12 +129,20 @@ pub fn purposes() -> String {
     lines.join("\n")
 }
 
+/// Whether a format is no text, which a terminal would take for commands.
+#[must_use]
+pub fn is_binary(format: &str) -> bool {
+    FORMATS
+        .iter()
+        .any(|(name, _, writer)| *name == format && matches!(writer, Writer::Binary(_)))
+}
+
 /// Writes reports in a format.
 ///
 /// # Errors
 /// A usage error where the format is not known, takes one report and there are several, or no case of
 /// them was measured.
-pub fn export(format: &str, reports: &[Named]) -> Result<String> {
+pub fn export(format: &str, reports: &[Named]) -> Result<Vec<u8>> {
     let Some((_, _, writer)) = FORMATS.iter().find(|(name, _, _)| *name == format) else {
         return Err(Error::usage(format!(
             "export: no format {format:?} is known; there are {}",
@@ -130,15 +150,25 @@ pub fn export(format: &str, reports: &[Named]) -> Result<String> {
         )));
     };
     for (name, report) in reports {
-        if report.with_status(OutcomeStatus::Measured).next().is_none() {
+        if report.with_status(OutcomeStatus::Measured).next().is_some() {
+            continue;
+        }
+        if report.claims.is_empty() {
             return Err(Error::usage(format!(
                 "{name}: it has no measured case to export"
             )));
         }
+        if !WITH_CLAIMS.contains(&format) {
+            return Err(Error::usage(format!(
+                "{name}: it has no measured case, only unverified claims of other programs, and those go into {} alone",
+                WITH_CLAIMS.join(", ")
+            )));
+        }
     }
     match (writer, reports) {
-        (Writer::Many(write), reports) => write(reports),
-        (Writer::One(write), [(_, report)]) => write(report),
+        (Writer::Many(write), reports) => Ok(write(reports)?.into_bytes()),
+        (Writer::Binary(write), reports) => write(reports),
+        (Writer::One(write), [(_, report)]) => Ok(write(report)?.into_bytes()),
         (Writer::One(_), _) => Err(Error::usage(format!(
             "export {format}: it holds one report, and {} were named; export each by itself",
             reports.len()
@@ -246,15 +276,24 @@ fn shape(outcome: &Outcome) -> &str {
     outcome.case_id.split('/').nth(1).unwrap_or_default()
 }
 
-/// Seconds since 1970 at which a report was begun.
-fn began_s(name: &str, report: &Report) -> Result<i64> {
-    let began: jiff::Timestamp = report.started_at.parse().map_err(|error| {
+/// The moment at which a report was begun.
+fn began(name: &str, report: &Report) -> Result<jiff::Timestamp> {
+    report.started_at.parse().map_err(|error| {
         Error::usage(format!(
             "{name}: started_at is {:?}, which is no moment: {error}",
             report.started_at
         ))
-    })?;
-    Ok(began.as_second())
+    })
+}
+
+/// It in seconds since 1970.
+fn began_s(name: &str, report: &Report) -> Result<i64> {
+    Ok(began(name, report)?.as_second())
+}
+
+/// It in milliseconds since 1970.
+fn began_ms(name: &str, report: &Report) -> Result<i64> {
+    Ok(began(name, report)?.as_millisecond())
 }
 
 /// Measured outcomes.
