@@ -333,7 +333,10 @@ fn no_name_says_flop_per_second_or_flop_count_with_one_ambiguous_word() {
     let key = Regex::new(&format!("\"{word}\"\\s*:")).unwrap();
     let mut violations = Vec::new();
     for (path, text) in with_ending(&[".rs", ".wgsl"]) {
-        violations.extend(found(&path, &text, &bare));
+        // What reads the files of other programs has to know their words.
+        if !path.starts_with("src/import/") {
+            violations.extend(found(&path, &text, &bare));
+        }
     }
     for (path, text) in with_ending(&[".json", ".toml"]) {
         violations.extend(found(&path, &text, &key));

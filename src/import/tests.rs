@@ -109,7 +109,7 @@ CREATE TABLE IF NOT EXISTS test_backend_ops (
   n_runs INTEGER
 );
 
-INSERT INTO test_backend_ops (test_time, build_commit, backend_name, op_name, op_params, test_mode, supported, passed, error_message, time_us, flops, bandwidth_gb_s, memory_kb, n_runs, device_description, backend_reg_name) VALUES ('2026-09-24T10:56:13Z', 'd006858', 'Vulkan0', 'MUL_MAT', 'type_a=q4_0,type_b=f32,m=4096,n=1,k=14336,bs=[1,1]', 'perf', '1', '1', '', '102.478192', '245572483397.108215', '0.000000', '110680', '11922', '', '');
+INSERT INTO test_backend_ops (test_time, build_commit, backend_name, op_name, op_params, test_mode, supported, passed, error_message, time_us, flops, bandwidth_gb_s, memory_kb, n_runs, device_description, backend_reg_name) VALUES ('2026-09-24T10:56:13Z', 'd006858', 'Vulkan0', 'MUL_MAT', 'type_a=q4_0,type_b=f32,m=4096,n=1,k=14336,bs=[1,1]', 'perf', '1', '1', '', '102.478192', '245572483397.108200', '0.000000', '110680', '11922', '', '');
 INSERT INTO test_backend_ops (test_time, build_commit, backend_name, op_name, op_params, test_mode, supported, passed, error_message, time_us, flops, bandwidth_gb_s, memory_kb, n_runs, device_description, backend_reg_name) VALUES ('2026-09-24T10:56:18Z', 'd006858', 'Vulkan0', 'CPY', 'type_src=f32,type_dst=f16', 'perf', '1', '1', '', '10.000000', '0.000000', '2.000000', '4096', '100', '', '');
 INSERT INTO test_backend_ops (test_time, build_commit, backend_name, op_name, op_params, test_mode, supported, passed, error_message, time_us, flops, bandwidth_gb_s, memory_kb, n_runs, device_description, backend_reg_name) VALUES ('2026-09-24T10:56:18Z', 'd006858', 'Vulkan0', 'CONV_3D', 'w=1', 'perf', '0', '0', 'not supported', '0.000000', '0.000000', '0.000000', '0', '0', '', '');
 ";
@@ -277,7 +277,7 @@ fn llama_cpp_gives_time_and_the_rate_that_a_case_has() {
             ),
             figure(
                 &format!("{product} flops operations_per_second"),
-                245572483397.108215,
+                245_572_483_397.108_2,
                 "op/s"
             ),
             figure(
