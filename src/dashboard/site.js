@@ -166,7 +166,8 @@ const chipmark = (() => {
       box.append(more);
     }
     const count = $(`[data-count="${view.table.id}"]`);
-    count.textContent = rows.length === view.rows.length ? `${rows.length} rows` : `${rows.length} of ${view.rows.length} rows`;
+    const counted = (number) => `${number} ${number === 1 ? "row" : "rows"}`;
+    count.textContent = rows.length === view.rows.length ? counted(rows.length) : `${rows.length} of ${counted(view.rows.length)}`;
     for (const listener of view.changed) listener(rows);
   }
 
@@ -267,7 +268,7 @@ const chipmark = (() => {
   function axis(title, more = {}) {
     return { title: { text: title, standoff: 10 }, gridcolor: ink("--line"), zerolinecolor: ink("--line"), linecolor: ink("--line"), automargin: true, ...more };
   }
-  const log = (title, more = {}) => axis(title, { type: "log", exponentformat: "SI", dtick: 1, ...more });
+  const log = (title, more = {}) => axis(title, { type: "log", exponentformat: "SI", ...more });
 
   function draw(id, figure) {
     const place = document.getElementById(id);
@@ -721,20 +722,20 @@ const chipmark = (() => {
       replaceRows("points", points.map((point, index) => make("tr", {}, cell(point.started_at.slice(0, 16)), cell(`${si(point.time_s)}s`, point.time_s), cell(`${si(point.ci95_low)}s`, point.ci95_low), cell(`${si(point.ci95_high)}s`, point.ci95_high),
         cell(happened(index), undefined, "why"), cell(point.kernel || "", undefined, "code"), cell(point.driver), cell((point.commit || "").slice(0, 12), undefined, "code"), cell(point.place, undefined, "code"))));
       draw("trend", () => {
-        const at = (index) => index; // reports stand evenly: a week of many is as wide as a month of few
+        // Reports stand evenly: a week of many is as wide as a month of few.
         const mark = (event) => ({ type: "line", x0: event.at - 0.5, x1: event.at - 0.5, yref: "paper", y0: 0, y1: 1, line: { width: event.kind === "change_point" ? 2 : 1.2, dash: event.kind === "change_point" ? "solid" : "dot", color: event.ratio > 1 ? ink("--bad") : ink("--good") } });
         const every = Math.max(1, Math.ceil(points.length / 8));
         const ticks = points.map((_, index) => index).filter((index) => index % every === 0);
         return {
           data: [{
-            type: "scatter", mode: points.length > 1 ? "lines+markers" : "markers", x: points.map((_, index) => at(index)), y: points.map((point) => point.time_s), line: { width: 1 },
-            error_y: { type: "data", symmetric: false, array: points.map((point) => point.ci95_high - point.time_s), arrayminus: points.map((point) => point.time_s - point.ci95_low), thickness: 1.2, width: 2 },
+            type: "scatter", mode: points.length > 1 ? "lines+markers" : "markers", x: points.map((_, index) => index), y: points.map((point) => point.time_s), line: { width: 1 },
+            error_y: { type: "data", symmetric: false, array: points.map((point) => point.ci95_high - point.time_s), arrayminus: points.map((point) => point.time_s - point.ci95_low), thickness: 1.2, width: 2, color: ink("--c1") },
             marker: { size: 7, color: points.map((_, index) => (events.some((event) => event.at === index && event.kind === "outlier") ? ink("--bad") : ink("--c1"))) },
             hoverinfo: "text", hovertext: points.map((point, index) => text(`${point.started_at.slice(0, 16)}\n${si(point.time_s)}s (${si(point.ci95_low)}s to ${si(point.ci95_high)}s)\n${point.driver}\n${happened(index)}`).replace(/\n/g, "<br>")),
           }],
           layout: {
             height: 440, showlegend: false, yaxis: axis("seconds of one call", { exponentformat: "SI", rangemode: "normal" }),
-            xaxis: axis("report", { tickvals: ticks.map(at), ticktext: ticks.map((index) => points[index].started_at.slice(0, 10)) }), shapes: events.filter((event) => event.kind !== "outlier").map(mark),
+            xaxis: axis("report", { tickvals: ticks, ticktext: ticks.map((index) => points[index].started_at.slice(0, 10)) }), shapes: events.filter((event) => event.kind !== "outlier").map(mark),
           },
         };
       });
