@@ -145,7 +145,7 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "DIR|-", default_value = "reports")]
         output: PathBuf,
     },
-    /// Show how times went from report to report: change points, and what was changed around them
+    /// Show how times went from report to report, and where they stepped
     History(HistoryArgs),
     /// Build a site of all reports in a folder: it works from disk and offline
     Dashboard {
