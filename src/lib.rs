@@ -48,6 +48,7 @@ pub mod run;
 pub mod runner;
 pub mod schemas;
 pub mod screen;
+pub mod serve;
 pub mod settle;
 pub mod shader;
 pub mod signature;

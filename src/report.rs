@@ -821,9 +821,18 @@ impl Report {
     /// # Errors
     /// As [`Report::read`].
     pub fn read_with_id(path: &Path) -> Result<(Self, String)> {
-        let refuse = |what: String| Error::usage(format!("{}: {what}", path.display()));
-        let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// The report that a text holds, and the id that its content has; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Report::read`].
+    pub fn parse(text: &str, name: &str) -> Result<(Self, String)> {
+        let refuse = |what: String| Error::usage(format!("{name}: {what}"));
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
             refuse(if error.is_eof() {
                 format!("it ends in the middle of the JSON ({error}); copy the whole file")
             } else {
@@ -1005,6 +1014,14 @@ pub fn check_writable(flag: &str, directory: &Path) -> Result<()> {
 /// # Errors
 /// When the folder or the file cannot be written.
 pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
+    write_text(report, &report.to_json()?, directory)
+}
+
+/// [`write`] for a report that somebody else wrote: `text` is what goes into the file.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_text(report: &Report, text: &str, directory: &Path) -> Result<PathBuf> {
     // Whatever a runner calls its device, it stays inside the folder.
     let folder = directory.join(slug(
         report
@@ -1021,8 +1038,7 @@ pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
         .prefix(".chipmark-")
         .tempfile_in(&folder)
         .map_err(refuse)?;
-    file.write_all(report.to_json()?.as_bytes())
-        .map_err(refuse)?;
+    file.write_all(text.as_bytes()).map_err(refuse)?;
     file.as_file().sync_all().map_err(refuse)?;
     #[cfg(unix)]
     {
@@ -1032,7 +1048,12 @@ pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
             .set_permissions(fs::Permissions::from_mode(0o644))
             .map_err(refuse)?;
     }
-    let day = report.started_at.split('T').next().unwrap_or("undated");
+    // Not as it is written: a stranger's time may hold more than a day, and slashes.
+    let day = report.started_at.parse::<jiff::Timestamp>();
+    let day = day.map_or_else(
+        |_| "undated".to_owned(),
+        |at| at.strftime("%Y-%m-%d").to_string(),
+    );
     for number in 1u32.. {
         let suffix = if number == 1 {
             String::new()

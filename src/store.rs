@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -45,6 +46,10 @@ pub struct Rejected {
     /// What speaks against it.
     pub reason: String,
 }
+
+/// The files of a folder as they lie there: place, size and when each was changed last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(Vec<(String, Option<u64>, Option<SystemTime>)>);
 
 /// The reports of a folder and all folders below it.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +111,21 @@ impl Store {
 }
 
 impl Store {
+    /// What can be seen of the files without reading them: two that are equal hold the same reports.
+    ///
+    /// # Errors
+    /// Those of the file system, when the folder cannot be read.
+    pub fn stamp(folder: &Path) -> std::io::Result<Stamp> {
+        let mut files = Vec::new();
+        walk(folder, "", &mut files, &mut Vec::new())?;
+        let of_file = |(path, place): (PathBuf, String)| {
+            let seen = fs::metadata(&path).ok();
+            let size = seen.as_ref().map(fs::Metadata::len);
+            (place, size, seen.and_then(|seen| seen.modified().ok()))
+        };
+        Ok(Stamp(files.into_iter().map(of_file).collect()))
+    }
+
     /// Two names can be one key, of letters alone: the later ones get a number.
     fn tell_apart(&mut self) {
         let mut labels: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "run",
     "devices",
     "list",
@@ -35,6 +35,7 @@ const COMMANDS: [&str; 22] = [
     "import",
     "history",
     "dashboard",
+    "serve",
     "cache",
     "merge",
     "validate",

@@ -61,6 +61,7 @@ const ORDER: &[&str] = &[
     "export",
     "history",
     "dashboard",
+    "serve",
     "import",
     "audit",
     "conformance",

@@ -157,6 +157,8 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "SITE", default_value = "site")]
         output: PathBuf,
     },
+    /// Serve that site live, with metrics to scrape and a place to send reports to
+    Serve(ServeArgs),
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all
@@ -578,6 +580,23 @@ pub(super) struct AbArgs {
     /// How to show the comparison
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// The folder; reports in folders below it count too, and what is sent is stored in it
+    #[arg(value_name = "DIR", default_value = "reports")]
+    pub(super) reports: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub(super) address: String,
+    /// File with the token that reports must be sent with, as `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Let other machines in, directly or through a proxy, which is where encryption comes from: all
+    /// may read, and send with the token
+    #[arg(long)]
+    pub(super) allow_remote: bool,
 }
 
 #[derive(Args)]

@@ -103,6 +103,7 @@ pub fn main() -> u8 {
         } => export_command(&format, &reports, &output),
         Command::History(args) => history_command(&args),
         Command::Dashboard { reports, output } => dashboard_command(&reports, &output),
+        Command::Serve(args) => serve_command(&args),
         Command::Import {
             format,
             file,

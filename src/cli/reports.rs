@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use super::args::{CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, assigned, usd};
+use super::args::{
+    CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, ServeArgs, assigned, usd,
+};
 use super::{calibration, command_line, judge, pretty, print, print_bytes, rescue, to_value};
 use regex::Regex;
 
@@ -22,6 +24,7 @@ use crate::op::Dtype;
 use crate::replay::{self, Agreement, Wish};
 use crate::report::{self, PriceRecord, Report, Status};
 use crate::screen::{self, Progress};
+use crate::serve::{self, Token};
 use crate::store::Store;
 use crate::{consistency, import, interrupt, merge, run, signature};
 
@@ -214,6 +217,21 @@ pub(super) fn dashboard_command(reports: &Path, output: &Path) -> Result<()> {
         built.report_count,
         built.rejected_count
     ))
+}
+
+pub(super) fn serve_command(args: &ServeArgs) -> Result<()> {
+    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let terms = serve::Terms {
+        address: args.address.clone(),
+        token,
+        allow_remote: args.allow_remote,
+        command: command_line(),
+    };
+    interrupt::heed();
+    serve::serve(&args.reports, &terms, |address| {
+        // Whoever started it may be waiting for this line, and may have gone since.
+        let _ = print(&format!("http://{address}/\n"));
+    })
 }
 
 pub(super) fn import_command(format: &str, file: &Path, output: &Path) -> Result<()> {

@@ -16,7 +16,7 @@ mod view;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -24,9 +24,11 @@ use serde::Serialize;
 use crate::chips::Chips;
 use crate::error::{Error, Result};
 use crate::history::{Series, Terms};
+use crate::report::Report;
 use crate::store::Store;
 
 use page::{Made, Page};
+pub(crate) use reports::encoded;
 
 const STYLE: &str = include_str!("site.css");
 const SCRIPT: &str = include_str!("site.js");
@@ -80,15 +82,11 @@ pub fn build(store: &Store, to: &Path, command: &str) -> Result<Built> {
         .prefix(".chipmark-site-")
         .tempdir_in(parent)
         .map_err(refuse)?;
-    let files = site(store, command)?;
+    let files = files(store, command, None)?;
     let built = Built {
         page_count: files
             .iter()
-            .filter(|(place, _)| {
-                place
-                    .extension()
-                    .is_some_and(|extension| extension == "html")
-            })
+            .filter(|(place, _)| place.ends_with(".html"))
             .count(),
         report_count: store.reports.len(),
         rejected_count: store.rejected.len(),
@@ -109,6 +107,16 @@ pub fn build(store: &Store, to: &Path, command: &str) -> Result<Built> {
     Ok(built)
 }
 
+/// Of every device one report with the newest that is known of it, whichever report it is from; oldest
+/// first.
+#[must_use]
+pub fn newest(store: &Store) -> Vec<(String, Report)> {
+    let mut views = view::views(store);
+    views.sort_by_key(|view| view.reports.first().copied());
+    let named = |view: view::View| (view.label, view.report);
+    views.into_iter().map(named).collect()
+}
+
 fn may_be_replaced(folder: &Path) -> io::Result<bool> {
     match fs::read_dir(folder) {
         Ok(mut entries) => Ok(folder.join(MARKER).exists() || entries.next().is_none()),
@@ -117,12 +125,20 @@ fn may_be_replaced(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// Every file of the site: its place and content. All places are names of ours or keys of views.
-fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
+/// Every file of the site: its place, with `/` between the parts, and its content. All places are names
+/// of ours or keys of views.
+///
+/// A site that is served has a `version`: its pages ask the server now and then whether it is still that
+/// one, and link to the reports.
+///
+/// # Errors
+/// Internal ones.
+pub fn files(store: &Store, command: &str, version: Option<&str>) -> Result<Vec<(String, String)>> {
     let chips = Chips::load(None)?;
     let views = view::views(store);
     let made = Made {
         command,
+        version,
         report_count: store.reports.len(),
         rejected_count: store.rejected.len(),
     };
@@ -132,9 +148,9 @@ fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
         compare::page(&views)?,
         cost::page(&views, &chips)?,
         history::page(&found)?,
-        reports::page(store, &views)?,
+        reports::page(store, &views, version.is_some())?,
     ];
-    let mut files: Vec<(PathBuf, String)> = top
+    let mut files: Vec<(String, String)> = top
         .iter()
         .map(|page| (page.file.into(), page::document(page, &made)))
         .collect();
@@ -145,9 +161,9 @@ fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
             let cases = page::json(&chip::cases(view))?;
             let key = &view.key;
             Ok([
-                (PathBuf::from(format!("chips/{key}.html")), page),
+                (format!("chips/{key}.html"), page),
                 (
-                    PathBuf::from(format!("data/{key}.js")),
+                    format!("data/{key}.js"),
                     format!("chipmark.put(\"{key}\", {cases});\n"),
                 ),
             ])
@@ -163,7 +179,7 @@ fn site(store: &Store, command: &str) -> Result<Vec<(PathBuf, String)>> {
             .collect::<BTreeMap<String, &Series>>();
         let key = format!("history-{}", view.key);
         let text = format!("chipmark.put(\"{key}\", {});\n", page::json(&own)?);
-        files.push((PathBuf::from(format!("data/{key}.js")), text));
+        files.push((format!("data/{key}.js"), text));
     }
     let icon = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 24 24\" color=\"#2f6fed\">{}</svg>\n",

@@ -18,6 +18,8 @@ const PAGES: [(&str, &str); 5] = [
 pub(super) struct Made<'a> {
     /// The command line.
     pub(super) command: &'a str,
+    /// Which state of the folder a served site shows; none for one on disk.
+    pub(super) version: Option<&'a str>,
     /// Reports behind the site.
     pub(super) report_count: usize,
     /// Files that were left out.
@@ -48,7 +50,7 @@ pub(super) fn document(page: &Page<'_>, made: &Made<'_>) -> String {
             head {
                 meta charset="utf-8";
                 // Names in reports are strangers' words: even if one got through as a script, it is not run.
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'";
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
@@ -57,7 +59,7 @@ pub(super) fn document(page: &Page<'_>, made: &Made<'_>) -> String {
                 link rel="stylesheet" href={ (root) "assets/site.css" };
                 script src={ (root) "assets/site.js" } defer {}
             }
-            body data-root=(root) {
+            body data-root=(root) data-version=[made.version] {
                 a.skip href="#main" { "Skip to content" }
                 header.site {
                     a.mark href={ (root) "index.html" } {

@@ -1,6 +1,7 @@
 //! The page of files: what the site was made of, and what was left out and why.
 
 use maud::html;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::page::{Cell, Page, Row, choice, data, distinct, filters, numbers, table, words};
 use super::view::{View, day_of};
@@ -8,11 +9,21 @@ use crate::error::Result;
 use crate::report::OutcomeStatus;
 use crate::store::Store;
 
-/// The page.
+/// A place as part of an address.
+pub fn encoded(place: &str) -> String {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'/')
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_');
+    utf8_percent_encode(place, KEPT).to_string()
+}
+
+/// The page; where the site is served, with links to the files.
 ///
 /// # Errors
 /// Internal ones.
-pub(super) fn page(store: &Store, views: &[View]) -> Result<Page<'static>> {
+pub(super) fn page(store: &Store, views: &[View], is_served: bool) -> Result<Page<'static>> {
     let mut rows = Vec::new();
     for (number, stored) in store.reports.iter().enumerate().rev() {
         let report = &stored.report;
@@ -22,6 +33,12 @@ pub(super) fn page(store: &Store, views: &[View]) -> Result<Page<'static>> {
         #[allow(clippy::cast_precision_loss)]
         let count = |status| report.with_status(status).count() as f64;
         let measured = count(OutcomeStatus::Measured);
+        let file = Cell::text(&stored.place).class("code");
+        let file = if is_served {
+            file.link(format!("reports/{}", encoded(&stored.place)))
+        } else {
+            file
+        };
         #[allow(clippy::cast_precision_loss)]
         let others = report.outcomes.len() as f64 - measured;
         rows.push(Row {
@@ -32,7 +49,7 @@ pub(super) fn page(store: &Store, views: &[View]) -> Result<Page<'static>> {
             cells: vec![
                 Cell::text(day_of(report)),
                 Cell::text(label).link(format!("chips/{key}.html")),
-                Cell::text(&stored.place).class("code"),
+                file,
                 Cell::text(&report.suite.name),
                 Cell::text(status),
                 Cell::number(measured.to_string(), measured),

@@ -464,7 +464,7 @@ const chipmark = (() => {
     };
     const refresh = async () => {
       const keys = chosen();
-      if (keys.length < 2 || !table) return;
+      if (keys.length < 2) return;
       let all;
       try { all = await Promise.all(keys.map((key) => load(key))); } catch (error) {
         $("#summary").textContent = `No comparison: ${error.message}.`;
@@ -544,7 +544,7 @@ const chipmark = (() => {
       });
       listeners.push(refresh);
       refresh();
-    }
+    } else draw("ratio-chart", () => "A comparison needs two devices with reports.");
     gaps();
     cascades(data.cascades);
   }
@@ -750,6 +750,27 @@ const chipmark = (() => {
     refresh();
   }
 
+  // ---- a site that is served ---------------------------------------------------------------------
+
+  // Says that there are newer reports and leaves it to the reader to see them: a table that changes
+  // under the eyes is worse than one of a minute ago. The state is in the address and survives.
+  function watch(version) {
+    let notice = null;
+    const ask = async () => {
+      try {
+        const answer = await fetch(`${root}healthz`, { cache: "no-store" });
+        const health = await answer.json();
+        if (health.version && health.version !== version && !notice) {
+          const button = make("button", { type: "button" }, "Show them");
+          button.addEventListener("click", () => location.reload());
+          notice = make("p", { className: "notice", role: "status" }, "The reports have changed. ", button);
+          $("main").before(notice);
+        }
+      } catch { /* the server is gone; the page stays as it is */ }
+    };
+    setInterval(() => { if (!document.hidden && !notice) ask(); }, 2000);
+  }
+
   const pages = { overview, chip, compare: comparePage, cost: costPage, history: historyPage };
 
   function start() {
@@ -769,6 +790,7 @@ const chipmark = (() => {
     for (const form of $$("form[data-filters]")) filtering(form);
     const data = JSON.parse($("#data").textContent);
     pages[data.page]?.(data);
+    if (document.body.dataset.version) watch(document.body.dataset.version);
     document.documentElement.dataset.started = "yes";
   }
 

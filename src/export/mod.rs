@@ -10,7 +10,7 @@ mod github_action;
 mod google_benchmark;
 mod jsonl;
 mod junit;
-mod openmetrics;
+pub(crate) mod openmetrics;
 mod otlp;
 mod p3;
 mod parquet;

@@ -9,8 +9,12 @@ use super::{Named, backend, began_s, chip, figures, measured, shape};
 use crate::error::{Error, Result};
 use crate::report::{OutcomeStatus, Report};
 
+/// Families that only a server has.
+const STORED: &str = "chipmark_served_reports";
+const LEFT_OUT: &str = "chipmark_served_files_left_out";
+
 /// Families with their unit, which is the end of the name, and what they are.
-const FAMILIES: [(&str, &str, &str); 15] = [
+const FAMILIES: [(&str, &str, &str); 17] = [
     (
         "chipmark_report_info",
         "",
@@ -85,6 +89,12 @@ const FAMILIES: [(&str, &str, &str); 15] = [
         "chipmark_case_measured",
         "",
         "Whether a case of the report has a number.",
+    ),
+    (STORED, "", "Reports in the folder that is served."),
+    (
+        LEFT_OUT,
+        "",
+        "Files in the folder that is served which are no reports to believe.",
     ),
 ];
 
@@ -242,6 +252,29 @@ pub fn write(reports: &[Named]) -> Result<String> {
                 .or_default()
                 .push(format!("{line} {value}"));
         }
+    }
+    Ok(text(&lines))
+}
+
+/// What a server tells of a folder: the newest value of each series, of reports that come oldest first,
+/// and how many files there are.
+///
+/// # Errors
+/// As [`write`], but for series that several reports have.
+pub fn served(reports: &[Named], stored: usize, left_out: usize) -> Result<String> {
+    let mut values = BTreeMap::new();
+    for (name, report) in reports {
+        for (family, labels, value) in series(name, report)? {
+            values.insert((family, format!("{family}{{{labels}}}")), value);
+        }
+    }
+    let mut lines: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for ((family, line), value) in values {
+        let of = lines.entry(family).or_default();
+        of.push(format!("{line} {value}"));
+    }
+    for (family, count) in [(STORED, stored), (LEFT_OUT, left_out)] {
+        lines.insert(family, vec![format!("{family} {count}")]);
     }
     Ok(text(&lines))
 }
