@@ -249,6 +249,15 @@ fn no_file_has_a_name_that_says_nothing() {
         })
         .collect();
     none(&violations, "name a file for what it is about");
+    // Such as a program makes that takes an option for the name of a folder.
+    let options: Vec<String> = files()
+        .into_iter()
+        .filter(|path| path.split('/').any(|part| part.starts_with('-')))
+        .collect();
+    none(
+        &options,
+        "a name like an option is a mistake of some program",
+    );
 }
 
 #[test]

@@ -661,6 +661,65 @@ fn a_runner_gets_an_environment_a_launcher_and_its_test() {
 }
 
 #[test]
+fn a_release_is_the_program_the_site_and_their_sums() {
+    let machine = Machine::new();
+    for tool in ["tar", "gzip", "sha256sum"] {
+        symlink(real(tool), machine.path("bin").join(tool)).unwrap();
+    }
+    machine.stub(
+        "rustc",
+        "echo 'rustc 1.95.0 (0123456789 2026-03-21)'; echo 'host: x86_64-none'",
+    );
+    machine.program(
+        "chipmark",
+        "case $1 in
+         --version) echo 'chipmark 1.2.3' ;;
+         dashboard) mkdir \"$4\"; cat reports/one.json >\"$4/index.html\" ;;
+         esac",
+    );
+    for file in ["README.md", "CHANGELOG.md", "METHODOLOGY.md", "LICENSE-MIT"] {
+        fs::write(machine.path("repo").join(file), file).unwrap();
+    }
+    fs::create_dir(machine.path("repo/reports")).unwrap();
+    fs::write(machine.path("repo/reports/one.json"), "of one report").unwrap();
+    let done = machine.x(&["release", "out"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let names = ["chipmark-1.2.3-x86_64-none", "chipmark-1.2.3-site"];
+    for name in names {
+        assert!(
+            done.stdout.contains(&format!("  {name}.tar.gz\n")),
+            "{}",
+            done.stdout
+        );
+        let packed = machine.path("cwd/out").join(format!("{name}.tar.gz"));
+        let packed = packed.to_str().unwrap().to_owned();
+        let unpacked = Command::new("tar")
+            .args([
+                "-xzf",
+                &packed,
+                "-C",
+                machine.path("home").to_str().unwrap(),
+            ])
+            .status();
+        assert!(unpacked.unwrap().success());
+    }
+    let at = |below: &str| fs::read_to_string(machine.path("home").join(below)).unwrap();
+    assert_eq!(at("chipmark-1.2.3-site/index.html"), "of one report");
+    assert_eq!(at("chipmark-1.2.3-x86_64-none/LICENSE-MIT"), "LICENSE-MIT");
+    assert!(at("chipmark-1.2.3-x86_64-none/chipmark").contains("dashboard"));
+    assert_eq!(
+        fs::read_to_string(machine.path("cwd/out/SHA256SUMS")).unwrap(),
+        done.stdout
+    );
+    let left: Vec<_> = fs::read_dir(machine.folder.path()).unwrap().collect();
+    assert_eq!(
+        left.len(),
+        6,
+        "something is left in the temporary folder: {left:?}"
+    );
+}
+
+#[test]
 fn a_runner_that_there_is_not_is_named_with_those_that_there_are() {
     let machine = Machine::new();
     machine.with_runner("torch").with_runner("jax");

@@ -168,8 +168,14 @@ fn print_bytes(content: &[u8]) -> Result<()> {
     }
 }
 
+/// What was typed, with the program's name alone: where it lies is nobody's business.
 fn command_line() -> String {
-    std::env::args().collect::<Vec<_>>().join(" ")
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(program) = words.first_mut() {
+        let name = Path::new(&*program).file_stem();
+        *program = name.map_or_else(|| "chipmark".into(), |name| name.to_string_lossy().into());
+    }
+    words.join(" ")
 }
 
 fn pretty(value: &serde_json::Value) -> String {

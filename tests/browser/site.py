@@ -1,9 +1,10 @@
-"""Drives a built site in a real Chromium, as its readers would: python site.py SITE [SCREENSHOTS]
+"""Drives a built site in a real Chromium, as its readers would.
 
 Needs the packages playwright and axe-playwright-python, and a Chromium on PATH or in CHROMIUM. Prints a
 line for each thing that does not hold and ends with 1 if there is any.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -13,8 +14,12 @@ from pathlib import Path
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-SITE = Path(sys.argv[1]).resolve()
-SHOTS = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+arguments = argparse.ArgumentParser(description=__doc__)
+arguments.add_argument("site", type=Path)
+arguments.add_argument("--screenshots", type=Path, help="folder for pictures of the top pages")
+arguments.add_argument("--pages-only", action="store_true", help="of a site with other devices than the published reports'")
+arguments = arguments.parse_args()
+SITE, SHOTS = arguments.site.resolve(), arguments.screenshots
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
 )
@@ -229,7 +234,7 @@ def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         every_page(browser)
-        if "--pages-only" not in sys.argv:
+        if not arguments.pages_only:
             tables(browser)
             comparing(browser)
             money(browser)
