@@ -325,6 +325,7 @@ pub fn kernels() -> Vec<Kernel> {
         tune("VECTORS", &[2, 1]),
         tune("DEPTH", &[8, 4]),
     ];
+    const F32_F16: &[Dtype] = &[Dtype::F32, Dtype::F16];
     const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
     const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::Subgroup];
     const MATRIX_TILE: &[Tunable] = &[
@@ -825,7 +826,7 @@ pub fn kernels() -> Vec<Kernel> {
             engine: Engine::Matrix,
         }),
         kernel!("attention/naive", Attention, {
-            dtypes: &[Dtype::F32, Dtype::F16],
+            dtypes: F32_F16,
             tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
             passes: ATTENTION_NAIVE,
             scratch: Some("scores"),
@@ -841,29 +842,33 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: CAUSAL_VEC4,
         }),
         kernel!("attention/flash_tile", Attention, {
+            dtypes: F32_F16,
             tunables: FLASH_TILE,
             passes: ATTENTION,
             requirements: FULL,
         }),
         kernel!("attention/flash_tile_causal", Attention, {
+            dtypes: F32_F16,
             tunables: FLASH_TILE,
             passes: ATTENTION,
             requirements: CAUSAL,
         }),
         kernel!("attention/flash_subgroup", Attention, {
+            dtypes: F32_F16,
             tunables: FLASH_SUBGROUP,
             passes: ATTENTION,
             features: &[Feature::Subgroup],
             requirements: FULL,
         }),
         kernel!("attention/flash_subgroup_causal", Attention, {
+            dtypes: F32_F16,
             tunables: FLASH_SUBGROUP,
             passes: ATTENTION,
             features: &[Feature::Subgroup],
             requirements: CAUSAL,
         }),
         kernel!("attention/decode", Attention, {
-            dtypes: &[Dtype::F32, Dtype::F16],
+            dtypes: F32_F16,
             tunables: const {
                 &[
                     tune("HEAD_DIM", &[128, 64, 256, 32]),
@@ -878,7 +883,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: FEW_QUERIES,
         }),
         kernel!("attention/decode_subgroup", Attention, {
-            dtypes: &[Dtype::F32, Dtype::F16],
+            dtypes: F32_F16,
             tunables: const {
                 &[
                     tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
@@ -917,6 +922,20 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: FLASH_PANEL,
             passes: ATTENTION,
             features: &[Feature::Subgroup, Feature::Int64],
+            requirements: CAUSAL_VEC4,
+        }),
+        kernel!("attention/flash_panel_f16", Attention, {
+            dtypes: &[Dtype::F16],
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup],
+            requirements: FULL_VEC4,
+        }),
+        kernel!("attention/flash_panel_f16_causal", Attention, {
+            dtypes: &[Dtype::F16],
+            tunables: FLASH_PANEL,
+            passes: ATTENTION,
+            features: &[Feature::Subgroup],
             requirements: CAUSAL_VEC4,
         }),
         kernel!("attention/flash_matrix", Attention, {

@@ -736,6 +736,27 @@ const MUTANTS: &[Mutant] = &[
         shape: MASKED,
     },
     Mutant {
+        what: "the halves of a word are swapped",
+        kernel: "attention/flash_panel_f16",
+        from: "return vec4(unpack2x16float(words.x), unpack2x16float(words.y));",
+        to: "return vec4(unpack2x16float(words.x), unpack2x16float(words.y).yx);",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "a head is taken to have half of its words",
+        kernel: "attention/flash_panel_f16",
+        from: "let start = kv_first + min(first + lane, params.kv_len - 1u) * d;",
+        to: "let start = kv_first + min(first + lane, params.kv_len - 1u) * (d / 2u);",
+        shape: HEADS,
+    },
+    Mutant {
+        what: "a query sees a key too many",
+        kernel: "attention/flash_panel_f16_causal",
+        from: "select(0.0, weight, first + b < seen[j])",
+        to: "select(0.0, weight, first + b <= seen[j])",
+        shape: MASKED,
+    },
+    Mutant {
         what: "keys beyond the mask are seen",
         kernel: "attention/naive",
         from: "select(0u, end - params.query_len, end > params.query_len)",

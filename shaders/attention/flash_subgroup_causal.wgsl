@@ -3,6 +3,8 @@
 // The walk ends at the last key that the subgroup's last query sees, so about half of the work is
 // saved; within a block, masked weights are zero.
 
+alias Input = f32; // elements of Q, K and V
+
 const SUBGROUP_SIZE = 32u; // lanes of a subgroup
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
 const QUERIES = 2u; // queries per lane
@@ -29,9 +31,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(1) var<storage, read> q: array<Input>;
+@group(0) @binding(2) var<storage, read> k: array<Input>;
+@group(0) @binding(3) var<storage, read> v: array<Input>;
 @group(0) @binding(4) var<storage, read_write> o: array<f32>;
 
 // How many keys a query sees. The mask is aligned to the end: the last query sees every key.
@@ -70,7 +72,7 @@ fn main(
         let start = (group.y * params.query_len + query) * d;
         for (var chunk = 0u; chunk < HEAD_DIM; chunk += SUBGROUP_SIZE) {
             for (var i = chunk; i < chunk + SUBGROUP_SIZE; i++) {
-                let value = q[start + min(i, d - 1u)] * (params.scale * LOG2_E);
+                let value = f32(q[start + min(i, d - 1u)]) * (params.scale * LOG2_E);
                 q_part[j * HEAD_DIM + i] = select(0.0, value, i < d);
                 sum[j * HEAD_DIM + i] = 0.0;
             }
@@ -93,7 +95,7 @@ fn main(
         for (var chunk = 0u; chunk < HEAD_DIM; chunk += SUBGROUP_SIZE) {
             let column = min(chunk + lane, d - 1u);
             for (var b = 0u; b < BLOCK; b++) {
-                let key = k[start[b] + column];
+                let key = f32(k[start[b] + column]);
                 for (var i = 0u; i < SUBGROUP_SIZE; i++) {
                     let element = subgroupShuffle(key, i);
                     for (var j = 0u; j < QUERIES; j++) {
@@ -133,7 +135,7 @@ fn main(
             let column = min(chunk + lane, d - 1u);
             var value: array<f32, BLOCK>;
             for (var b = 0u; b < BLOCK; b++) {
-                value[b] = v[start[b] + column];
+                value[b] = f32(v[start[b] + column]);
             }
             for (var i = 0u; i < SUBGROUP_SIZE; i++) {
                 for (var b = 0u; b < BLOCK; b++) {

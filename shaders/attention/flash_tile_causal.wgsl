@@ -3,6 +3,8 @@
 // The walk ends at the last key that the workgroup's last query sees, so about half of the work is
 // saved; within a tile, masked weights are zero.
 
+alias Input = f32; // elements of Q, K and V
+
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
 const ROWS = 4u; // queries per invocation
 const THREADS_Y = 16u; // invocations along the queries
@@ -44,9 +46,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(1) var<storage, read> q: array<Input>;
+@group(0) @binding(2) var<storage, read> k: array<Input>;
+@group(0) @binding(3) var<storage, read> v: array<Input>;
 @group(0) @binding(4) var<storage, read_write> o: array<f32>;
 
 // How many keys a query sees. The mask is aligned to the end: the last query sees every key.
@@ -114,7 +116,7 @@ fn main(
                 let column = chunk + piece % DEPTH;
                 let query = vec4(0u, 1u, 2u, 3u) + (first_query + piece / DEPTH * 4u);
                 let at = (q_first + min(query, vec4(q_last))) * d + min(column, d - 1u);
-                let values = vec4(q[at.x], q[at.y], q[at.z], q[at.w]);
+                let values = vec4<f32>(vec4(q[at.x], q[at.y], q[at.z], q[at.w]));
                 stage[piece % DEPTH * Q_STRIDE + piece / DEPTH] =
                     select(vec4<f32>(), values, column < d);
             }
@@ -124,7 +126,7 @@ fn main(
                 let key = vec4(0u, 1u, 2u, 3u) * THREADS_X + (first + piece / DEPTH);
                 let at = kv_first + min(key, vec4(kv_last)) * d + column;
                 stage[DEPTH * Q_STRIDE + piece % DEPTH * K_STRIDE + piece / DEPTH] =
-                    vec4(k[at.x], k[at.y], k[at.z], k[at.w]);
+                    vec4<f32>(vec4(k[at.x], k[at.y], k[at.z], k[at.w]));
             }
             workgroupBarrier();
             for (var step = 0u; step < DEPTH; step++) {
@@ -185,7 +187,7 @@ fn main(
                 let key = min(first + chunk + piece / V_VECTORS, kv_last);
                 let column = vec4(0u, 1u, 2u, 3u) + piece % V_VECTORS * 4u;
                 let at = kv_first + key * d + min(column, vec4(d - 1u));
-                stage[piece] = vec4(v[at.x], v[at.y], v[at.z], v[at.w]);
+                stage[piece] = vec4<f32>(vec4(v[at.x], v[at.y], v[at.z], v[at.w]));
             }
             workgroupBarrier();
             for (var step = 0u; step < V_DEPTH; step++) {
