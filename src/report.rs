@@ -1017,10 +1017,10 @@ pub fn write(report: &Report, directory: &Path) -> Result<PathBuf> {
     write_text(report, &report.to_json()?, directory)
 }
 
-/// [`write`] for a report that somebody else wrote: `text` is what goes into the file.
+/// [`write()`] for a report that somebody else wrote: `text` is what goes into the file.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_text(report: &Report, text: &str, directory: &Path) -> Result<PathBuf> {
     // Whatever a runner calls its device, it stays inside the folder.
     let folder = directory.join(slug(
