@@ -1,9 +1,8 @@
 // `flash_panel` for binary16 read as words: two elements to each, and four to a load.
 //
 // The halves are unpacked to f32 by a built-in function that asks for no arithmetic in f16, once for
-// every element of a block; what follows is in f32 and as in `flash_panel`, since drivers for CPUs
-// compute in f16 far slower than in f32 while they convert whole vectors at once. It runs on devices
-// without f16 too. head_dim must be a multiple of four.
+// every element of a block; what follows is in f32 and as in `flash_panel`. It runs on devices without
+// f16 too. head_dim must be a multiple of four.
 
 const SUBGROUP_SIZE = 8u; // lanes of a subgroup, and keys between two corrections of the maximum
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
