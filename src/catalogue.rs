@@ -759,6 +759,26 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: MATMUL_QUADS,
         }),
+        kernel!("matmul/subgroup_panel_trans_b", Matmul, {
+            tunables: SUBGROUP_PANEL,
+            passes: MATMUL_M_FIRST,
+            features: &[Feature::Subgroup],
+            requirements: TRANS_B_VEC4,
+        }),
+        kernel!("matmul/subgroup_panel_trans_b_f16", Matmul, {
+            dtypes: &[Dtype::F16],
+            tunables: SUBGROUP_PANEL,
+            passes: MATMUL_M_FIRST,
+            features: &[Feature::Subgroup],
+            requirements: TRANS_B_VEC4,
+        }),
+        kernel!("matmul/subgroup_panel_trans_b_i8", Matmul, {
+            dtypes: &[Dtype::I8],
+            tunables: SUBGROUP_PANEL,
+            passes: MATMUL_M_FIRST,
+            features: &[Feature::Subgroup],
+            requirements: TRANS_B_VEC4,
+        }),
         kernel!("matmul/subgroup_packed_u64", Matmul, {
             tunables: SUBGROUP_PANEL,
             passes: const {
