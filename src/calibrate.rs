@@ -21,7 +21,7 @@ use crate::measure::Policy;
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::{
-    Calibration, ClockAgreement, MEDIAN, MINIMUM, RunnerRecord, SlowdownFound, slug,
+    Calibration, ClockAgreement, Confirmation, MEDIAN, MINIMUM, RunnerRecord, SlowdownFound, slug,
 };
 use crate::run::{self, Reach, Watcher};
 use crate::stats;
@@ -187,10 +187,68 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
         cases.len()
     ));
     let clocks = compare_clocks(request, &first, &cases[0], &choice);
+    let blocks = measure_blocks(request, &first, &cases, &choice, 0, watcher)?;
+    let (mut calibration, called_same_count) =
+        conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
+            || {
+                Error::new(
+                    ErrorKind::Partial,
+                    "the calibration ended before one comparison was complete",
+                )
+            },
+        )?;
+    if let Some(slowdown) = calibration.detectable_change.and_then(twice)
+        && !interrupted()
+    {
+        watcher.say(&format!(
+            "smallest change found: {} %; now twice of it, by processes that had no part in finding it",
+            display::digits(calibration.detectable_change.unwrap_or_default() * 100.0)
+        ));
+        cases.truncate(2);
+        cases.push(slowed(invocations, steps, slowdown)?);
+        let fresh = measure_blocks(request, &first, &cases, &choice, block_count, watcher)?;
+        calibration.confirmation = confirm(&fresh, request.process_count, &calibration, slowdown);
+    }
+    Ok(Findings {
+        calibration: Calibration {
+            made_at: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
+            runner: first.runner.name.clone(),
+            device: device.name.clone(),
+            case_id: cases[0].id(),
+            clocks,
+            ..calibration
+        },
+        device,
+        called_same_count,
+        interrupted: interrupted(),
+    })
+}
+
+/// Twice the threshold as a slowdown that can be injected: the next one upwards; `None` where it is
+/// more than can be.
+fn twice(threshold: f64) -> Option<f64> {
+    // A threshold that is a level itself must not be rounded up by what binary fractions leave.
+    let wanted = (2.0 * threshold / SLOWDOWNS[0] - 1e-9).ceil() * SLOWDOWNS[0];
+    (wanted <= SLOWDOWN_MAX).then_some(wanted)
+}
+
+/// What the processes of all blocks say, for as many blocks as the comparisons need, or as many as
+/// were made before the user had enough.
+fn measure_blocks(
+    request: &Request,
+    first: &RunnerRecord,
+    cases: &[Case],
+    choice: &Choice,
+    block_first: u32,
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Vec<[f64; 2]>>> {
+    let block_count = request.process_count * request.comparison_count;
     let mut blocks: Vec<Vec<[f64; 2]>> = Vec::new();
     let mut losses = 0;
-    for block in 0..block_count {
-        match measure_block(request, &first, &cases, &choice, block) {
+    for block in block_first..block_first + block_count {
+        match measure_block(request, first, cases, choice, block) {
             Ok(medians) => {
                 losses = 0;
                 blocks.push(medians);
@@ -214,30 +272,7 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
             ));
         }
     }
-    let (calibration, called_same_count) =
-        conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
-            || {
-                Error::new(
-                    ErrorKind::Partial,
-                    "the calibration ended before one comparison was complete",
-                )
-            },
-        )?;
-    Ok(Findings {
-        calibration: Calibration {
-            made_at: jiff::Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
-            runner: first.runner.name.clone(),
-            device: device.name.clone(),
-            case_id: cases[0].id(),
-            clocks,
-            ..calibration
-        },
-        device,
-        called_same_count,
-        interrupted: interrupted(),
-    })
+    Ok(blocks)
 }
 
 /// Median and fastest sample of one fresh process for each case, in the order of `cases`.
@@ -335,13 +370,7 @@ fn conclude_by_the_steadier(
     process_count: u32,
     slowdowns: &[f64],
 ) -> Option<(Calibration, u32)> {
-    let of = |statistic: usize| -> Vec<Vec<f64>> {
-        blocks
-            .iter()
-            .map(|block| block.iter().map(|both| both[statistic]).collect())
-            .collect()
-    };
-    let (medians, minima) = (of(0), of(1));
+    let (medians, minima) = (statistic_of(blocks, 0), statistic_of(blocks, 1));
     // Typical spread and tails: either can make medians useless.
     let spreads = |blocks: &[Vec<f64>]| {
         let plain: Vec<f64> = blocks
@@ -368,6 +397,75 @@ fn conclude_by_the_steadier(
     conclude(&medians, process_count, slowdowns)
 }
 
+/// One of the two statistics of [`measure_block`] for all blocks.
+fn statistic_of(blocks: &[Vec<[f64; 2]>], statistic: usize) -> Vec<Vec<f64>> {
+    blocks
+        .iter()
+        .map(|block| block.iter().map(|both| both[statistic]).collect())
+        .collect()
+}
+
+/// The blocks that make one comparison each.
+fn comparisons(blocks: &[Vec<f64>], process_count: u32) -> Vec<&[Vec<f64>]> {
+    let size = usize::try_from(process_count).unwrap_or(usize::MAX).max(1);
+    blocks.chunks_exact(size).collect()
+}
+
+fn column(group: &[Vec<f64>], index: usize) -> Vec<f64> {
+    group.iter().map(|block| block[index]).collect()
+}
+
+fn count(found: usize) -> u32 {
+    u32::try_from(found).unwrap_or(u32::MAX)
+}
+
+/// How often the case at `index` was called what, against the plain kernel: faster or slower, the
+/// same, slower; and the medians of what was measured.
+fn judge(groups: &[&[Vec<f64>]], index: usize, tie_width: f64, injected: f64) -> Judged {
+    let judged: Vec<_> = groups
+        .iter()
+        .filter_map(|group| verdict_of_pairs(&column(group, 0), &column(group, index), tie_width))
+        .collect();
+    let with = |verdict: Verdict| count(judged.iter().filter(|(_, v)| *v == verdict).count());
+    let measured: Vec<f64> = judged.iter().map(|(e, _)| 1.0 / e.ratio - 1.0).collect();
+    Judged {
+        same_count: with(Verdict::Same),
+        different_count: with(Verdict::Faster) + with(Verdict::Slower),
+        found: SlowdownFound {
+            injected,
+            count: count(judged.len()),
+            found_count: with(Verdict::Slower),
+            measured: stats::median(&measured).unwrap_or(injected),
+        },
+    }
+}
+
+/// What [`judge`] says.
+struct Judged {
+    same_count: u32,
+    different_count: u32,
+    found: SlowdownFound,
+}
+
+/// What blocks (the plain kernel, the same again, a slowdown) say that were made after the rule was
+/// fixed. `None` where they do not make one comparison.
+fn confirm(
+    blocks: &[Vec<[f64; 2]>],
+    process_count: u32,
+    calibration: &Calibration,
+    slowdown: f64,
+) -> Option<Confirmation> {
+    let blocks = statistic_of(blocks, usize::from(calibration.statistic == MINIMUM));
+    let groups = comparisons(&blocks, process_count);
+    let same = judge(&groups, 1, calibration.tie_width, 0.0);
+    let slowdown = judge(&groups, 2, calibration.tie_width, slowdown).found;
+    (slowdown.count > 0).then_some(Confirmation {
+        same_count: same.found.count,
+        false_alarm_count: same.different_count,
+        slowdown,
+    })
+}
+
 /// What blocks of medians (the plain kernel, the same again, each slowdown) say, and how many
 /// comparisons of the same were called the same. `None` where they do not make one comparison.
 fn conclude(
@@ -375,12 +473,7 @@ fn conclude(
     process_count: u32,
     injected: &[f64],
 ) -> Option<(Calibration, u32)> {
-    let column = |group: &[Vec<f64>], index: usize| -> Vec<f64> {
-        group.iter().map(|block| block[index]).collect()
-    };
-    let groups: Vec<&[Vec<f64>]> = blocks
-        .chunks_exact(usize::try_from(process_count).ok()?.max(1))
-        .collect();
+    let groups = comparisons(blocks, process_count);
     let same_ratios: Vec<f64> = groups
         .iter()
         .filter_map(|group| stats::paired(&column(group, 0), &column(group, 1)))
@@ -398,32 +491,11 @@ fn conclude(
     // that then lies further beyond by more than all three, so it is found at least as often.
     let tie_width = quantile95(&same_ratios)?.exp_m1().max(TIE_WIDTH_MIN);
 
-    let judge = |index: usize| {
-        groups
-            .iter()
-            .filter_map(|group| {
-                verdict_of_pairs(&column(group, 0), &column(group, index), tie_width)
-            })
-            .collect::<Vec<_>>()
-    };
-    let count = |found: usize| u32::try_from(found).unwrap_or(u32::MAX);
-    let same = judge(1);
-    let with = |verdict: Verdict| count(same.iter().filter(|(_, v)| *v == verdict).count());
+    let same = judge(&groups, 1, tie_width, 0.0);
     let slowdowns: Vec<SlowdownFound> = injected
         .iter()
-        .copied()
         .zip(2..)
-        .map(|(injected, index)| {
-            let judged = judge(index);
-            let measured: Vec<f64> = judged.iter().map(|(e, _)| 1.0 / e.ratio - 1.0).collect();
-            let slower = judged.iter().filter(|(_, v)| *v == Verdict::Slower);
-            SlowdownFound {
-                injected,
-                count: count(judged.len()),
-                found_count: count(slower.count()),
-                measured: stats::median(&measured).unwrap_or(injected),
-            }
-        })
+        .map(|(&injected, index)| judge(&groups, index, tie_width, injected).found)
         .collect();
     // Drift is part of it: two runs of one process each, made apart, differ by it as well.
     let plain: Vec<f64> = blocks
@@ -436,16 +508,17 @@ fn conclude(
         device: String::new(),
         case_id: String::new(),
         process_count,
-        same_count: count(same.len()),
-        false_alarm_count: with(Verdict::Faster) + with(Verdict::Slower),
+        same_count: same.found.count,
+        false_alarm_count: same.different_count,
         detectable_change: detectable(&slowdowns),
         slowdowns,
         tie_width,
         process_relative_sd: stats::relative_sd(&plain),
         statistic: MEDIAN.to_owned(),
         clocks: None,
+        confirmation: None,
     };
-    Some((calibration, with(Verdict::Same)))
+    Some((calibration, same.same_count))
 }
 
 /// The value that 95 % of `values` do not exceed: the order statistic and not an interpolation, or
@@ -514,8 +587,18 @@ impl Findings {
             },
             percent,
         );
+        let confirmation = c.confirmation.as_ref().map_or_else(String::new, |c| {
+            format!(
+                "twice of it, {}, in fresh comparisons by the rule so found: {} of {} called slower; the same against the same: {} of {} called faster or slower\n",
+                percent(c.slowdown.injected),
+                c.slowdown.found_count,
+                c.slowdown.count,
+                c.false_alarm_count,
+                c.same_count
+            )
+        });
         format!(
-            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\ntie width: {}\nstandard deviation between processes: {} (by the {} of each)\n",
+            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\n{confirmation}tie width: {}\nstandard deviation between processes: {} (by the {} of each)\n",
             c.device,
             c.runner,
             c.case_id,
@@ -702,6 +785,48 @@ mod tests {
         // A lucky small one does not count where a larger one was missed.
         close([20, 10, 20, 20, 20], 0.01 + 0.9 * 0.01);
         assert_eq!(detectable(&levels([20, 20, 20, 20, 0])), None);
+    }
+
+    #[test]
+    fn twice_the_threshold_is_the_next_slowdown_that_can_be_injected() {
+        for (threshold, wanted) in [(0.005, 0.01), (0.0452, 0.095), (0.025, 0.05), (0.25, 0.5)] {
+            let got = twice(threshold).unwrap();
+            assert!(
+                (got - wanted).abs() < 1e-12,
+                "{threshold}: {got}, not {wanted}"
+            );
+        }
+        assert_eq!(twice(0.2501), None);
+    }
+
+    #[test]
+    fn what_is_confirmed_is_judged_by_the_width_that_was_found_before() {
+        let pairs = |blocks: Vec<Vec<f64>>, slower: f64| -> Vec<Vec<[f64; 2]>> {
+            let of = |block: &Vec<f64>| [block[0], block[1], block[1] * slower];
+            blocks
+                .iter()
+                .map(|block| of(block).map(|time_s| [time_s, 0.9 * time_s]).to_vec())
+                .collect()
+        };
+        let (found, _) = conclude(&blocks(240, 0.002), 6, &SLOWDOWNS).unwrap();
+        let fresh = pairs(blocks(120, 0.002), 1.05);
+        let confirmed = confirm(&fresh, 6, &found, 0.05).unwrap();
+        assert_eq!((confirmed.same_count, confirmed.slowdown.count), (20, 20));
+        assert_eq!(confirmed.slowdown.found_count, 20);
+        assert!((confirmed.slowdown.measured - 0.05).abs() < 0.005);
+        // A width beyond what was injected finds nothing, whatever these blocks would say themselves.
+        let wide = Calibration {
+            tie_width: 0.2,
+            ..found
+        };
+        assert_eq!(
+            confirm(&fresh, 6, &wide, 0.05)
+                .unwrap()
+                .slowdown
+                .found_count,
+            0
+        );
+        assert!(confirm(&fresh[..5], 6, &wide, 0.05).is_none());
     }
 
     #[test]

@@ -1083,6 +1083,7 @@ mod tests {
             process_relative_sd,
             statistic: "median".to_owned(),
             clocks: None,
+            confirmation: None,
         });
         report
     }

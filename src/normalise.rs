@@ -298,7 +298,8 @@ pub fn set_rates(outcome: &mut Outcome) {
 }
 
 /// Whether a runner's kernels run on the devices of every vendor.
-fn portable(record: &RunnerRecord) -> bool {
+#[must_use]
+pub fn portable(record: &RunnerRecord) -> bool {
     matches!(&*record.runner.name, "wgpu" | "cubecl") || record.device.backend == "webgpu"
 }
 

@@ -16,11 +16,13 @@ use crate::report::Ceiling;
 use crate::shader::sha256;
 
 /// The suites that come with the program.
-const SUITES: [(&str, &str); 4] = [
+const SUITES: [(&str, &str); 6] = [
     ("quick", include_str!("../suites/quick.toml")),
     ("standard", include_str!("../suites/standard.toml")),
     ("llm", include_str!("../suites/llm.toml")),
     ("peers", include_str!("../suites/peers.toml")),
+    ("tune", include_str!("../suites/tune.toml")),
+    ("energy", include_str!("../suites/energy.toml")),
 ];
 
 /// Kernels are expected to reach at least this fraction of the roofline when a case's time is

@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.4.0";
+pub const SCHEMA_VERSION: &str = "1.5.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -614,6 +614,21 @@ pub struct Calibration {
     /// only one clock.
     #[serde(default)]
     pub clocks: Option<ClockAgreement>,
+    /// Whether a slowdown of twice `detectable_change` was found by comparisons that had no part in
+    /// choosing it; absent where no change was found, or by versions that did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+}
+
+/// What comparisons say that were made after tie width and threshold were fixed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Confirmation {
+    /// Comparisons of the same with the same.
+    pub same_count: u32,
+    /// How many of them were called faster or slower.
+    pub false_alarm_count: u32,
+    /// How often a slowdown of twice the threshold was found.
+    pub slowdown: SlowdownFound,
 }
 
 /// The value of [`Calibration::statistic`] for medians.
@@ -972,7 +987,9 @@ pub fn schema() -> serde_json::Value {
 /// Turns a device name into a folder name: lower-case words joined by hyphens.
 #[must_use]
 pub fn slug(name: &str) -> String {
-    // What is in brackets is driver or compiler version, which is not the device.
+    // Trade marks are no words, and what else is in brackets is a driver or compiler version, which
+    // is not the device.
+    let name = name.replace("(R)", " ").replace("(TM)", " ");
     let plain = name.split(['(', '/']).next().unwrap_or_default();
     let words: Vec<String> = plain
         .split(|c: char| !c.is_ascii_alphanumeric())

@@ -9,7 +9,9 @@ use crate::op::{Dtype, OpName};
 use crate::report::{ChipRecord, Confidence, Gap, MemoryHierarchy, Outcome, OutcomeStatus, Report};
 use crate::run::Watcher;
 
-fn rate(outcome: &Outcome) -> String {
+/// The rate of an outcome with its unit; `-` where it has none that says anything.
+#[must_use]
+pub fn rate(outcome: &Outcome) -> String {
     #[allow(clippy::cast_precision_loss)]
     if let (OpName::Chase, Some(times)) = (outcome.op, &outcome.time_s) {
         let steps = outcome.shape.get("steps").max(1) as f64;

@@ -144,8 +144,8 @@ impl Store {
     }
 }
 
-/// What tells devices apart: a chip reached through another API, or a processor with other cores, is
-/// another.
+/// What tells devices apart: a chip reached through another API, or another processor or number of its
+/// cores, is another.
 fn platform(report: &Report) -> Platform {
     let device = &report.device;
     let name = report
@@ -165,12 +165,20 @@ fn platform(report: &Report) -> Platform {
             ", {cores} {}",
             if cores == 1 { "core" } else { "cores" }
         ));
+        // A software driver is as fast as the processor that it runs on, and does not name it.
+        let cpu = &report.host.cpu;
+        if *cpu != device.name && !cpu.is_empty() {
+            key.push_str(&format!("-{}", slug(cpu)));
+            label.push_str(&format!(" of {}", plain(cpu)));
+        }
     }
     Platform { label, key }
 }
 
-/// A name as a label: without the version of a compiler in brackets, and no longer than a line.
+/// A name as a label: without trade marks or the version of a compiler in brackets, and no longer than
+/// a line.
 fn plain(name: &str) -> String {
+    let name = name.replace("(R)", "").replace("(TM)", "");
     let name = name.split(" (").next().unwrap_or_default().trim();
     match name.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &name[..end]),

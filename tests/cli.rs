@@ -19,23 +19,27 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 27] = [
     "run",
     "devices",
     "list",
     "verify",
+    "show",
     "compare",
     "check",
     "ab",
     "calibrate",
     "conformance",
     "chips",
+    "goals",
     "cost",
     "export",
     "import",
     "history",
     "dashboard",
     "serve",
+    "publish",
+    "index",
     "cache",
     "merge",
     "validate",

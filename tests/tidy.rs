@@ -48,6 +48,7 @@ const ORDER: &[&str] = &[
     "run", // how it is done
     "screen",
     "portability",
+    "goals",
     "compare",
     "gate",
     "interleave",
@@ -55,6 +56,8 @@ const ORDER: &[&str] = &[
     "merge",
     "consistency",
     "store",
+    "index",
+    "publish",
     "signature",
     "replay",
     "cost",

@@ -63,6 +63,14 @@ pub(super) enum Command {
     },
     /// Check every kernel against the f64 reference, without timing anything
     Verify(VerifyArgs),
+    /// Show a report as the run that wrote it did
+    Show {
+        /// The report
+        report: PathBuf,
+        /// Only cases whose id matches this regular expression
+        #[arg(long)]
+        filter: Option<String>,
+    },
     /// Show reports side by side; the first is the baseline
     Compare {
         /// Two reports or more
@@ -118,6 +126,18 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how far a report's portable kernels are from what they are meant to reach
+    Goals {
+        /// Reports
+        #[arg(required = true)]
+        reports: Vec<PathBuf>,
+        /// Goals as TOML, in place of those that come with the program
+        #[arg(long, value_name = "FILE")]
+        goals: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Project tokens a second, dollars and break-even prices of a model from reports
     Cost(CostArgs),
     /// Write reports in a format that other dashboards read
@@ -159,6 +179,27 @@ pub(super) enum Command {
     },
     /// Serve that site live, with metrics to scrape and a place to send reports to
     Serve(ServeArgs),
+    /// Put reports into a folder of published ones, unchanged, if others can rely on them
+    Publish {
+        /// Reports
+        #[arg(required = true)]
+        reports: Vec<PathBuf>,
+        /// The folder
+        #[arg(long, value_name = "DIR", default_value = "reports")]
+        into: PathBuf,
+    },
+    /// List the reports of a folder as a page in Markdown, and which of them are current
+    Index {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        reports: PathBuf,
+        /// Instead, the best figures of each device as a table
+        #[arg(long)]
+        headline: bool,
+        /// What links to the reports begin with
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        prefix: String,
+    },
     /// Show which variants earlier searches found best, or forget them
     Cache {
         /// Forget them all

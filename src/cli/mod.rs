@@ -70,6 +70,7 @@ pub fn main() -> u8 {
             json,
         ),
         Command::Verify(args) => verify(&args),
+        Command::Show { report, filter } => show(&report, filter.as_deref()),
         Command::Compare {
             reports,
             sides,
@@ -93,6 +94,17 @@ pub fn main() -> u8 {
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Conformance(args) => conformance_command(&args),
         Command::Cost(args) => cost_command(&args),
+        Command::Goals {
+            reports,
+            goals,
+            json,
+        } => goals_command(&reports, goals.as_deref(), json),
+        Command::Publish { reports, into } => publish_command(&reports, &into),
+        Command::Index {
+            reports,
+            headline,
+            prefix,
+        } => index_command(&reports, headline, &prefix),
         Command::Chips { which, chips, json } => {
             chips_command(which.as_deref(), chips.as_deref(), json)
         }

@@ -14,11 +14,13 @@ use crate::compare::{Comparison, Terms, compare};
 use crate::cost::{self, Question, Subject};
 use crate::dashboard;
 use crate::datasheet::{self, Datasheets};
-use crate::error::{self, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::export;
 use crate::files;
 use crate::gate::{self, Gate, Thresholds};
+use crate::goals::{Goals, Standing};
 use crate::history;
+use crate::index::Index;
 use crate::model::{Model, Phase};
 use crate::op::Dtype;
 use crate::replay::{self, Agreement, Wish};
@@ -26,7 +28,7 @@ use crate::report::{self, PriceRecord, Report, Status};
 use crate::screen::{self, Progress};
 use crate::serve::{self, Token};
 use crate::store::Store;
-use crate::{consistency, import, interrupt, merge, run, signature};
+use crate::{consistency, import, interrupt, merge, publish, run, signature};
 
 /// Reports with the names that they were given by.
 type Named = Vec<(String, Report)>;
@@ -90,6 +92,55 @@ pub(super) fn shown(comparison: &Comparison, format: Format) -> Result<String> {
         Format::Md => comparison.markdown(),
         Format::Json => pretty(&to_value(comparison)?),
         Format::Csv => comparison.csv()?,
+    })
+}
+
+/// Shows a report, or those of its cases that a filter lets through.
+pub(super) fn show(path: &Path, filter: Option<&str>) -> Result<()> {
+    let mut report = unaltered(path)?;
+    if let Some(filter) = filter {
+        let regex = Regex::new(filter)
+            .map_err(|error| Error::usage(format!("--filter: {}", one_line(&error.to_string()))))?;
+        report
+            .outcomes
+            .retain(|outcome| regex.is_match(&outcome.case_id));
+        if report.outcomes.is_empty() {
+            return Err(Error::usage(format!(
+                "--filter {filter}: it matches no case of {}",
+                path.display()
+            )));
+        }
+    }
+    print(&screen::summary(&report))
+}
+
+pub(super) fn goals_command(paths: &[PathBuf], goals: Option<&Path>, json: bool) -> Result<()> {
+    let goals = Goals::load(goals)?;
+    let mut standings = Vec::new();
+    for path in paths {
+        standings.push(goals.hold(&unaltered(path)?));
+    }
+    if json {
+        return print(&pretty(&to_value(&standings)?));
+    }
+    let texts: Vec<String> = standings.iter().map(Standing::text).collect();
+    print(&texts.join("\n"))
+}
+
+pub(super) fn publish_command(paths: &[PathBuf], folder: &Path) -> Result<()> {
+    for path in paths {
+        print(&format!("{}\n", publish::publish(path, folder)?.display()))?;
+    }
+    Ok(())
+}
+
+pub(super) fn index_command(folder: &Path, headline: bool, prefix: &str) -> Result<()> {
+    let store = read_store(folder)?;
+    let index = Index::of(&store, prefix);
+    print(&if headline {
+        index.headline()
+    } else {
+        index.page()
     })
 }
 
@@ -165,8 +216,8 @@ fn read_store(folder: &Path) -> Result<Store> {
     for rejected in &store.rejected {
         eprintln!(
             "chipmark: {}: left out: {}",
-            error::one_line(&folder.join(&rejected.place).display().to_string()),
-            error::one_line(&rejected.reason)
+            one_line(&folder.join(&rejected.place).display().to_string()),
+            one_line(&rejected.reason)
         );
     }
     if store.reports.is_empty() {
@@ -180,9 +231,8 @@ fn read_store(folder: &Path) -> Result<Store> {
 
 pub(super) fn history_command(args: &HistoryArgs) -> Result<()> {
     let filter = args.filter.as_deref().map(|pattern| {
-        Regex::new(pattern).map_err(|error| {
-            Error::usage(format!("--filter: {}", error::one_line(&error.to_string())))
-        })
+        Regex::new(pattern)
+            .map_err(|error| Error::usage(format!("--filter: {}", one_line(&error.to_string()))))
     });
     let terms = history::Terms {
         filter: filter.transpose()?,

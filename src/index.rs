@@ -1,0 +1,379 @@
+//! `chipmark index`: what a folder of published reports holds, as a page, and its headline as a table.
+//!
+//! A report is current if no better one of the same platform and suite is in the folder: a complete
+//! one goes before one that is not, then the newest counts. Nothing is taken out of the folder for
+//! being old.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::display;
+use crate::normalise::{ALU_F32, MATRIX_F16, MEMORY_COPY, portable};
+use crate::op::{Dtype, OpName};
+use crate::report::{Outcome, OutcomeStatus, Report, RunnerRecord, Status};
+use crate::screen;
+use crate::store::{Store, Stored};
+
+/// The reports of a folder, and which of them are current.
+#[derive(Debug)]
+pub struct Index<'a> {
+    store: &'a Store,
+    /// What stands before each place in a link.
+    prefix: String,
+    /// The current ones, by platform and suite.
+    current: Vec<&'a Stored>,
+}
+
+fn rank(stored: &Stored) -> (u8, Option<jiff::Timestamp>, &str) {
+    let status = match stored.report.status {
+        Status::Interrupted => 0,
+        Status::Partial => 1,
+        Status::Complete => 2,
+    };
+    let started_at = stored.report.started_at.parse().ok();
+    (status, started_at, &stored.place)
+}
+
+/// A row of a Markdown table is one line.
+fn cell(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+fn date(report: &Report) -> &str {
+    report.started_at.get(..10).unwrap_or(&report.started_at)
+}
+
+fn commit(report: &Report) -> String {
+    let commit = report.tool.commit.as_deref().unwrap_or("unknown");
+    // The mark of a tree with changes is kept.
+    let short: String = commit.chars().take(7).collect();
+    match commit.split_once('-') {
+        Some((_, mark)) => format!("{short}-{mark}"),
+        None => short,
+    }
+}
+
+fn runners(report: &Report) -> String {
+    let names: Vec<&str> = report
+        .runners
+        .iter()
+        .map(|record| record.runner.name.as_str())
+        .collect();
+    names.join(", ")
+}
+
+fn status(report: &Report) -> String {
+    let measured = report.with_status(OutcomeStatus::Measured).count();
+    let word = match report.status {
+        Status::Complete => "complete",
+        Status::Partial => "partial",
+        Status::Interrupted => "interrupted",
+    };
+    format!("{word}, {measured} of {}", report.outcomes.len())
+}
+
+impl<'a> Index<'a> {
+    /// The index of a folder; links to its reports begin with `prefix`.
+    #[must_use]
+    pub fn of(store: &'a Store, prefix: &str) -> Self {
+        let mut current: BTreeMap<(&str, &str), &Stored> = BTreeMap::new();
+        for stored in &store.reports {
+            let key = (stored.platform.key.as_str(), &*stored.report.suite.name);
+            let best = current.entry(key).or_insert(stored);
+            if rank(stored) > rank(best) {
+                *best = stored;
+            }
+        }
+        Self {
+            store,
+            prefix: prefix.to_owned(),
+            current: current.into_values().collect(),
+        }
+    }
+
+    fn is_current(&self, stored: &Stored) -> bool {
+        self.current.iter().any(|one| one.place == stored.place)
+    }
+
+    fn link(&self, stored: &Stored) -> String {
+        format!("[{0}]({1}{0})", stored.place, self.prefix)
+    }
+
+    fn row(&self, stored: &Stored) -> Vec<String> {
+        let report = &stored.report;
+        [
+            &stored.platform.label,
+            &report.device.driver,
+            &report.suite.name,
+            &runners(report),
+            date(report),
+            &commit(report),
+            &status(report),
+            &self.link(stored),
+        ]
+        .map(cell)
+        .to_vec()
+    }
+
+    /// The page: current reports, those that newer ones replaced, and files that are no good report.
+    #[must_use]
+    pub fn page(&self) -> String {
+        let headings = [
+            "device",
+            "driver",
+            "suite",
+            "runners",
+            "date",
+            "commit",
+            "cases measured",
+            "report",
+        ];
+        let (current, replaced): (Vec<&Stored>, Vec<&Stored>) = self
+            .store
+            .reports
+            .iter()
+            .rev()
+            .partition(|stored| self.is_current(stored));
+        let table = |stored: &[&Stored]| {
+            let rows: Vec<Vec<String>> = stored.iter().map(|stored| self.row(stored)).collect();
+            display::markdown_table(&headings, &rows)
+        };
+        let mut text = format!(
+            "## Current\n\nThe newest complete report of each device and suite.\n\n{}",
+            table(&current)
+        );
+        if !replaced.is_empty() {
+            let _ = write!(
+                text,
+                "\n## Replaced\n\nKept as they were written: what was published stays published.\n\n{}",
+                table(&replaced)
+            );
+        }
+        if !self.store.rejected.is_empty() {
+            let rows: Vec<Vec<String>> = self
+                .store
+                .rejected
+                .iter()
+                .map(|rejected| vec![cell(&rejected.place), cell(&rejected.reason)])
+                .collect();
+            let _ = write!(
+                text,
+                "\n## Not believed\n\n{}",
+                display::markdown_table(&["file", "why"], &rows)
+            );
+        }
+        text
+    }
+
+    /// The best figures of each device and runner in its current reports, a row each.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        let mut rows = Vec::new();
+        let mut platforms: Vec<&str> = Vec::new();
+        for stored in self.current.iter().rev() {
+            if !platforms.contains(&stored.platform.key.as_str()) {
+                platforms.push(&stored.platform.key);
+            }
+        }
+        for key in platforms {
+            let of_platform: Vec<&Stored> = self
+                .current
+                .iter()
+                .copied()
+                .filter(|stored| stored.platform.key == key)
+                .collect();
+            rows.extend(self.rows_of(&of_platform));
+        }
+        display::markdown_table(
+            &[
+                "device",
+                "runner",
+                "f32 arithmetic",
+                "f16 matrix units",
+                "copy",
+                "matmul f32",
+                "matmul f16",
+                "attention",
+                "decode, of a copy",
+                "date, commit",
+                "report",
+            ],
+            &rows,
+        )
+    }
+
+    /// The rows of one platform: of each runner, the report of its that has the most to show.
+    fn rows_of(&self, reports: &[&Stored]) -> Vec<Vec<String>> {
+        let mut best: BTreeMap<(bool, &str), (usize, &Stored, &RunnerRecord)> = BTreeMap::new();
+        for stored in reports.iter().copied() {
+            for record in &stored.report.runners {
+                let count = cases_of(&stored.report, record)
+                    .filter(|outcome| !outcome.op.is_probe())
+                    .count();
+                // Portable kernels first: they are what is compared from chip to chip.
+                let place = best
+                    .entry((!portable(record), &record.runner.name))
+                    .or_insert((count, stored, record));
+                if count > place.0 {
+                    *place = (count, stored, record);
+                }
+            }
+        }
+        best.into_values()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(_, stored, record)| self.headline_row(stored, record))
+            .collect()
+    }
+
+    fn headline_row(&self, stored: &Stored, record: &RunnerRecord) -> Vec<String> {
+        let report = &stored.report;
+        let ceiling = |name: &str, unit: &str| {
+            report
+                .ceilings
+                .iter()
+                .find(|ceiling| ceiling.name == name && ceiling.runner == record.runner.name)
+                .map_or_else(
+                    || "-".to_owned(),
+                    |ceiling| format!("{}{unit}", display::si(ceiling.value)),
+                )
+        };
+        let speed = |outcome: &Outcome| outcome.flops_per_second.unwrap_or_default();
+        let best = |wanted: &dyn Fn(&Outcome) -> bool| {
+            cases_of(report, record)
+                .filter(|outcome| wanted(outcome))
+                .max_by(|a, b| speed(a).total_cmp(&speed(b)))
+        };
+        let rate = |outcome: Option<&Outcome>| {
+            outcome.map_or_else(
+                || "-".to_owned(),
+                |outcome| format!("{} ({})", screen::rate(outcome), sizes(outcome)),
+            )
+        };
+        let of = |op: OpName, dtype: Dtype| {
+            rate(best(&|outcome| {
+                outcome.op == op && outcome.dtype == dtype && outcome.shape.get("query_len") != 1
+            }))
+        };
+        let attention = rate(best(&|outcome| {
+            outcome.op == OpName::Attention && outcome.shape.get("query_len") > 1
+        }));
+        let decode = cases_of(report, record)
+            .filter(|outcome| {
+                outcome.op == OpName::Attention && outcome.shape.get("query_len") == 1
+            })
+            .filter_map(|outcome| outcome.fraction_of_ceiling)
+            .max_by(f64::total_cmp)
+            .map_or_else(|| "-".to_owned(), |part| format!("{:.0} %", part * 100.0));
+        vec![
+            cell(&stored.platform.label),
+            cell(&record.runner.name),
+            ceiling(ALU_F32, "FLOP/s"),
+            ceiling(MATRIX_F16, "FLOP/s"),
+            ceiling(MEMORY_COPY, "B/s"),
+            of(OpName::Matmul, Dtype::F32),
+            of(OpName::Matmul, Dtype::F16),
+            attention,
+            decode,
+            format!("{}, {}", date(report), commit(report)),
+            format!("[{}]({}{})", report.suite.name, self.prefix, stored.place),
+        ]
+    }
+}
+
+/// Outcomes with a number of one runner.
+fn cases_of<'a>(report: &'a Report, record: &'a RunnerRecord) -> impl Iterator<Item = &'a Outcome> {
+    report
+        .with_status(OutcomeStatus::Measured)
+        .filter(|outcome| outcome.runner == record.runner.name)
+}
+
+/// The sizes that a reader needs to judge a rate.
+fn sizes(outcome: &Outcome) -> String {
+    let of = |name: &str| outcome.shape.get(name);
+    match outcome.op {
+        OpName::Matmul if of("m") == of("n") && of("n") == of("k") => of("m").to_string(),
+        OpName::Matmul => format!("{} x {} x {}", of("m"), of("n"), of("k")),
+        _ => format!(
+            "{}, {} x {}",
+            outcome.dtype,
+            of("query_len"),
+            of("head_dim")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn published() -> Store {
+        Store::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports")).unwrap()
+    }
+
+    #[test]
+    fn every_published_report_stands_on_the_page_once_and_one_of_each_kind_is_current() {
+        let store = published();
+        let page = Index::of(&store, "").page();
+        for stored in &store.reports {
+            assert_eq!(page.matches(&format!("]({})", stored.place)).count(), 1);
+        }
+        let current = page.split("## Replaced").next().unwrap();
+        for stored in &store.reports {
+            let of_its_kind = store.reports.iter().filter(|other| {
+                other.platform == stored.platform
+                    && other.report.suite.name == stored.report.suite.name
+                    && current.contains(&format!("]({})", other.place))
+            });
+            assert_eq!(of_its_kind.count(), 1, "{}", stored.place);
+        }
+    }
+
+    #[test]
+    fn a_complete_report_stays_current_beside_a_newer_one_that_was_cut_off() {
+        let mut store = published();
+        let mut newer = store.reports[0].clone();
+        newer.place = "newer.json".to_owned();
+        newer.report.started_at = "2999-01-01T00:00:00Z".to_owned();
+        newer.report.status = Status::Interrupted;
+        store.reports = vec![store.reports[0].clone(), newer];
+        assert_eq!(store.reports[0].report.status, Status::Complete);
+        let is_current = |store: &Store| -> Vec<bool> {
+            let index = Index::of(store, "");
+            let reports = store.reports.iter();
+            reports.map(|stored| index.is_current(stored)).collect()
+        };
+        assert_eq!(is_current(&store), [true, false]);
+        store.reports[1].report.status = Status::Complete;
+        assert_eq!(is_current(&store), [false, true]);
+    }
+
+    #[test]
+    fn the_headline_shows_the_best_verified_rates_with_their_sizes() {
+        let store = published();
+        let text = Index::of(&store, "reports/").headline();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() > 4, "{text}");
+        let columns = lines[0].matches('|').count();
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.matches('|').count() == columns)
+        );
+        assert!(text.contains("](reports/"), "{text}");
+        // Not one row is of a replaced report.
+        let index = Index::of(&store, "reports/");
+        for stored in store.reports.iter().filter(|one| !index.is_current(one)) {
+            assert!(!text.contains(&stored.place), "{}", stored.place);
+        }
+    }
+
+    #[test]
+    fn names_from_files_cannot_break_out_of_a_cell() {
+        let mut store = published();
+        store.reports.truncate(1);
+        store.reports[0].report.device.driver = "evil | driver\n# heading".to_owned();
+        let page = Index::of(&store, "").page();
+        assert!(page.contains("evil \\| driver # heading"), "{page}");
+    }
+}
