@@ -77,7 +77,8 @@ impl Machine {
             "case $1 in
              devices)
                  echo '{ \"devices\": [ { \"runner\": \"host\" }'
-                 [ ! -e \"$MACHINE/adapter\" ] || echo ', { \"runner\": \"wgpu\" }'
+                 [ ! -e \"$MACHINE/gl\" ] || echo ', { \"backend\": \"gl\", \"runner\": \"wgpu\" }'
+                 [ ! -e \"$MACHINE/adapter\" ] || echo ', { \"backend\": \"vulkan\", \"runner\": \"wgpu\" }'
                  echo '] }' ;;
              run) echo \"report from $PWD\" ;;
              esac",
@@ -253,6 +254,25 @@ fn the_build_is_locked_and_goes_to_the_target_folder() {
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert_eq!(machine.calls("cargo"), ["cargo build --release --locked"]);
     assert!(machine.path("cwd/built/release/chipmark").exists());
+}
+
+#[test]
+fn a_machine_with_gl_alone_gets_vulkan_or_goes_on_with_gl() {
+    let machine = Machine::with_manager("apt-get");
+    fs::write(machine.path("gl"), "").unwrap();
+    let done = machine.x(&["setup"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(machine.calls("apt-get"), [APT]);
+    assert_in_order(&done.stderr, &["only GL reaches a device", "ready: "]);
+    assert!(!done.stderr.contains("going on with GL alone"));
+
+    let machine = Machine::with_manager("apt-get");
+    fs::write(machine.path("gl"), "").unwrap();
+    let done = machine.x_with(&["run"], &[("CHIPMARK_NO_INSTALL", "1")]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(machine.calls("apt-get").is_empty());
+    assert_in_order(&done.stderr, &[APT, "going on with GL alone"]);
+    assert!(!done.stderr.contains("only the host CPU can be measured"));
 }
 
 #[test]
@@ -721,7 +741,11 @@ fn a_pass_that_was_cut_off_goes_on_with_what_was_measured() {
     let runs: Vec<String> = machine.calls("chipmark run --suite standard");
     assert_eq!(runs.len(), 2, "{runs:?}");
     assert!(runs[1].contains(" --resume "), "{runs:?}");
-    assert!(machine.calls("chipmark").contains(&"chipmark verify".to_owned()));
+    assert!(
+        machine
+            .calls("chipmark")
+            .contains(&"chipmark verify".to_owned())
+    );
     // One report of the suite: the one that is whole.
     let reports: Vec<_> = fs::read_dir(out.join("standard/gpu")).unwrap().collect();
     assert_eq!(reports.len(), 1, "{reports:?}");
