@@ -145,6 +145,10 @@ def inputs(case):
         b = [n, k] if shape.get("trans_b", 0) else [k, n]
         return [Tensor("a", [*stack, m, k], element), Tensor("b", [*stack, *b], element)]
     if op == "attention":
+        # No library here reads keys through a table; to gather them first would be another case.
+        if shape.get("page", 0):
+            reason = f"this runner has no attention over keys in pages (page {shape['page']})"
+            raise Refusal("unsupported", reason)
         q = [shape["batch"], shape["heads"], shape["query_len"], shape["head_dim"]]
         kv = [shape["batch"], shape["kv_heads"], shape["kv_len"], shape["head_dim"]]
         return [
