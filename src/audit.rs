@@ -240,6 +240,8 @@ fn awkward_shapes() -> Vec<(OpName, Shape)> {
         [1, 7, 1, 8, 3, 256, 3],
         [3, 4, 2, 37, 100, 96, 8],
         [1, 16, 1, 1, 1100, 128, 64],
+        // So many that a team goes from page to page.
+        [2, 4, 2, 1, 2100, 64, 16],
     ];
     for [batch, heads, kv_heads, query_len, kv_len, head_dim, page] in pages {
         for causal in [0, 1] {

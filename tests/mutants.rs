@@ -291,6 +291,15 @@ const PAGES: &[(&str, u64)] = &[
     ("head_dim", 40),
     ("page", 16),
 ];
+/// So many pages that every team takes several turns over them.
+const LONG_PAGES: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 1),
+    ("kv_len", 3001),
+    ("head_dim", 64),
+    ("page", 16),
+];
 const PART_OF_A_PAGE: &[(&str, u64)] = &[
     ("batch", 2),
     ("heads", 4),
@@ -815,14 +824,14 @@ const MUTANTS: &[Mutant] = &[
         kernel: "attention/decode_paged_subgroup",
         from: "        start = page_start(batch, kv_head, logical);\n",
         to: "",
-        shape: PAGES,
+        shape: LONG_PAGES,
     },
     Mutant {
         what: "the pages of the turn before are read",
         kernel: "attention/decode_paged_subgroup",
         from: "logical_page(first + TEAMS * BLOCK)",
         to: "logical_page(first)",
-        shape: PAGES,
+        shape: LONG_PAGES,
     },
     Mutant {
         what: "parts end within a block, which reaches into the next page",
