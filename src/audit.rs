@@ -225,6 +225,39 @@ fn awkward_shapes() -> Vec<(OpName, Shape)> {
             cases.push((OpName::Attention, Shape::of(&sizes)));
         }
     }
+    let pages = [
+        // batch, heads, kv_heads, query_len, kv_len, head_dim, page
+        [1, 1, 1, 1, 1, 1, 1],
+        // Fewer keys than a page has, one more than some pages, and just as many.
+        [3, 8, 2, 1, 5, 128, 16],
+        [2, 6, 2, 3, 49, 64, 16],
+        [1, 4, 4, 2, 96, 32, 32],
+        [3, 4, 2, 1, 333, 40, 16],
+        // Pages of nothing round, of one token, and as long as all keys; many queries.
+        [2, 3, 1, 5, 130, 24, 24],
+        [2, 4, 2, 9, 35, 13, 7],
+        [1, 2, 1, 1, 70, 64, 1],
+        [1, 7, 1, 8, 3, 256, 3],
+        [3, 4, 2, 37, 100, 96, 8],
+        [1, 16, 1, 1, 1100, 128, 64],
+        // So many that a team goes from page to page.
+        [2, 4, 2, 1, 2100, 64, 16],
+    ];
+    for [batch, heads, kv_heads, query_len, kv_len, head_dim, page] in pages {
+        for causal in [0, 1] {
+            let sizes = [
+                ("batch", batch),
+                ("heads", heads),
+                ("kv_heads", kv_heads),
+                ("query_len", query_len),
+                ("kv_len", kv_len),
+                ("head_dim", head_dim),
+                ("causal", causal),
+                ("page", page),
+            ];
+            cases.push((OpName::Attention, Shape::of(&sizes)));
+        }
+    }
     cases
 }
 
@@ -234,6 +267,9 @@ const RANDOM_FLOPS_MAX: u64 = 1 << 25;
 /// The largest size that is drawn for a dimension that must be given, and for one that is usually 1.
 const RANDOM_SIZE_MAX: u32 = 4096;
 const RANDOM_COUNT_MAX: u32 = 16;
+
+/// The largest size that is drawn for a dimension that most cases do not have.
+const RANDOM_OPTION_MAX: u32 = 64;
 
 /// The number of the stream that cases are drawn from; tensors have the first few.
 const RANDOM_STREAM: u32 = 0x7261_6e64;
@@ -320,6 +356,9 @@ fn random_case(op: OpName, dtype: Dtype, draw: &mut Draw) -> Option<Case> {
     for dim in op.op().dims() {
         let size = match dim.default {
             Some(_) if dim.flag => u64::from(draw.below(2)),
+            // One case in four has it.
+            Some(none) if dim.is_optional() && draw.below(4) > 0 => none,
+            Some(_) if dim.is_optional() => draw.size(RANDOM_OPTION_MAX),
             Some(usual) if draw.below(2) == 0 => usual,
             Some(_) => draw.size(RANDOM_COUNT_MAX),
             None => draw.size(RANDOM_SIZE_MAX),
@@ -744,6 +783,14 @@ mod tests {
         any("multiple", &|c| k(c) > 500 && k(c).is_multiple_of(64));
         any("neighbour of one", &|c| {
             k(c) > 500 && k(c) % 64 == 1 && !is_prime(k(c))
+        });
+        let page = |c: &Case| c.shape.get("page");
+        any("no pages", &|c| c.op == OpName::Attention && page(c) == 0);
+        any("pages for decode", &|c| {
+            page(c) > 0 && page(c) % 8 == 0 && c.shape.get("query_len") <= 8
+        });
+        any("a page that is not full", &|c| {
+            page(c) > 1 && c.shape.get("kv_len") % page(c) != 0
         });
         any("grouped heads", &|c| {
             c.shape.get("heads") > c.shape.get("kv_heads") && c.shape.get("kv_heads") > 1

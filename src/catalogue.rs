@@ -394,12 +394,58 @@ pub fn kernels() -> Vec<Kernel> {
         tunable: "HEAD_DIM",
         dim: "head_dim",
     };
-    const FULL: &[Requirement] = &[Equals("causal", 0), HEAD_DIM];
-    const FULL_VEC4: &[Requirement] = &[Equals("causal", 0), Multiple("head_dim", 4), HEAD_DIM];
-    const CAUSAL_VEC4: &[Requirement] = &[Equals("causal", 1), Multiple("head_dim", 4), HEAD_DIM];
-    const CAUSAL: &[Requirement] = &[Equals("causal", 1), HEAD_DIM];
-    const FEW_QUERIES: &[Requirement] =
-        &[AtMost("query_len", 8), Multiple("head_dim", 4), HEAD_DIM];
+    // Keys of a head one after the other, or in pages that a table names.
+    const WHOLE: Requirement = Equals("page", 0);
+    const PAGED: Requirement = AtLeast("page", 1);
+    const FULL: &[Requirement] = &[WHOLE, Equals("causal", 0), HEAD_DIM];
+    const FULL_VEC4: &[Requirement] = &[
+        WHOLE,
+        Equals("causal", 0),
+        Multiple("head_dim", 4),
+        HEAD_DIM,
+    ];
+    const CAUSAL_VEC4: &[Requirement] = &[
+        WHOLE,
+        Equals("causal", 1),
+        Multiple("head_dim", 4),
+        HEAD_DIM,
+    ];
+    const CAUSAL: &[Requirement] = &[WHOLE, Equals("causal", 1), HEAD_DIM];
+    const FEW_QUERIES: &[Requirement] = &[
+        WHOLE,
+        AtMost("query_len", 8),
+        Multiple("head_dim", 4),
+        HEAD_DIM,
+    ];
+    const FEW_QUERIES_PAGED: &[Requirement] = &[
+        PAGED,
+        AtMost("query_len", 8),
+        Multiple("head_dim", 4),
+        HEAD_DIM,
+    ];
+    // The keys that a team loads at once lie in one page.
+    const FEW_QUERIES_PAGED_BLOCK: &[Requirement] = &[
+        PAGED,
+        Multiple("page", 8),
+        AtMost("query_len", 8),
+        Multiple("head_dim", 4),
+        HEAD_DIM,
+    ];
+    const NAIVE_ATTENTION: &[Tunable] = &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])];
+    const DECODE_TUNABLES: &[Tunable] = &[
+        tune("HEAD_DIM", &[128, 64, 256, 32]),
+        tune("THREADS", &[64, 128, 32]),
+        tune("ROWS", &[4, 1, 8]),
+        tune("SPLITS", &[32, 8, 128]),
+    ];
+    const DECODE_SUBGROUP: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        tune("HEAD_DIM", &[128, 64, 256, 32]),
+        tune("SUBGROUPS", &[4, 1]),
+        tune("ROWS", &[4, 1, 8]),
+        tune("BLOCK", &[4, 8, 2]),
+        tune("SPLITS", &[32, 8, 128]),
+    ];
     const FLASH: &[Tunable] = &[
         tune("HEAD_DIM", &[64, 128, 256, 32]),
         tune("THREADS", &[32, 64]),
@@ -847,9 +893,17 @@ pub fn kernels() -> Vec<Kernel> {
         }),
         kernel!("attention/naive", Attention, {
             dtypes: F32_F16,
-            tunables: const { &[tune("TILE_X", &[16, 8]), tune("THREADS", &[64, 8])] },
+            tunables: NAIVE_ATTENTION,
             passes: ATTENTION_NAIVE,
             scratch: Some("scores"),
+            requirements: const { &[WHOLE] },
+        }),
+        kernel!("attention/naive_paged", Attention, {
+            dtypes: F32_F16,
+            tunables: NAIVE_ATTENTION,
+            passes: ATTENTION_NAIVE,
+            scratch: Some("scores"),
+            requirements: const { &[PAGED] },
         }),
         kernel!("attention/flash", Attention, {
             tunables: FLASH,
@@ -889,36 +943,37 @@ pub fn kernels() -> Vec<Kernel> {
         }),
         kernel!("attention/decode", Attention, {
             dtypes: F32_F16,
-            tunables: const {
-                &[
-                    tune("HEAD_DIM", &[128, 64, 256, 32]),
-                    tune("THREADS", &[64, 128, 32]),
-                    tune("ROWS", &[4, 1, 8]),
-                    tune("SPLITS", &[32, 8, 128]),
-                ]
-            },
+            tunables: DECODE_TUNABLES,
             passes: DECODE,
             scratch: Some("partial_rows"),
             scratch_copies: Some("SPLITS"),
             requirements: FEW_QUERIES,
         }),
+        kernel!("attention/decode_paged", Attention, {
+            dtypes: F32_F16,
+            tunables: DECODE_TUNABLES,
+            passes: DECODE,
+            scratch: Some("partial_rows"),
+            scratch_copies: Some("SPLITS"),
+            requirements: FEW_QUERIES_PAGED,
+        }),
         kernel!("attention/decode_subgroup", Attention, {
             dtypes: F32_F16,
-            tunables: const {
-                &[
-                    tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
-                    tune("HEAD_DIM", &[128, 64, 256, 32]),
-                    tune("SUBGROUPS", &[4, 1]),
-                    tune("ROWS", &[4, 1, 8]),
-                    tune("BLOCK", &[4, 8, 2]),
-                    tune("SPLITS", &[32, 8, 128]),
-                ]
-            },
+            tunables: DECODE_SUBGROUP,
             passes: DECODE,
             scratch: Some("partial_rows"),
             scratch_copies: Some("SPLITS"),
             features: &[Feature::Subgroup],
             requirements: FEW_QUERIES,
+        }),
+        kernel!("attention/decode_paged_subgroup", Attention, {
+            dtypes: F32_F16,
+            tunables: DECODE_SUBGROUP,
+            passes: DECODE,
+            scratch: Some("partial_rows"),
+            scratch_copies: Some("SPLITS"),
+            features: &[Feature::Subgroup],
+            requirements: FEW_QUERIES_PAGED_BLOCK,
         }),
         kernel!("attention/flash_panel", Attention, {
             tunables: FLASH_PANEL,

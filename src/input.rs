@@ -29,6 +29,9 @@ pub enum Data {
     /// is one whatever the case asks.
     #[serde(skip)]
     Cycle(u32),
+    /// All numbers below this one, each once: see [`Permutation`]. Never asked for either.
+    #[serde(skip)]
+    Permutation(u32),
 }
 
 impl Data {
@@ -41,6 +44,7 @@ impl Data {
             Self::Zero => "zero",
             Self::Files(_) => "files",
             Self::Cycle(_) => "cycle",
+            Self::Permutation(_) => "permutation",
         }
     }
 }
@@ -422,6 +426,50 @@ impl Cycle {
     }
 }
 
+/// All numbers below `count`, each once, in an order that looks drawn: which pages of memory a
+/// sequence got, after many have come and gone.
+///
+/// A [`Cycle`] would do as a table of pages too, but its neighbours lie in equal strides, which
+/// memory may like or dislike for reasons that no server would ever meet. So the bits of a place
+/// are mixed as [`mix`] mixes all 32, with as many of them as there must be; what falls beyond
+/// `count` is mixed again until it does not. Each step can be undone, so no number comes twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permutation {
+    /// How many numbers there are, at least one.
+    pub count: u32,
+    /// The keys of the tensor's stream.
+    pub keys: [u32; 2],
+}
+
+impl Permutation {
+    /// Most numbers of a permutation: values are handed on as f32, which holds all up to here.
+    pub const COUNT_MAX: u32 = 1 << 24;
+
+    /// The number at place `index`, which is below `count`.
+    #[must_use]
+    #[inline]
+    pub const fn at(self, index: u32) -> u32 {
+        if self.count <= 1 {
+            return 0;
+        }
+        let mask = u32::MAX >> (self.count - 1).leading_zeros();
+        let shift = mask.count_ones().div_ceil(2);
+        let mut x = index % self.count;
+        loop {
+            x = x.wrapping_add(self.keys[0]) & mask;
+            x ^= x >> shift;
+            x = x.wrapping_mul(0x7feb_352d) & mask;
+            x ^= x >> shift;
+            x = (x ^ self.keys[1]) & mask;
+            x = x.wrapping_mul(0x846c_a68b) & mask;
+            x ^= x >> shift;
+            if x < self.count {
+                return x;
+            }
+        }
+    }
+}
+
 /// The values of one input tensor, as every runner has them, for the reference to read.
 #[derive(Clone, Debug)]
 pub enum Values {
@@ -435,6 +483,8 @@ pub enum Values {
     Array(Vec<f32>),
     /// A cycle, whose words are not numbers: an element has the bits of a word.
     Cycle(Cycle),
+    /// A permutation, whose numbers are elements as they are.
+    Permutation(Permutation),
 }
 
 impl Values {
@@ -453,13 +503,18 @@ impl Values {
             Data::Zero => Some(Self::Zero),
             Data::Files(_) => None,
             Data::Cycle(lines) => Some(Self::Cycle(Cycle::drawn(keys(seed, tensor), *lines))),
+            Data::Permutation(count) => Some(Self::Permutation(Permutation {
+                count: *count,
+                keys: keys(seed, tensor),
+            })),
         }
     }
 
     /// Element `index` in row-major order.
     #[must_use]
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // tensors have fewer than 2^32 elements
+    // Tensors have fewer than 2^32 elements, and permutations no number that f32 has not.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
     pub fn get(&self, index: u64) -> f32 {
         match self {
             Self::Uniform(keys, scale, element) => {
@@ -469,6 +524,7 @@ impl Values {
             Self::Zero => 0.0,
             Self::Array(values) => values[index as usize],
             Self::Cycle(cycle) => f32::from_bits(cycle.word(index as u32)),
+            Self::Permutation(permutation) => permutation.at(index as u32) as f32,
         }
     }
 }
@@ -604,6 +660,62 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_permutation_has_every_number_once_and_another_seed_another_order() {
+        for count in [1u32, 2, 3, 5, 8, 57, 64, 1000, 1025, 16_384, 70_001] {
+            let mut orders = std::collections::HashSet::new();
+            for seed in 0..8 {
+                let permutation = Permutation {
+                    count,
+                    keys: keys(seed, 3),
+                };
+                let order: Vec<u32> = (0..count).map(|index| permutation.at(index)).collect();
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..count), "{permutation:?}");
+                orders.insert(order);
+            }
+            assert!(count < 57 || orders.len() == 8, "{count}");
+        }
+    }
+
+    #[test]
+    fn neighbours_in_a_permutation_lie_in_strides_of_all_sorts() {
+        for count in [64u32, 2048, 16_384, 20_000] {
+            let mut places = 0;
+            for seed in 0..16 {
+                let permutation = Permutation {
+                    count,
+                    keys: keys(seed, 3),
+                };
+                let strides: std::collections::HashSet<u32> = (0..64)
+                    .map(|i| (permutation.at((i + 1) % count) + count - permutation.at(i)) % count)
+                    .collect();
+                assert!(strides.len() > 24, "{permutation:?}: {}", strides.len());
+                places += (0..count).filter(|&i| permutation.at(i) == i).count();
+            }
+            // By chance one number in each order keeps its place.
+            assert!(places < 64, "{places} of 16 orders of {count}");
+        }
+    }
+
+    #[test]
+    fn published_permutations_stay_as_they_are() {
+        for (count, vector) in PERMUTATION_VECTORS {
+            let permutation = Permutation {
+                count,
+                keys: keys(12345, 3),
+            };
+            let found = [0, 1, 2, 3, count - 1].map(|index| permutation.at(index));
+            assert_eq!(found, vector);
+        }
+    }
+
+    const PERMUTATION_VECTORS: [(u32, [u32; 5]); 2] = [
+        (57, [22, 36, 19, 32, 18]),
+        (16_384, [11_528, 6900, 2257, 3560, 9550]),
+    ];
 
     #[test]
     fn short_floats_are_what_their_standards_say() {

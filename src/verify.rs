@@ -72,6 +72,7 @@ pub fn inputs(case: &Case, seed: u32, data: &Data) -> crate::error::Result<Vec<V
                 ))
             })?;
             let mut values = npy::read(path, &tensor.dims)?;
+            tensor.check(&values)?;
             // The runner has them in the tensor's own type.
             for value in &mut values {
                 *value = tensor.element.nearest(*value);

@@ -281,6 +281,34 @@ const LONG_CACHE: &[(&str, u64)] = &[
     ("kv_len", 5000),
     ("head_dim", 64),
 ];
+/// The same in pages, of which the last is not full, and two sequences of less than a page.
+const PAGES: &[(&str, u64)] = &[
+    ("batch", 3),
+    ("heads", 6),
+    ("kv_heads", 2),
+    ("query_len", 2),
+    ("kv_len", 333),
+    ("head_dim", 40),
+    ("page", 16),
+];
+/// So many pages that every team takes several turns over them.
+const LONG_PAGES: &[(&str, u64)] = &[
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 1),
+    ("kv_len", 3001),
+    ("head_dim", 64),
+    ("page", 16),
+];
+const PART_OF_A_PAGE: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("query_len", 1),
+    ("kv_len", 11),
+    ("head_dim", 64),
+    ("page", 16),
+];
 /// Shapes of kernels that take four elements at a time: nothing else divides them.
 const FOURS: &[(&str, u64)] = &[("batch", 2), ("m", 67), ("n", 132), ("k", 52)];
 const TALL_FOURS: &[(&str, u64)] = &[("m", 1200), ("n", 260), ("k", 4)];
@@ -764,6 +792,55 @@ const MUTANTS: &[Mutant] = &[
         shape: MASKED,
     },
     Mutant {
+        what: "pages are read in order, as if there were no table",
+        kernel: "attention/naive_paged",
+        from: "block_table[batch * params.pages + key / params.page]",
+        to: "(batch * params.pages + key / params.page)",
+        shape: PAGES,
+    },
+    Mutant {
+        what: "tokens come before heads",
+        kernel: "attention/naive_paged",
+        from: "(page * params.kv_heads + kv_head) * params.page + key % params.page",
+        to: "(page * params.page + key % params.page) * params.kv_heads + kv_head",
+        shape: PAGES,
+    },
+    Mutant {
+        what: "every sequence has the pages of the first",
+        kernel: "attention/decode_paged",
+        from: "block_table[batch * params.pages + key / params.page]",
+        to: "block_table[key / params.page]",
+        shape: PAGES,
+    },
+    Mutant {
+        what: "a value is taken from the key beside it",
+        kernel: "attention/decode_paged",
+        from: "starts[turn + u * GROUPS]",
+        to: "starts[(turn + u * GROUPS) ^ 1u]",
+        shape: PAGES,
+    },
+    Mutant {
+        what: "a team stays on the page of its first turn",
+        kernel: "attention/decode_paged_subgroup",
+        from: "        start = page_start(batch, kv_head, logical);\n",
+        to: "",
+        shape: LONG_PAGES,
+    },
+    Mutant {
+        what: "the pages of the turn before are read",
+        kernel: "attention/decode_paged_subgroup",
+        from: "logical_page(first + TEAMS * BLOCK)",
+        to: "logical_page(first)",
+        shape: LONG_PAGES,
+    },
+    Mutant {
+        what: "parts end within a block, which reaches into the next page",
+        kernel: "attention/decode_paged_subgroup",
+        from: "(params.kv_len + SPLITS * BLOCK - 1u) / (SPLITS * BLOCK) * BLOCK",
+        to: "(params.kv_len + SPLITS - 1u) / SPLITS",
+        shape: PAGES,
+    },
+    Mutant {
         what: "scores are scaled twice",
         kernel: "attention/flash_tile",
         from: "(params.scale * LOG2_E)",
@@ -1185,6 +1262,27 @@ fn every_mutant_is_caught_and_its_original_is_not() {
         escaped.join("\n")
     );
     assert!(MUTANTS.len() >= 8);
+}
+
+#[test]
+fn a_kernel_that_counts_the_rest_of_the_last_page_is_caught() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("a_kernel_that_counts_the_rest_of_the_last_page_is_caught");
+    }
+    for name in ["attention/decode_paged", "attention/decode_paged_subgroup"] {
+        let original = kernel(name);
+        let whole_pages = "(params.pages * params.page)";
+        let broken = Kernel {
+            source: Cow::Owned(original.source.replace("params.kv_len", whole_pages)),
+            ..original.clone()
+        };
+        for shape in [PAGES, PART_OF_A_PAGE] {
+            let right = verdicts(&original, shape);
+            assert!(!caught(&right), "{name} itself: {right:?}");
+            let wrong = verdicts(&broken, shape);
+            assert!(caught(&wrong), "{name} {shape:?}: {wrong:?}");
+        }
+    }
 }
 
 /// Where twins are tried: at edges, inside, in batches.

@@ -1,7 +1,7 @@
 // Fills a buffer with the input stream of one tensor, or with one repeated word.
 //
 // Every element is a pure function of (seed, tensor, index): two rounds of the lowbias32 mixer. A
-// cycle of slots is one too: its factor and summand come with the call.
+// cycle of slots is one too: its factor and summand come with the call. And so is a permutation.
 // src/input.rs is this shader's twin; docs/protocol.md has the test vectors. One invocation writes
 // one word: one element of 32 bits, two of 16, four of 8 or eight of 4. Half precision is packed by a built-in
 // function that needs no feature, and every value is exact in its type, so rounding never matters.
@@ -9,11 +9,11 @@
 struct Params {
     words: u32,       // words to write
     mode: u32,        // 0 uniform * scale, 1 integer -2..5, 2 the word `fill`, 3 a cycle,
-                      // 4 uniform on the grid of bytes * scale
+                      // 4 uniform on the grid of bytes * scale, 5 a permutation
     key_add: u32,     // first key of the stream; factor of a cycle
     key_xor: u32,     // second key of the stream; summand of a cycle
     scale: f32,
-    fill: u32,        // the word; slots of a cycle
+    fill: u32,        // the word; slots of a cycle; numbers of a permutation
     row: u32,         // invocations in one row of the grid
     element: u32,     // 0 f32, 1 f16, 2 i32, 3 i8, 4 i4
 }
@@ -34,6 +34,30 @@ fn mix32(value: u32) -> u32 {
 
 fn random(index: u32) -> u32 {
     return mix32(mix32(index + params.key_add) ^ params.key_xor);
+}
+
+// The number at this place of a permutation: the bits that numbers below `fill` take are mixed, and
+// what is none of them is mixed again.
+fn permuted(index: u32) -> u32 {
+    if (params.fill <= 1u) {
+        return 0u;
+    }
+    let mask = 0xffffffffu >> countLeadingZeros(params.fill - 1u);
+    let shift = (countOneBits(mask) + 1u) / 2u;
+    var x = index % params.fill;
+    loop {
+        x = (x + params.key_add) & mask;
+        x ^= x >> shift;
+        x = (x * 0x7feb352du) & mask;
+        x ^= x >> shift;
+        x = (x ^ params.key_xor) & mask;
+        x = (x * 0x846ca68bu) & mask;
+        x ^= x >> shift;
+        if (x < params.fill) {
+            break;
+        }
+    }
+    return x;
 }
 
 fn float(word: u32) -> f32 {
@@ -70,6 +94,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (params.mode == 3u) {
         let slot = (index / SLOT_WORDS * params.key_add + params.key_xor) % params.fill;
         target_words[index] = select(0u, slot * SLOT_WORDS, index % SLOT_WORDS == 0u);
+        return;
+    }
+    if (params.mode == 5u) {
+        target_words[index] = permuted(index);
         return;
     }
     var word = 0u;

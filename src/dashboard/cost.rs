@@ -33,7 +33,10 @@ fn phases(views: &[View]) -> Vec<Phase> {
     let mut decodes = BTreeSet::new();
     for view in views {
         let measured = view.report.with_status(OutcomeStatus::Measured);
-        for outcome in measured.filter(|outcome| outcome.op == OpName::Attention) {
+        // What a model asks for is stated without pages, and so looked up without.
+        for outcome in measured
+            .filter(|outcome| outcome.op == OpName::Attention && outcome.shape.get("page") == 0)
+        {
             let size = |name| outcome.shape.get(name);
             match (size("batch"), size("query_len")) {
                 (batch, 1) => {

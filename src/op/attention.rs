@@ -5,6 +5,22 @@
 //! that the last query sees every key: query `i` sees keys `0 ..= i + kv_len - query_len`. A query
 //! that sees no key (possible when `query_len > kv_len`) yields zeros.
 //!
+//! # Pages
+//!
+//! Servers keep keys and values in pages of a few tokens, so that sequences of all lengths share a
+//! memory without gaps. With a dimension `page` (tokens to a page) `k, v: [page_count, kv_heads,
+//! page, head_dim]`, and a third input after them, `block_table: [batch, ceil(kv_len / page)]` of
+//! 32-bit integers, says which physical page holds each page of a sequence: key `j` of sequence `b`
+//! is number `j % page` of page `block_table[b, j / page]`. There are as many pages as entries, and
+//! the table is a permutation of them, another one for each seed, so that every page is used and
+//! none lies where the one before would suggest. What the last page of a sequence holds behind its
+//! keys is not its own.
+//!
+//! Heads come before tokens, as TensorRT-LLM has it and FlashInfer can: what a workgroup reads is
+//! one head of one page, which is then one piece of memory (4 KiB at 16 tokens of 128 numbers in
+//! f16) and not as many as there are tokens. vLLM has tokens before heads, where pieces are single
+//! rows. And a page of as many tokens as there are keys is the layout without pages.
+//!
 //! In f16 the inputs are binary16, while scores, softmax, sums and the output are binary32. A kernel
 //! may round weights to binary16 before they meet V, as matrix units demand.
 
@@ -15,7 +31,7 @@ use super::{
     sum_error_factor, word,
 };
 use crate::error::{Error, Result};
-use crate::input::{Element, Values};
+use crate::input::{Data, Element, Permutation, Values};
 
 /// Scaled dot-product attention.
 pub struct Attention;
@@ -38,6 +54,8 @@ struct Sizes {
     kv_len: u64,
     head_dim: u64,
     causal: bool,
+    /// Tokens to a page; 0 where keys are not in pages.
+    page: u64,
 }
 
 impl Sizes {
@@ -50,7 +68,31 @@ impl Sizes {
             kv_len: shape.get("kv_len"),
             head_dim: shape.get("head_dim"),
             causal: shape.get("causal") == 1,
+            page: shape.get("page"),
         }
+    }
+
+    /// How many pages the keys of a sequence take; none where they are not in pages.
+    fn pages_each(&self) -> u64 {
+        if self.page == 0 {
+            0
+        } else {
+            self.kv_len.div_ceil(self.page)
+        }
+    }
+
+    /// Where the row of a key, and that of its value, begins.
+    fn key_start(&self, inputs: &[Values], batch: u64, kv_head: u64, key: u64) -> u64 {
+        let row = match (key.checked_div(self.page), inputs.get(3)) {
+            (Some(page), Some(table)) => {
+                // Whole numbers that f32 holds exactly; a table of the user's has been checked.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                let page = table.get(batch * self.pages_each() + page) as u64;
+                (page * self.kv_heads + kv_head) * self.page + key % self.page
+            }
+            _ => (batch * self.kv_heads + kv_head) * self.kv_len + key,
+        };
+        row * self.head_dim
     }
 
     /// How many keys query `index` sees.
@@ -105,17 +147,16 @@ fn row(sizes: &Sizes, dtype: Dtype, inputs: &[Values], row: u64) -> Row {
     let (batch_head, query) = (row / sizes.query_len, row % sizes.query_len);
     let (batch, head) = (batch_head / sizes.heads, batch_head % sizes.heads);
     let kv_head = head / (sizes.heads / sizes.kv_heads);
-    let kv_start = (batch * sizes.kv_heads + kv_head) * sizes.kv_len * d;
+    let start = |key: u64| sizes.key_start(inputs, batch, kv_head, key);
     let query_values: Vec<f64> = (0..d).map(|i| f64::from(q.get(row * d + i))).collect();
     let visible = sizes.visible(query);
 
     let mut score_magnitude = 0.0f64;
     let scores: Vec<f64> = (0..visible)
         .map(|key| {
-            let start = kv_start + key * d;
             let (sum, magnitude) = dot(query_values
                 .iter()
-                .zip(start..)
+                .zip(start(key)..)
                 .map(|(&a, i)| (a, f64::from(k.get(i)))));
             score_magnitude = score_magnitude.max(magnitude * sizes.scale());
             sum * sizes.scale()
@@ -138,7 +179,7 @@ fn row(sizes: &Sizes, dtype: Dtype, inputs: &[Values], row: u64) -> Row {
         } else {
             weight * roundoff
         };
-        for (column, index) in (kv_start + key * d..kv_start + (key + 1) * d).enumerate() {
+        for (column, index) in (0..width).zip(start(key)..) {
             let value = f64::from(v.get(index));
             values[column] += weight * value;
             magnitudes[column] += weight * value.abs();
@@ -180,6 +221,7 @@ impl Op for Attention {
                 Dim::size("kv_len", "l", None),
                 Dim::size("head_dim", "d", None),
                 Dim::flag("causal"),
+                Dim::optional("page", "page"),
             ]
         }
     }
@@ -205,31 +247,50 @@ impl Op for Attention {
         [s.batch, s.heads, s.query_len, s.kv_len, s.head_dim, 4]
             .iter()
             .try_fold(1u64, |n, &size| n.checked_mul(size))
-            .map(|_| ())
             .ok_or_else(|| {
                 Error::usage("attention of this shape has more operations than can be counted")
-            })
+            })?;
+        let pages = s.batch * s.pages_each();
+        if pages > u64::from(Permutation::COUNT_MAX) {
+            return Err(Error::usage(format!(
+                "attention keys and values may lie in at most {} pages, not {pages}",
+                Permutation::COUNT_MAX
+            )));
+        }
+        Ok(())
     }
 
     fn tensors(&self, shape: &Shape, dtype: Dtype) -> Vec<Tensor> {
         let s = Sizes::of(shape);
-        let kv = [s.batch, s.kv_heads, s.kv_len, s.head_dim];
+        let pages = s.batch * s.pages_each();
+        let kv = if s.page == 0 {
+            [s.batch, s.kv_heads, s.kv_len, s.head_dim]
+        } else {
+            [pages, s.kv_heads, s.page, s.head_dim]
+        };
         let query = [s.batch, s.heads, s.query_len, s.head_dim];
-        vec![
+        let table = (s.page > 0).then(|| Tensor {
+            always: Some(Data::Permutation(word(pages))),
+            ..Tensor::input("block_table", &[s.batch, s.pages_each()], Element::I32)
+        });
+        [
             Tensor {
                 scale: QUERY_SCALE,
                 ..Tensor::input("q", &query, dtype.input())
             },
             Tensor::input("k", &kv, dtype.input()),
             Tensor::input("v", &kv, dtype.input()),
-            Tensor::output("o", &query, dtype.output()),
         ]
+        .into_iter()
+        .chain(table)
+        .chain([Tensor::output("o", &query, dtype.output())])
+        .collect()
     }
 
     #[allow(clippy::cast_possible_truncation)] // the scale is meant to be an f32
     fn params(&self, shape: &Shape, _dtype: Dtype) -> Vec<u32> {
         let s = Sizes::of(shape);
-        vec![
+        let mut words = vec![
             word(s.heads),
             word(s.kv_heads),
             word(s.query_len),
@@ -238,7 +299,11 @@ impl Op for Attention {
             u32::from(s.causal),
             (s.scale() as f32).to_bits(),
             word(s.batch),
-        ]
+        ];
+        if s.page > 0 {
+            words.extend([word(s.page), word(s.pages_each()), 0, 0]);
+        }
+        words
     }
 
     fn extent(&self, shape: &Shape, name: &str) -> u64 {
@@ -267,7 +332,9 @@ impl Op for Attention {
         // A causal mask over more queries than keys still reads every key.
         let keys = 2 * s.kv_heads * s.kv_len;
         let rows = s.batch * s.head_dim;
-        dtype.input().bytes(rows * (queries + keys)) + dtype.output().bytes(rows * queries)
+        // Of pages what the keys take of them, and the table.
+        let table = Element::I32.bytes(s.batch * s.pages_each());
+        dtype.input().bytes(rows * (queries + keys)) + dtype.output().bytes(rows * queries) + table
     }
 
     fn output_rows(&self, shape: &Shape) -> (u64, u64) {
@@ -437,6 +504,101 @@ mod tests {
             let counted: u64 = (0..query_len).map(|i| sizes.visible(i)).sum();
             assert_eq!(sizes.visible_pairs(), counted, "q {query_len} l {kv_len}");
         }
+    }
+
+    /// Inputs of a case as a runner has them.
+    fn inputs_of(case: &Case, seed: u32) -> Vec<Values> {
+        (0u32..)
+            .zip(case.tensors())
+            .take(case.tensors().len() - 1)
+            .map(|(number, tensor)| tensor.values(&Data::Uniform, seed, number).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_paged_case_is_the_one_whose_keys_were_gathered_by_hand() {
+        for (kv_len, page) in [(35, 16), (5, 16), (48, 16), (21, 7), (9, 1)] {
+            for causal in [0, 1] {
+                let whole = shape(3, kv_len, causal);
+                let case =
+                    Case::new(OpName::Attention, &whole.with("page", page), Dtype::F32).unwrap();
+                let inputs = inputs_of(&case, 5);
+                let (pages, d) = (kv_len.div_ceil(page), 8);
+                let gather = |tensor: &Values| {
+                    let mut rows = Vec::new();
+                    for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                        for key in 0..kv_len {
+                            let entry = inputs[3].get(batch * pages + key / page);
+                            // Pages, heads, tokens, elements.
+                            let at = ((entry as u64 * 2 + head) * page + key % page) * d;
+                            rows.extend((at..at + d).map(|index| tensor.get(index)));
+                        }
+                    }
+                    Values::Array(rows)
+                };
+                let gathered = [inputs[0].clone(), gather(&inputs[1]), gather(&inputs[2])];
+                let positions: Vec<u64> = (0..8 * 3 * d).collect();
+                assert_eq!(
+                    Attention.reference(case.given(&inputs, &Data::Uniform), &positions),
+                    Attention.reference(given(&whole, Dtype::F32, &gathered), &positions),
+                    "l {kv_len} page {page} causal {causal}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn pages_cost_their_table_and_nothing_of_the_last_one_that_is_not_a_key() {
+        let whole = Case::new(OpName::Attention, &shape(1, 35, 0), Dtype::F16).unwrap();
+        let paged = shape(1, 35, 0).with("page", 16);
+        let paged = Case::new(OpName::Attention, &paged, Dtype::F16).unwrap();
+        // Two sequences of three pages, each an entry of four bytes.
+        assert_eq!(paged.bytes_min(), whole.bytes_min() + 2 * 3 * 4);
+        assert_eq!(paged.flop_count(), whole.flop_count());
+        assert_eq!(paged.tensors()[1].dims, [6, 2, 16, 8]);
+        assert_eq!(paged.tensors()[3].dims, [2, 3]);
+        assert_eq!(paged.tensors().len(), 5);
+    }
+
+    #[test]
+    fn the_table_names_every_page_once_whatever_data_is_asked_for() {
+        let shape = shape(1, 35, 0).with("page", 4);
+        let case = Case::new(OpName::Attention, &shape, Dtype::F32).unwrap();
+        let table = &case.tensors()[3];
+        let entries = |data: &Data, seed: u32| -> Vec<u32> {
+            let values = table.values(data, seed, 3).unwrap();
+            (0..table.len()).map(|i| values.get(i) as u32).collect()
+        };
+        for data in [Data::Uniform, Data::Integer, Data::Zero] {
+            let mut found = entries(&data, 9);
+            assert_eq!(found, entries(&Data::Uniform, 9));
+            found.sort_unstable();
+            assert!(found.into_iter().eq(0..18));
+        }
+        assert_ne!(entries(&Data::Uniform, 9), entries(&Data::Uniform, 10));
+    }
+
+    #[test]
+    fn a_table_that_names_a_page_that_is_not_there_is_refused() {
+        let shape = shape(1, 35, 0).with("page", 16);
+        let case = Case::new(OpName::Attention, &shape, Dtype::F32).unwrap();
+        let table = &case.tensors()[3];
+        // Sequences may share a page.
+        assert!(table.check(&[0.0, 1.0, 2.0, 0.0, 4.0, 5.0]).is_ok());
+        for bad in [6.0, -1.0, 0.5, f32::NAN] {
+            let message = table.check(&[0.0, bad]).unwrap_err().message;
+            assert!(message.contains("from 0 to 5"), "{message}");
+        }
+        assert!(case.tensors()[1].check(&[0.5]).is_ok());
+    }
+
+    #[test]
+    fn more_pages_than_a_table_can_name_are_refused_with_both_numbers() {
+        let sizes = [("query_len", 1), ("kv_len", (1 << 24) + 1), ("head_dim", 1)];
+        let shape = Shape::of(&sizes);
+        let refused = Case::new(OpName::Attention, &shape.with("page", 1), Dtype::F32).unwrap_err();
+        assert!(refused.message.contains("16777216 pages, not 16777217"));
+        assert!(Case::new(OpName::Attention, &shape.with("page", 2), Dtype::F32).is_ok());
     }
 
     #[test]

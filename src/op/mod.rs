@@ -327,6 +327,12 @@ impl Dim {
         }
     }
 
+    /// A dimension that most cases do not have: 0 is the same as leaving it out, and a shape without
+    /// it is what it was before there was such a dimension.
+    const fn optional(name: &'static str, short: &'static str) -> Self {
+        Self::quiet(name, short, 0)
+    }
+
     const fn flag(name: &'static str) -> Self {
         Self {
             name,
@@ -335,6 +341,12 @@ impl Dim {
             flag: true,
             quiet: true,
         }
+    }
+
+    /// Whether shapes may be without it.
+    #[must_use]
+    pub fn is_optional(&self) -> bool {
+        !self.flag && self.default == Some(0)
     }
 }
 
@@ -403,7 +415,8 @@ impl Case {
         self.op.op().exact(&self.shape, self.dtype)
     }
 
-    /// A checked case: every dimension there, none unknown, none zero, nothing overflowing.
+    /// A checked case: every dimension there but optional ones, none unknown, none zero, nothing
+    /// overflowing.
     ///
     /// # Errors
     /// A usage error that names the dimension and what it must be.
@@ -434,6 +447,9 @@ impl Case {
                         dim_names()
                     ))
                 })?;
+            if dim.is_optional() && size == 0 {
+                continue;
+            }
             if dim.flag && size > 1 {
                 return Err(Error::usage(format!(
                     "{op} {} must be 0 or 1, not {size}",
@@ -610,6 +626,28 @@ impl Tensor {
     #[must_use]
     pub fn values(&self, data: &Data, seed: u32, number: u32) -> Option<Values> {
         Values::generated(self.data(data), seed, number, self.scale, self.drawn)
+    }
+
+    /// Whether values of the user's can be those of this tensor: numbers of a permutation stand for
+    /// places, and there are only so many.
+    ///
+    /// # Errors
+    /// A usage error that names the element and what it must be.
+    pub fn check(&self, values: &[f32]) -> Result<()> {
+        let Some(Data::Permutation(count)) = self.always else {
+            return Ok(());
+        };
+        #[allow(clippy::cast_precision_loss)] // below 2^24
+        let is_place = |value: f32| value.fract() == 0.0 && (0.0..count as f32).contains(&value);
+        match values.iter().position(|&value| !is_place(value)) {
+            None => Ok(()),
+            Some(at) => Err(Error::usage(format!(
+                "element {at} of {} is {}; it must be a whole number from 0 to {}",
+                self.name,
+                values[at],
+                count - 1
+            ))),
+        }
     }
 
     /// The regime this tensor is filled in when the case asks for `data`.
@@ -848,6 +886,19 @@ mod tests {
             id(&full.with("causal", 1)).as_deref(),
             Ok("attention/b1_h32_kv8_q5_l7_d128_causal/f32")
         );
+        assert_eq!(
+            id(&full.with("page", 16)).as_deref(),
+            Ok("attention/b1_h32_kv8_q5_l7_d128_page16/f32")
+        );
+    }
+
+    #[test]
+    fn a_shape_without_an_optional_dimension_is_the_same_as_one_with_none_of_it() {
+        let sizes = [("query_len", 5), ("kv_len", 7), ("head_dim", 8)];
+        let case = |shape: &Shape| Case::new(OpName::Attention, shape, Dtype::F32).unwrap();
+        let without = case(&Shape::of(&sizes));
+        assert_eq!(without, case(&Shape::of(&sizes).with("page", 0)));
+        assert!(!without.shape.0.contains_key("page"));
     }
 
     #[test]

@@ -282,6 +282,9 @@ impl Open {
                 Some("the host has no launch to measure")
             }
             OpName::Upload | OpName::Readback => Some("the host has no link to itself to measure"),
+            OpName::Attention if case.shape.get("page") > 0 => {
+                Some("the host has no attention over keys in pages")
+            }
             _ => None,
         };
         if let Some(message) = missing {

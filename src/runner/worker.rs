@@ -480,6 +480,9 @@ impl Open {
                 let how = [3, cycle.multiplier, cycle.increment, 0, cycle.lines];
                 self.fill(set, slot, tensor, how)
             }
+            Data::Permutation(count) => {
+                self.fill(set, slot, tensor, [5, keys[0], keys[1], 0, *count])
+            }
             Data::Files(files) => {
                 let refuse = |message: String| GpuError {
                     kind: FaultKind::Input,
@@ -489,6 +492,7 @@ impl Open {
                     refuse(format!("no file was given for tensor {:?}", tensor.name))
                 })?;
                 let values = npy::read(path, &tensor.dims).map_err(|e| refuse(e.message))?;
+                tensor.check(&values).map_err(|e| refuse(e.message))?;
                 self.gpu
                     .write(self.buffer(set, slot)?, &tensor.element.pack(&values))
             }

@@ -153,6 +153,9 @@ impl CubeCl {
                 Operands::Matmul([a, b])
             }
             OpName::Attention => {
+                if case.shape.get("page") > 0 {
+                    return unsupported("Burn has no attention over keys in pages");
+                }
                 if case.shape.get("heads") != case.shape.get("kv_heads") {
                     return unsupported("Burn's attention has as many key-value heads as heads");
                 }

@@ -1,0 +1,236 @@
+// `decode_subgroup` with keys and values in pages, as servers keep them: a table says where each lies.
+//
+// K and V are [page_count, kv_heads, page, head_dim], so the tokens of a page that one head needs are
+// one piece of memory. A page holds a whole number of blocks, and the parts of the keys that
+// workgroups get are whole blocks too: the BLOCK keys that a team loads at once never lie in two
+// pages, and it looks one page up for all of them. A load that needs what another load brings is
+// slow to come, so the page of the next turn is looked up while the keys of this one are on their
+// way. All else is as in `decode_subgroup`: teams of lanes that share a row, a softmax for each, and
+// two merges. head_dim must be a multiple of four, page of BLOCK.
+
+alias Input = f32; // elements of Q, K and V
+
+const SUBGROUP_SIZE = 32u; // lanes of a subgroup
+const SUBGROUPS = 4u; // subgroups of a workgroup
+const HEAD_DIM = 128u; // room for a head; a shorter head_dim is padded with zeros
+const ROWS = 4u; // rows of the output per workgroup
+const BLOCK = 4u; // keys that a team loads at once
+const SPLITS = 32u; // workgroups that share the keys of a head
+
+const VECTORS = HEAD_DIM / 4u; // in a row of K
+const TEAM = min(SUBGROUP_SIZE, VECTORS); // lanes that share a row of K
+const CHUNKS = VECTORS / TEAM; // vectors of a row that a lane takes
+const TEAMS = SUBGROUP_SIZE * SUBGROUPS / TEAM;
+const THREADS = SUBGROUP_SIZE * SUBGROUPS;
+const MERGE_THREADS = 32u; // invocations that share a row in the second pass
+const LOG2_E = 1.4426950408889634; // exp(x) is exp2(x * LOG2_E), and exp2 is what hardware has
+const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are not NaN
+
+const_assert SUBGROUP_SIZE % TEAM == 0u && CHUNKS * TEAM == VECTORS;
+const_assert countOneBits(TEAM) == 1u; // sums are exchanged with ever nearer neighbours
+const_assert ROWS * CHUNKS <= 32u; // sums, as many vectors of Q, and the loads fit the registers
+const_assert CHUNKS * BLOCK <= 16u;
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    query_len: u32,
+    kv_len: u32,
+    head_dim: u32,
+    causal: u32,
+    scale: f32,
+    batch: u32,
+    page: u32, // tokens to a page
+    pages: u32, // of a sequence
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<Input>>;
+@group(0) @binding(2) var<storage, read> k: array<vec4<Input>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<Input>>;
+@group(0) @binding(4) var<storage, read> block_table: array<u32>;
+@group(0) @binding(5) var<storage, read_write> o: array<vec4<f32>>;
+// For every row of the output and every part of the keys: the weighted sum, and in a vector behind
+// it the score that its weights are relative to, and their sum.
+@group(0) @binding(6) var<storage, read_write> parts: array<vec4<f32>>;
+
+// How many keys a query sees. The mask is aligned to the end: the last query sees every key.
+fn visible_count(query: u32) -> u32 {
+    let end = query + 1u + params.kv_len;
+    let masked = select(0u, end - params.query_len, end > params.query_len);
+    return select(params.kv_len, masked, params.causal == 1u);
+}
+
+// Keys of a part, in whole blocks.
+fn part_length() -> u32 {
+    return (params.kv_len + SPLITS * BLOCK - 1u) / (SPLITS * BLOCK) * BLOCK;
+}
+
+// Which page of a sequence a key is in; beyond the keys its last one.
+fn logical_page(key: u32) -> u32 {
+    return min(key / params.page, params.pages - 1u);
+}
+
+// Where that page has the rows of a head, in vectors.
+fn page_start(batch: u32, kv_head: u32, logical: u32) -> u32 {
+    let page = block_table[batch * params.pages + logical];
+    return (page * params.kv_heads + kv_head) * params.page * (params.head_dim / 4u);
+}
+
+var<workgroup> team_sum: array<vec4<f32>, ROWS * TEAMS * VECTORS>;
+var<workgroup> team_state: array<vec2<f32>, ROWS * TEAMS>; // largest score, sum of weights
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_size) lanes: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let width = params.head_dim / 4u; // vectors in a row of each tensor
+    let heads_each = params.heads / params.kv_heads;
+    let rows = heads_each * params.query_len; // that share these keys
+    let first_row = group.y * ROWS;
+    // Heads that share keys are neighbours, and so are their queries.
+    let q_first = group.z * rows;
+    let batch = group.z / params.kv_heads;
+    let kv_head = group.z % params.kv_heads;
+    let kv_last = params.kv_len - 1u;
+    // This workgroup's part of the keys; there may be nothing left for the last ones.
+    let length = part_length();
+    let begin = group.x * length;
+    let end = min(begin + length, params.kv_len);
+    let team = (subgroup * lanes + lane) / TEAM;
+    let member = lane % TEAM;
+
+    // Loads are clamped into the tensors; what that invents beyond the head meets zeros of Q, beyond
+    // the keys it is given no weight, beyond the rows it is never stored.
+    var q_part: array<vec4<f32>, ROWS * CHUNKS>;
+    var sum: array<vec4<f32>, ROWS * CHUNKS>;
+    var largest: array<f32, ROWS>;
+    var total: array<f32, ROWS>;
+    var seen: array<u32, ROWS>; // the end of the keys that a row sees
+    for (var i = 0u; i < ROWS; i++) {
+        let row = min(first_row + i, rows - 1u);
+        for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+            let column = chunk * TEAM + member;
+            let values = vec4<f32>(q[(q_first + row) * width + min(column, width - 1u)]);
+            let scaled = values * (params.scale * LOG2_E);
+            q_part[i * CHUNKS + chunk] = select(vec4<f32>(), scaled, column < width);
+            sum[i * CHUNKS + chunk] = vec4<f32>();
+        }
+        largest[i] = LOWEST;
+        total[i] = 0.0;
+        seen[i] = min(end, visible_count(row % params.query_len));
+    }
+
+    var logical = logical_page(begin + team * BLOCK);
+    var start = page_start(batch, kv_head, logical);
+    // All lanes turn alike, so that they are all there when sums are exchanged.
+    for (var turn = begin; turn < end; turn += TEAMS * BLOCK) {
+        let first = turn + team * BLOCK;
+        var k_part: array<vec4<Input>, BLOCK * CHUNKS>;
+        var v_part: array<vec4<Input>, BLOCK * CHUNKS>;
+        for (var b = 0u; b < BLOCK; b++) {
+            let row = start + (min(first + b, kv_last) - logical * params.page) * width;
+            for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+                let at = row + min(chunk * TEAM + member, width - 1u);
+                k_part[b * CHUNKS + chunk] = k[at];
+                v_part[b * CHUNKS + chunk] = v[at];
+            }
+        }
+        logical = logical_page(first + TEAMS * BLOCK);
+        start = page_start(batch, kv_head, logical);
+        for (var i = 0u; i < ROWS; i++) {
+            var score: array<f32, BLOCK>;
+            var block_largest = largest[i];
+            for (var b = 0u; b < BLOCK; b++) {
+                var product = 0.0;
+                for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+                    product += dot(q_part[i * CHUNKS + chunk], vec4<f32>(k_part[b * CHUNKS + chunk]));
+                }
+                for (var distance = TEAM / 2u; distance > 0u; distance /= 2u) {
+                    product += subgroupShuffleXor(product, distance);
+                }
+                score[b] = select(LOWEST, product, first + b < seen[i]);
+                block_largest = max(block_largest, score[b]);
+            }
+            let correction = exp2(largest[i] - block_largest);
+            largest[i] = block_largest;
+            total[i] *= correction;
+            for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+                sum[i * CHUNKS + chunk] *= correction;
+            }
+            for (var b = 0u; b < BLOCK; b++) {
+                let weight = select(0.0, exp2(score[b] - block_largest), first + b < seen[i]);
+                total[i] += weight;
+                for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+                    let slot = i * CHUNKS + chunk;
+                    let values = vec4<f32>(v_part[b * CHUNKS + chunk]);
+                    sum[slot] = fma(vec4(weight), values, sum[slot]);
+                }
+            }
+        }
+    }
+
+    for (var i = 0u; i < ROWS; i++) {
+        let row = i * TEAMS + team;
+        for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+            team_sum[row * VECTORS + chunk * TEAM + member] = sum[i * CHUNKS + chunk];
+        }
+        if (member == 0u) {
+            team_state[row] = vec2(largest[i], total[i]);
+        }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < min(ROWS, rows - first_row) * (width + 1u); i += THREADS) {
+        let row = i / (width + 1u);
+        let column = i % (width + 1u);
+        var all_largest = LOWEST;
+        for (var t = row * TEAMS; t < (row + 1u) * TEAMS; t++) {
+            all_largest = max(all_largest, team_state[t].x);
+        }
+        var whole = vec4<f32>();
+        var all_total = 0.0;
+        for (var t = row * TEAMS; t < (row + 1u) * TEAMS; t++) {
+            let factor = exp2(team_state[t].x - all_largest);
+            let values = team_sum[t * VECTORS + min(column, VECTORS - 1u)];
+            whole = fma(vec4(factor), values, whole);
+            all_total = fma(factor, team_state[t].y, all_total);
+        }
+        let state = vec4(all_largest, all_total, 0.0, 0.0);
+        let start = ((q_first + first_row + row) * SPLITS + group.x) * (width + 1u);
+        parts[start + column] = select(whole, state, column == width);
+    }
+}
+
+@compute @workgroup_size(MERGE_THREADS)
+fn merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let width = params.head_dim / 4u;
+    let row = group.y * params.query_len + group.x;
+    let first = row * SPLITS * (width + 1u);
+    // The parts that there are keys for.
+    let length = part_length();
+    let count = (params.kv_len + length - 1u) / length;
+    var largest = LOWEST;
+    for (var split = 0u; split < count; split++) {
+        largest = max(largest, parts[first + split * (width + 1u) + width].x);
+    }
+    for (var column = thread; column < width; column += MERGE_THREADS) {
+        var whole = vec4<f32>();
+        var total = 0.0;
+        for (var split = 0u; split < count; split++) {
+            let at = first + split * (width + 1u);
+            let state = parts[at + width];
+            let factor = exp2(state.x - largest);
+            whole = fma(vec4(factor), parts[at + column], whole);
+            total = fma(factor, state.y, total);
+        }
+        // A query that sees no key has no weights at all; its output is zero.
+        o[row * width + column] = whole * select(0.0, 1.0 / total, total > 0.0);
+    }
+}
