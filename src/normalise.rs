@@ -123,6 +123,31 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The highest of the ceilings that bind the arithmetic of `case` on these units, in operations per
+/// second; none unless all of them were measured, for one that was not may be higher.
+#[must_use]
+pub fn arithmetic_ceiling_of(
+    case: &Case,
+    engine: &str,
+    ceilings: &[Ceiling],
+    runner: &str,
+) -> Option<(f64, &'static str)> {
+    let work = Work {
+        engine: Some(engine),
+        ..Work::of(case)
+    };
+    let mut highest = None;
+    for &name in work.arithmetic() {
+        let ceiling = ceilings
+            .iter()
+            .find(|ceiling| ceiling.name == name && ceiling.runner == runner)?;
+        if highest.is_none_or(|(rate, _)| rate < ceiling.value) {
+            highest = Some((ceiling.value, name));
+        }
+    }
+    highest
+}
+
 /// Name and unit of the ceiling that a probe of arithmetic gives.
 fn arithmetic_ceiling(op: OpName, dtype: Dtype) -> Option<(&'static str, &'static str)> {
     const FLOATING: &str = "flop_per_s";

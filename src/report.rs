@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.4.0";
+pub const SCHEMA_VERSION: &str = "1.5.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -759,7 +759,8 @@ pub struct Tried {
     pub kernel: String,
     /// Its tunables.
     pub variant: Tunables,
-    /// `timed`, `refused` (cannot run here), `wrong`, `failed`, or `untried` (the budget ended).
+    /// `timed`, `refused` (cannot run here), `wrong`, `failed`, `pruned` (it cannot be the best, so it
+    /// was not built), or `untried` (the budget ended).
     pub status: String,
     /// Median seconds of one call.
     pub time_s_median: Option<f64>,

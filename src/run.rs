@@ -1080,6 +1080,9 @@ impl Work<'_> {
             banned: &self.banned,
             remembered: &remembered,
             pinned: pinned.is_some(),
+            device,
+            ceilings,
+            runner: self.label.as_str(),
         };
         let implausible = |outcome: &Outcome| {
             // Probes make the ceilings: a better one raises them, and is judged at the end.
