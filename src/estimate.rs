@@ -28,6 +28,11 @@ const REGISTER_FILE: u32 = 65_536;
 /// Vendors, by PCI id, whose register files are so.
 const KNOWN_VENDORS: [&str; 2] = ["10de", "1002"];
 
+/// How many times slower than it could be a kernel is taken for that does not tell what its tiles pad.
+/// Plain kernels are among these, and an elaborate one that computes a few times too much is faster
+/// still; kernels for a few rows are, too, and of these tiles compute many times too much.
+const UNTOLD_COST: f64 = 8.0;
+
 /// What sums that do not fit the registers were seen to cost.
 const SPILL_COST: f64 = 4.0;
 
@@ -278,8 +283,9 @@ fn root(
 }
 
 /// How much longer than it has to a variant may take for what is known of it, as a power of two: 0
-/// for one that nothing speaks against. The search looks at low ranks first, and at all if it has the
-/// time, for this is guesswork: of multiprocessors, say, no API tells the number.
+/// for one that nothing speaks against, 3 for one of whose tiles nothing is told. The search looks at
+/// low ranks first, and at all if it has the time, for this is guesswork: of multiprocessors, say, no
+/// API tells the number.
 #[must_use]
 #[allow(
     clippy::cast_precision_loss,
@@ -287,10 +293,10 @@ fn root(
     clippy::cast_sign_loss
 )]
 pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
-    let mut times = 1.0;
-    if let Some(done) = estimate.flop_count {
-        times *= done as f64 / case.flop_count().max(1) as f64;
-    }
+    let mut times = match estimate.flop_count {
+        Some(done) => done as f64 / case.flop_count().max(1) as f64,
+        None => UNTOLD_COST,
+    };
     let width = WIDTH.iter().find(|(name, _)| *name == device.device_type);
     if let (Some((_, width)), Some(count)) = (width, estimate.workgroup_count) {
         times *= (width / count.max(1) as f64).max(1.0);
@@ -455,7 +461,9 @@ mod tests {
         assert!(rank(&tall, &case, &gpu) > rank(&low, &case, &gpu));
         let plain = estimate("matmul/naive", &[], &case);
         assert_eq!(plain.flop_count, None);
-        assert_eq!(rank(&plain, &case, &gpu), 0);
+        // A plain kernel waits for those with tiles that fit, and not for those that hang over.
+        assert!(rank(&plain, &case, &gpu) >= rank(&low, &case, &gpu));
+        assert!(rank(&plain, &case, &gpu) < rank(&tall, &case, &gpu));
         let alone = matmul(128, 128, 4096);
         let one = estimate("matmul/register_tile_vec4", &[], &alone);
         let split = estimate("matmul/register_tile_split_k", &[("SPLITS", 16)], &alone);
