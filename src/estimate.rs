@@ -46,8 +46,8 @@ const WIDTH: [(&str, f64); 3] = [
     ("integrated_gpu", 16.0),
 ];
 
-/// How much better than its ceiling a device may do for a moment. A ceiling is a median, its best
-/// sample and a clock that has just cooled down are above it; beyond this a bound is a bound.
+/// How much better than in the best sample of its probe a device may do for a moment, such as by a
+/// clock that has just cooled down; beyond this a bound is a bound.
 const GRACE: f64 = 1.25;
 
 /// What a legal variant will need at this case.

@@ -267,6 +267,30 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64
         .collect()
 }
 
+/// What the best sample of the probe behind a ceiling reached; a ceiling is its median.
+fn best_sample(ceiling: &Ceiling, outcomes: &[Outcome]) -> Option<f64> {
+    let probe = outcomes
+        .iter()
+        .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
+    let times = probe.time_s.as_ref()?;
+    Some(ceiling.value * times.median / times.min)
+}
+
+/// Ceilings as high as any sample of their probes, for bounds that have to hold on a machine that was
+/// disturbed while they were measured. Those whose probes are not among the outcomes are left out.
+#[must_use]
+pub fn highest(ceilings: &[Ceiling], outcomes: &[Outcome]) -> Vec<Ceiling> {
+    let raised = |ceiling: &Ceiling| {
+        Some(Ceiling {
+            value: best_sample(ceiling, outcomes)?,
+            ..ceiling.clone()
+        })
+    };
+    // A latency is no rate.
+    let rates = ceilings.iter().filter(|ceiling| ceiling.unit != "s");
+    rates.filter_map(raised).collect()
+}
+
 /// The least seconds that the ceilings of `runner` allow for this much work, and the one that binds.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
@@ -390,13 +414,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
         .collect();
     // The gate is the most generous roofline: a probe's best sample and not its median, and of the
     // memory probes the fastest, since a case may move its bytes in any mixture.
-    let best = |ceiling: &Ceiling| {
-        let probe = outcomes
-            .iter()
-            .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
-        let times = probe.time_s.as_ref()?;
-        Some(ceiling.value * times.median / times.min)
-    };
+    let best = |ceiling: &Ceiling| best_sample(ceiling, outcomes);
     let generosity: Vec<(&str, &str, f64)> = ceilings
         .iter()
         .filter_map(|ceiling| {
@@ -510,6 +528,20 @@ mod tests {
         let ceilings = ceilings(&probes(), "wgpu", None);
         let copy = ceilings.iter().find(|c| c.name == MEMORY_COPY).unwrap();
         assert!(copy.case_id.contains("n1048576"), "{copy:?}");
+    }
+
+    #[test]
+    fn bounds_come_from_the_best_sample_of_a_probe_and_from_rates_only() {
+        let mut outcomes = probes();
+        outcomes.push(outcome(OpName::Empty, &[("n", 1)], 1e-6));
+        let ceilings = ceilings(&outcomes, "wgpu", None);
+        // Other work took three quarters of the machine from most samples.
+        outcomes[0].time_s.as_mut().unwrap().min = 2.5e-4;
+        let highest = highest(&ceilings, &outcomes);
+        let rate = |list: &[Ceiling]| list.iter().find(|c| c.name == ALU_F32).map(|c| c.value);
+        let raised = rate(&highest).unwrap() / rate(&ceilings).unwrap();
+        assert!((raised - 4.0).abs() < 1e-9, "{raised}");
+        assert!(highest.iter().all(|c| c.name != LAUNCH_LATENCY));
     }
 
     #[test]

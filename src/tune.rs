@@ -296,7 +296,7 @@ pub struct Task<'a> {
     pub pinned: bool,
     /// The device, as far as what it can hold orders the search.
     pub device: &'a Device,
-    /// The ceilings measured so far, which bound what a variant can take.
+    /// The highest that probes have reached so far, which bounds what a variant can take.
     pub ceilings: &'a [Ceiling],
     /// The runner's name among them.
     pub runner: &'a str,
