@@ -104,6 +104,9 @@ impl fmt::Display for MatrixTile {
 pub enum Requirement {
     /// The dimension must be a multiple of this number.
     Multiple(&'static str, u64),
+    /// One of the dimensions at least must not be a multiple of this number: another kernel is for
+    /// those that are.
+    Unaligned(&'static [&'static str], u64),
     /// The dimension must not be smaller than this number.
     AtLeast(&'static str, u64),
     /// The dimension must not be larger than this number.
@@ -166,6 +169,10 @@ pub struct Kernel {
     pub engine: Engine,
     /// Whether each call is submitted and waited for by itself, on the host's clock.
     pub apart: bool,
+    /// Extents that it covers by tiles each of which it computes whole, what lies beyond the shape
+    /// included. Only where that is certain: it bounds from below what the kernel can take, and
+    /// variants are left out by it.
+    pub whole_tiles: &'static [&'static str],
 }
 
 macro_rules! kernel {
@@ -202,6 +209,7 @@ impl Kernel {
         requirements: &[],
         engine: Engine::Alu,
         apart: false,
+        whole_tiles: &[],
     };
 }
 
@@ -225,7 +233,7 @@ const fn pass(entry_point: &'static str, grid: [Cover; 3]) -> Pass {
 #[must_use]
 pub fn kernels() -> Vec<Kernel> {
     use Cover::{Count, Each, One};
-    use Requirement::{AtLeast, AtMost, Equals, Multiple, SmallestAtLeast};
+    use Requirement::{AtLeast, AtMost, Equals, Multiple, SmallestAtLeast, Unaligned};
 
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
@@ -262,6 +270,22 @@ pub fn kernels() -> Vec<Kernel> {
         "main",
         [tiles("n", "TILE_N"), tiles("m", "TILE_M"), Each("batch")],
     )];
+    const WHOLE: &[&str] = &["m", "n"];
+    // The sum along k is divided among workgroups, and their parts are added up.
+    const SPLIT_K: &[Pass] = &[
+        pass(
+            "product",
+            [
+                tiles("n", "TILE_N"),
+                tiles("m", "TILE_M"),
+                Cover::Times {
+                    extent: "batch",
+                    by: "SPLITS",
+                },
+            ],
+        ),
+        pass("reduce", [tiles("c", "REDUCE_TILE"), One, One]),
+    ];
     const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::F16F16];
     const PLAIN_B: &[Requirement] = &[Equals("trans_b", 0)];
     // Tiles for warps of 32 lanes, in vectors of four.
@@ -336,6 +360,25 @@ pub fn kernels() -> Vec<Kernel> {
         tune("COLUMNS", &[4, 2]),
         tune("DEPTH", &[32, 64, 16]),
         tune("GROUP", &[8]),
+    ];
+    const MATRIX_TILE_SCALAR: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[2, 1]),
+        tune("SUBGROUPS_N", &[4, 2]),
+        tune("ROWS", &[4, 2]),
+        tune("COLUMNS", &[4]),
+        tune("DEPTH", &[32]),
+        tune("GROUP", &[8]),
+    ];
+    // Down to tiles of 16 rows, for as few tokens.
+    const MATRIX_TILE_SPLIT: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[2, 1]),
+        tune("SUBGROUPS_N", &[2, 4]),
+        tune("ROWS", &[4, 2, 1]),
+        tune("COLUMNS", &[4, 2]),
+        tune("DEPTH", &[32]),
+        tune("SPLITS", &[4, 16, 8]),
     ];
     const MATRIX_DIRECT: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
@@ -594,11 +637,13 @@ pub fn kernels() -> Vec<Kernel> {
             passes: MATMUL,
         }),
         kernel!("matmul/workgroup_tile", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             tunables: const { &[tune("TILE", &[16, 8, 32])] },
             passes: MATMUL,
         }),
         kernel!("matmul/register_tile", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             requirements: PLAIN_B,
             tunables: const {
@@ -613,18 +658,21 @@ pub fn kernels() -> Vec<Kernel> {
             passes: MATMUL,
         }),
         kernel!("matmul/register_tile_vec4", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             tunables: WARP_TILE,
             passes: MATMUL,
             requirements: PLAIN_B_VEC4,
         }),
         kernel!("matmul/register_tile_trans_b", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             tunables: WARP_TILE,
             passes: MATMUL,
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/register_tile_split_k", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             tunables: const {
                 &[
@@ -633,19 +681,7 @@ pub fn kernels() -> Vec<Kernel> {
                     tune("SPLITS", &[4, 8, 16, 2]),
                 ]
             },
-            passes: const {
-                &[
-                    pass(
-                        "product",
-                        [
-                            tiles("n", "TILE_N"),
-                            tiles("m", "TILE_M"),
-                            Cover::Times { extent: "batch", by: "SPLITS" },
-                        ],
-                    ),
-                    pass("reduce", [tiles("c", "REDUCE_TILE"), One, One]),
-                ]
-            },
+            passes: SPLIT_K,
             scratch: Some("c"),
             scratch_copies: Some("SPLITS"),
             // Where there are more tiles, or less to divide, nothing is gained.
@@ -660,18 +696,45 @@ pub fn kernels() -> Vec<Kernel> {
                 ]
             },
         }),
+        kernel!("matmul/register_tile_trans_b_split_k", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: FLOATS,
+            tunables: const {
+                &[
+                    tune("WARPS_X", &[2, 1]),
+                    tune("WARPS_Y", &[2, 4]),
+                    tune("ROWS", &[16, 8]),
+                    tune("SPLITS", &[4, 8, 16, 2]),
+                ]
+            },
+            passes: SPLIT_K,
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            requirements: const {
+                &[
+                    Equals("trans_b", 1),
+                    Multiple("n", 4),
+                    Multiple("k", 4),
+                    AtMost("m", 512),
+                    AtMost("n", 16384),
+                    AtLeast("k", 256),
+                ]
+            },
+        }),
         kernel!("matmul/naive_i8", Matmul, {
             dtypes: &[Dtype::I8],
             tunables: const { &[tune("TILE_N", &[16, 8]), tune("TILE_M", &[16, 8])] },
             passes: MATMUL,
         }),
         kernel!("matmul/dot4_tile", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: &[Dtype::I8],
             tunables: DOT4_TILE,
             passes: MATMUL,
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/dot4_tile_plain_b", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: &[Dtype::I8],
             tunables: DOT4_TILE,
             passes: MATMUL,
@@ -683,6 +746,7 @@ pub fn kernels() -> Vec<Kernel> {
             passes: MATMUL,
         }),
         kernel!("matmul/register_tile_w4", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: &[Dtype::W4A32, Dtype::W4A16],
             tunables: const {
                 &[
@@ -696,6 +760,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/subgroup_broadcast", Matmul, {
+            whole_tiles: WHOLE,
             tunables: const {
                 &[
                     tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
@@ -708,6 +773,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: PLAIN_B,
         }),
         kernel!("matmul/subgroup_broadcast_vec4", Matmul, {
+            whole_tiles: WHOLE,
             tunables: const {
                 &[
                     tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
@@ -794,24 +860,28 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: &[Equals("trans_b", 0), FEW_ROWS, ROOM_M, Multiple("n", 4)],
         }),
         kernel!("matmul/subgroup_panel", Matmul, {
+            whole_tiles: WHOLE,
             tunables: SUBGROUP_PANEL,
             passes: MATMUL_M_FIRST,
             features: &[Feature::Subgroup],
             requirements: MATMUL_QUADS,
         }),
         kernel!("matmul/subgroup_panel_u64", Matmul, {
+            whole_tiles: WHOLE,
             tunables: SUBGROUP_PANEL,
             passes: MATMUL_M_FIRST,
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: MATMUL_QUADS,
         }),
         kernel!("matmul/subgroup_panel_trans_b", Matmul, {
+            whole_tiles: WHOLE,
             tunables: SUBGROUP_PANEL,
             passes: MATMUL_M_FIRST,
             features: &[Feature::Subgroup],
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/subgroup_panel_trans_b_f16", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: &[Dtype::F16],
             tunables: SUBGROUP_PANEL,
             passes: MATMUL_M_FIRST,
@@ -819,6 +889,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/subgroup_panel_trans_b_i8", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: &[Dtype::I8],
             tunables: SUBGROUP_PANEL,
             passes: MATMUL_M_FIRST,
@@ -826,6 +897,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: TRANS_B_VEC4,
         }),
         kernel!("matmul/subgroup_packed_u64", Matmul, {
+            whole_tiles: WHOLE,
             tunables: SUBGROUP_PANEL,
             passes: const {
                 &[
@@ -842,6 +914,7 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: MATMUL_QUADS,
         }),
         kernel!("matmul/matrix_tile", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: HALVES,
             tunables: MATRIX_TILE,
             passes: MATMUL,
@@ -850,6 +923,7 @@ pub fn kernels() -> Vec<Kernel> {
             engine: Engine::Matrix,
         }),
         kernel!("matmul/matrix_tile_trans_b", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: HALVES,
             tunables: MATRIX_TILE,
             passes: MATMUL,
@@ -857,7 +931,65 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: &[Equals("trans_b", 1), Multiple("k", 4)],
             engine: Engine::Matrix,
         }),
+        kernel!("matmul/matrix_tile_scalar", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: HALVES,
+            tunables: MATRIX_TILE_SCALAR,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[Equals("trans_b", 0), Unaligned(&["n", "k"], 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_trans_b_scalar", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: HALVES,
+            tunables: MATRIX_TILE_SCALAR,
+            passes: MATMUL,
+            features: MATRIX_16,
+            requirements: &[Equals("trans_b", 1), Unaligned(&["k"], 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_split_k", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::F16],
+            tunables: MATRIX_TILE_SPLIT,
+            passes: SPLIT_K,
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            features: MATRIX_16,
+            requirements: const {
+                &[
+                    Equals("trans_b", 0),
+                    Multiple("n", 4),
+                    Multiple("k", 4),
+                    AtMost("m", 512),
+                    AtMost("n", 16384),
+                    AtLeast("k", 256),
+                ]
+            },
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_trans_b_split_k", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::F16],
+            tunables: MATRIX_TILE_SPLIT,
+            passes: SPLIT_K,
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            features: MATRIX_16,
+            requirements: const {
+                &[
+                    Equals("trans_b", 1),
+                    Multiple("k", 4),
+                    AtMost("m", 512),
+                    AtMost("n", 16384),
+                    AtLeast("k", 256),
+                ]
+            },
+            engine: Engine::Matrix,
+        }),
         kernel!("matmul/matrix_tile_8x8", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: FLOATS,
             tunables: MATRIX_TILE_8,
             passes: MATMUL,
@@ -866,6 +998,7 @@ pub fn kernels() -> Vec<Kernel> {
             engine: Engine::Matrix,
         }),
         kernel!("matmul/matrix_direct", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: HALVES,
             tunables: MATRIX_DIRECT,
             passes: MATMUL,
@@ -879,6 +1012,7 @@ pub fn kernels() -> Vec<Kernel> {
             engine: Engine::Matrix,
         }),
         kernel!("matmul/matrix_direct_trans_b", Matmul, {
+            whole_tiles: WHOLE,
             dtypes: HALVES,
             tunables: MATRIX_DIRECT,
             passes: MATMUL,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::catalogue::kernels;
 use crate::normalise;
 use crate::op::transfer::CHAIN_LAUNCHES;
 use crate::op::{Case, OpName};
@@ -33,6 +34,43 @@ pub fn violations(report: &Report) -> Vec<String> {
     ceilings(report, &mut found);
     rooflines(report, &mut found);
     found.0
+}
+
+/// Where the search has failed: cases of which a kernel was chosen although a simpler one of the
+/// catalogue, tried at the same size, took less time than the whole interval of the chosen one. No
+/// elaborate kernel should ever be slower than one that it was made to replace. Such a report is no
+/// forgery: looks are short, and a machine may have had other work when the last word was spoken.
+#[must_use]
+pub fn slower_than_simpler(outcomes: &[Outcome]) -> Vec<String> {
+    // Within an op the catalogue goes from the plainest kernel to the most elaborate.
+    let order: Vec<String> = kernels().into_iter().map(|k| k.name.into_owned()).collect();
+    let place_of = |name: &str| order.iter().position(|kernel| kernel == name);
+    let mut found = Vec::new();
+    for outcome in outcomes {
+        let (Some(times), Some(chosen)) = (&outcome.time_s, &outcome.kernel) else {
+            continue;
+        };
+        let Some(chosen_place) = place_of(chosen).filter(|_| !outcome.op.is_probe()) else {
+            continue;
+        };
+        let simpler = outcome
+            .tried
+            .iter()
+            .filter(|tried| tried.status == "timed" && tried.at_case_id.is_none())
+            .filter(|tried| place_of(&tried.kernel).is_some_and(|place| place < chosen_place))
+            .filter_map(|tried| Some((&tried.kernel, tried.time_s_median?)))
+            .filter(|(_, time_s)| *time_s < times.ci95_low)
+            .min_by(|a, b| a.1.total_cmp(&b.1));
+        if let Some((kernel, time_s)) = simpler {
+            found.push(format!(
+                "{}: {chosen} was chosen and took {:.3e} s ({:.3e} at least), but {kernel}, which is simpler, took {time_s:.3e} s when it was tried",
+                place(outcome),
+                times.median,
+                times.ci95_low
+            ));
+        }
+    }
+    found
 }
 
 #[derive(Default)]
@@ -401,7 +439,7 @@ mod tests {
     use super::*;
     use crate::op::{Dtype, Shape};
     use crate::protocol::{Device, RunnerInfo, Timer};
-    use crate::report::{Regime, RunnerRecord, empty, unmeasured};
+    use crate::report::{Regime, RunnerRecord, Tried, empty, unmeasured};
 
     fn verification() -> Verification {
         Verification {
@@ -491,6 +529,42 @@ mod tests {
         assert_eq!(report.ceilings.len(), 3);
         assert!(report.outcomes[3].fraction_of_ceiling.is_some());
         assert_eq!(violations(&report), [""; 0]);
+    }
+
+    #[test]
+    fn a_simpler_kernel_that_was_faster_when_tried_is_named_with_both_times() {
+        let tried = |kernel: &str, time_s: f64, at: Option<&str>| Tried {
+            kernel: kernel.to_owned(),
+            variant: Default::default(),
+            status: "timed".to_owned(),
+            time_s_median: Some(time_s),
+            at_case_id: at.map(str::to_owned),
+            compile_s: None,
+            reason: None,
+        };
+        let mut product = outcome(OpName::Matmul, &[("m", 64), ("n", 64), ("k", 64)], 2e-2);
+        product.kernel = Some("matmul/register_tile".to_owned());
+        let fair = [
+            tried("matmul/naive", 3e-2, None),
+            // Another size, and a kernel that is no simpler.
+            tried("matmul/naive", 1e-3, Some("matmul/m8_n8_k8/f32")),
+            tried("matmul/subgroup_panel", 1e-2, None),
+            tried("matmul/register_tile", 1e-2, None),
+        ];
+        product.tried = fair.to_vec();
+        assert_eq!(slower_than_simpler(&[product.clone()]), [""; 0]);
+        product
+            .tried
+            .push(tried("matmul/workgroup_tile", 1e-2, None));
+        let found = slower_than_simpler(&[product]);
+        assert_eq!(found.len(), 1);
+        for part in [
+            "register_tile was chosen and took 2.000e-2",
+            "workgroup_tile",
+            "1.000e-2",
+        ] {
+            assert!(found[0].contains(part), "{found:?}");
+        }
     }
 
     #[test]

@@ -200,6 +200,10 @@ pub fn choose(
             banned: &[],
             remembered: &[],
             pinned: false,
+            device: &first.device,
+            // The race is between searches that know nothing beforehand.
+            ceilings: &[],
+            runner: name,
         };
         let (offered, _) = session.case(case, seed, &Data::Uniform)?;
         let mut choice = Choice {

@@ -21,6 +21,7 @@ pub mod datasheet;
 pub mod display;
 pub mod energy;
 pub mod error;
+pub mod estimate;
 pub mod export;
 pub mod files;
 pub mod gate;

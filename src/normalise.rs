@@ -123,6 +123,31 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The highest of the ceilings that bind the arithmetic of `case` on these units, in operations per
+/// second; none unless all of them were measured, for one that was not may be higher.
+#[must_use]
+pub fn arithmetic_ceiling_of(
+    case: &Case,
+    engine: &str,
+    ceilings: &[Ceiling],
+    runner: &str,
+) -> Option<(f64, &'static str)> {
+    let work = Work {
+        engine: Some(engine),
+        ..Work::of(case)
+    };
+    let mut highest = None;
+    for &name in work.arithmetic() {
+        let ceiling = ceilings
+            .iter()
+            .find(|ceiling| ceiling.name == name && ceiling.runner == runner)?;
+        if highest.is_none_or(|(rate, _)| rate < ceiling.value) {
+            highest = Some((ceiling.value, name));
+        }
+    }
+    highest
+}
+
 /// Name and unit of the ceiling that a probe of arithmetic gives.
 fn arithmetic_ceiling(op: OpName, dtype: Dtype) -> Option<(&'static str, &'static str)> {
     const FLOATING: &str = "flop_per_s";
@@ -240,6 +265,30 @@ pub fn ceilings(outcomes: &[Outcome], runner: &str, last_level_bytes: Option<u64
             .flatten(),
         )
         .collect()
+}
+
+/// What the best sample of the probe behind a ceiling reached; a ceiling is its median.
+fn best_sample(ceiling: &Ceiling, outcomes: &[Outcome]) -> Option<f64> {
+    let probe = outcomes
+        .iter()
+        .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
+    let times = probe.time_s.as_ref()?;
+    Some(ceiling.value * times.median / times.min)
+}
+
+/// Ceilings as high as any sample of their probes, for bounds that have to hold on a machine that was
+/// disturbed while they were measured. Those whose probes are not among the outcomes are left out.
+#[must_use]
+pub fn highest(ceilings: &[Ceiling], outcomes: &[Outcome]) -> Vec<Ceiling> {
+    let raised = |ceiling: &Ceiling| {
+        Some(Ceiling {
+            value: best_sample(ceiling, outcomes)?,
+            ..ceiling.clone()
+        })
+    };
+    // A latency is no rate.
+    let rates = ceilings.iter().filter(|ceiling| ceiling.unit != "s");
+    rates.filter_map(raised).collect()
 }
 
 /// The least seconds that the ceilings of `runner` allow for this much work, and the one that binds.
@@ -366,13 +415,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
         .collect();
     // The gate is the most generous roofline: a probe's best sample and not its median, and of the
     // memory probes the fastest, since a case may move its bytes in any mixture.
-    let best = |ceiling: &Ceiling| {
-        let probe = outcomes
-            .iter()
-            .find(|o| o.case_id == ceiling.case_id && o.runner == ceiling.runner)?;
-        let times = probe.time_s.as_ref()?;
-        Some(ceiling.value * times.median / times.min)
-    };
+    let best = |ceiling: &Ceiling| best_sample(ceiling, outcomes);
     let generosity: Vec<(&str, &str, f64)> = ceilings
         .iter()
         .filter_map(|ceiling| {
@@ -486,6 +529,20 @@ mod tests {
         let ceilings = ceilings(&probes(), "wgpu", None);
         let copy = ceilings.iter().find(|c| c.name == MEMORY_COPY).unwrap();
         assert!(copy.case_id.contains("n1048576"), "{copy:?}");
+    }
+
+    #[test]
+    fn bounds_come_from_the_best_sample_of_a_probe_and_from_rates_only() {
+        let mut outcomes = probes();
+        outcomes.push(outcome(OpName::Empty, &[("n", 1)], 1e-6));
+        let ceilings = ceilings(&outcomes, "wgpu", None);
+        // Other work took three quarters of the machine from most samples.
+        outcomes[0].time_s.as_mut().unwrap().min = 2.5e-4;
+        let highest = highest(&ceilings, &outcomes);
+        let rate = |list: &[Ceiling]| list.iter().find(|c| c.name == ALU_F32).map(|c| c.value);
+        let raised = rate(&highest).unwrap() / rate(&ceilings).unwrap();
+        assert!((raised - 4.0).abs() < 1e-9, "{raised}");
+        assert!(highest.iter().all(|c| c.name != LAUNCH_LATENCY));
     }
 
     #[test]

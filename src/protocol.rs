@@ -131,6 +131,10 @@ pub enum Response {
         /// one.
         #[serde(default = "one")]
         set_count: u32,
+        /// What variants will need, as far as the runner can tell before it builds them. Variants
+        /// of which nothing is told are searched as ever.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        estimates: Vec<Estimate>,
     },
     /// The variant is built and has been called once.
     Ready {
@@ -251,6 +255,33 @@ pub struct Refused {
     pub variant: Variant,
     /// The cause with both numbers.
     pub reason: String,
+}
+
+/// What a variant will need at a case, told before it is built; what is not known is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Estimate {
+    /// Which one.
+    #[serde(flatten)]
+    pub variant: Variant,
+    /// Which units do the work: `alu` or `matrix`.
+    #[serde(default)]
+    pub engine: Option<String>,
+    /// Workgroups of its widest pass.
+    #[serde(default)]
+    pub workgroup_count: Option<u64>,
+    /// Invocations of its largest workgroup.
+    #[serde(default)]
+    pub invocation_count: Option<u32>,
+    /// Workgroup memory of one workgroup.
+    #[serde(default)]
+    pub workgroup_bytes: Option<u32>,
+    /// Registers of 32 bits that an invocation needs.
+    #[serde(default)]
+    pub register_count: Option<u32>,
+    /// Operations that it does at least, where it is certain to do more than the case asks for: what
+    /// pads its tiles is computed as well.
+    #[serde(default)]
+    pub flop_count: Option<u64>,
 }
 
 /// One timed span of `repeat_count` calls.

@@ -774,7 +774,8 @@ pub struct Tried {
     pub kernel: String,
     /// Its tunables.
     pub variant: Tunables,
-    /// `timed`, `refused` (cannot run here), `wrong`, `failed`, or `untried` (the budget ended).
+    /// `timed`, `refused` (cannot run here), `wrong`, `failed`, `pruned` (it cannot be the best, so it
+    /// was not built), or `untried` (the budget ended).
     pub status: String,
     /// Median seconds of one call.
     pub time_s_median: Option<f64>,

@@ -1070,6 +1070,7 @@ impl Work<'_> {
                 .filter(|_| self.options.recall)
                 .map_or_else(Vec::new, |cache| cache.recall(device, case)),
         };
+        let bounds = normalise::highest(ceilings, before);
         let task = Task {
             case,
             scout: scout(case, ceilings, self.label.as_str()),
@@ -1080,6 +1081,9 @@ impl Work<'_> {
             banned: &self.banned,
             remembered: &remembered,
             pinned: pinned.is_some(),
+            device,
+            ceilings: &bounds,
+            runner: self.label.as_str(),
         };
         let implausible = |outcome: &Outcome| {
             // Probes make the ceilings: a better one raises them, and is judged at the end.

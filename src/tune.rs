@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::estimate;
 use crate::input::{Data, Element, Values};
 use crate::measure::{Measurement, Policy, Trouble, measure};
 use crate::op::Case;
-use crate::protocol::{Refused, Request, Response, Timer, Variant};
-use crate::report::Tried;
+use crate::protocol::{Device, Estimate, Refused, Request, Response, Timer, Variant};
+use crate::report::{Ceiling, Tried};
 use crate::runner::{Conversation, Fault};
 use crate::verify::{self, Verdict};
 
@@ -30,6 +31,8 @@ pub struct Session<'a> {
     pub clock: Option<String>,
     /// What the prepared variant rounds its output to, where it says so.
     pub output: Option<Element>,
+    /// What the variants of the current case will need, as far as the runner can tell.
+    pub estimates: Vec<Estimate>,
 }
 
 /// Why a case has no measurement.
@@ -97,6 +100,7 @@ impl<'a> Session<'a> {
             last: None,
             clock: None,
             output: None,
+            estimates: Vec::new(),
         }
     }
 }
@@ -127,6 +131,7 @@ impl Session<'_> {
         set_count: u32,
     ) -> Result<(Vec<Variant>, Vec<Refused>), End> {
         self.last = None;
+        self.estimates.clear();
         let request = Request::Case {
             case: case.clone(),
             seed,
@@ -140,8 +145,14 @@ impl Session<'_> {
                 "the runner has {made} sets of buffers; asked for {set_count}"
             ))),
             Response::Variants {
-                variants, refused, ..
-            } => Ok((variants, refused)),
+                variants,
+                refused,
+                estimates,
+                ..
+            } => {
+                self.estimates = estimates;
+                Ok((variants, refused))
+            }
             Response::Error { kind, message } => {
                 use crate::protocol::FaultKind::{DeviceLost, Internal, OutOfMemory, Unsupported};
                 Err(match kind {
@@ -283,6 +294,12 @@ pub struct Task<'a> {
     pub remembered: &'a [Variant],
     /// Whether nothing else is looked at while one of those works.
     pub pinned: bool,
+    /// The device, as far as what it can hold orders the search.
+    pub device: &'a Device,
+    /// The highest that probes have reached so far, which bounds what a variant can take.
+    pub ceilings: &'a [Ceiling],
+    /// The runner's name among them.
+    pub runner: &'a str,
 }
 
 /// A variant in the race.
@@ -303,6 +320,14 @@ struct Search<'a, 's, 'r> {
     banned: bool,
     /// Seconds that the final measurement will take at least, as known so far.
     reserve_s: f64,
+    /// How late each variant should be looked at, by what is known of it beforehand.
+    ranks: BTreeMap<Variant, u32>,
+    /// What each variant takes at least at the full size, and the ceiling that says so.
+    bounds: BTreeMap<Variant, (f64, &'static str)>,
+    /// Whether a variant was faster than that: then the ceiling is none, and bounds nothing.
+    refuted: bool,
+    /// Variants that cannot be the best, and so are not built.
+    pruned: Vec<Refused>,
 }
 
 /// Calls that follow the search at least: three checks, a warm-up and six samples.
@@ -312,6 +337,14 @@ const CALLS_AFTER: f64 = 10.0;
 const TIME_UP: &str = "the time for the search was up";
 const PINNED: &str = "the report that is replayed chose another";
 const REMEMBERED: &str = "an earlier search found others to be the best (--no-cache searches anew)";
+
+/// Share of the search's time within which variants are looked at in the first round, and within
+/// which kernels of which none was looked at still get their first look.
+const LOOK_AROUND: f64 = 0.4;
+const FIRST_LOOKS: f64 = 0.6;
+
+/// Looks that cost less than this count as if they cost as much: below it the budget does not feel it.
+const LOOK_S_MIN: f64 = 0.1;
 
 /// Share of the search's time within which variants are looked at beside those remembered.
 const LOOK_AGAIN: f64 = 0.2;
@@ -350,11 +383,18 @@ pub fn choose(
         failed: None,
         banned: false,
         reserve_s: 0.0,
+        ranks: BTreeMap::new(),
+        bounds: BTreeMap::new(),
+        refuted: false,
+        pruned: Vec::new(),
     };
+    search.estimate();
     let result = search.run(offered);
     let (wrong, failed, banned) = (search.wrong.take(), search.failed.take(), search.banned);
     let untried = std::mem::take(&mut search.untried);
+    let pruned = std::mem::take(&mut search.pruned);
     tried.extend(search.tried.into_values());
+    tried.extend(grouped(&pruned, "pruned"));
     tried.extend(grouped(&untried, "untried"));
     tried.extend(grouped(&refused, "refused"));
     let ranking = result?;
@@ -448,7 +488,70 @@ impl Search<'_, '_, '_> {
             }
             sample_count *= 2;
         }
+        // Those by which others were out may have failed since: then the others are what is left.
+        if pool.is_empty() && !self.pruned.is_empty() {
+            let inputs = self.inputs(task.case)?;
+            self.session.case(task.case, task.seed, &Data::Uniform)?;
+            while pool.is_empty()
+                && let Some(Refused { variant, .. }) = self.pruned.pop()
+            {
+                self.look_at(&inputs, variant, &mut pool)?;
+            }
+        }
         Ok(pool.into_iter().map(|runner| runner.variant).collect())
+    }
+
+    /// Reads what the runner told of the variants at the full size.
+    fn estimate(&mut self) {
+        let Task {
+            case,
+            device,
+            ceilings,
+            runner,
+            ..
+        } = *self.task;
+        for told in &self.session.estimates {
+            let rank = estimate::rank(told, case, device);
+            self.ranks.insert(told.variant.clone(), rank);
+            if let Some(bound) = estimate::least_s(told, case, ceilings, runner) {
+                self.bounds.insert(told.variant.clone(), bound);
+            }
+        }
+    }
+
+    /// Why this variant cannot beat one that took `best_s` at the full size, where that is certain.
+    fn beaten(&self, variant: &Variant, best_s: f64) -> Option<String> {
+        let &(least_s, ceiling) = self.bounds.get(variant).filter(|_| !self.refuted)?;
+        (least_s > best_s).then(|| {
+            format!(
+                "with what pads its tiles it takes {least_s:.2e} s at least, by {ceiling}; {best_s:.2e} s have been measured"
+            )
+        })
+    }
+
+    /// Takes the variants that cannot be the best out of the race before they are built, and back in
+    /// if the ceiling by which they were out turns out to be none.
+    fn prune(&mut self, fields: &mut [Field], pool: &[Runner]) {
+        if self.refuted {
+            for Refused { variant, .. } in self.pruned.drain(..) {
+                if let Some(field) = fields.iter_mut().find(|f| f.kernel == variant.kernel) {
+                    field.left.push(variant);
+                }
+            }
+        }
+        let best_s = fastest(pool);
+        for field in fields {
+            let (out, left): (Vec<_>, Vec<_>) = std::mem::take(&mut field.left)
+                .into_iter()
+                .map(|variant| (self.beaten(&variant, best_s), variant))
+                .partition(|(reason, _)| reason.is_some());
+            field.left = left.into_iter().map(|(_, variant)| variant).collect();
+            self.pruned.extend(
+                out.into_iter().filter_map(|(reason, variant)| {
+                    reason.map(|reason| Refused { variant, reason })
+                }),
+            );
+        }
     }
 
     fn inputs(&self, case: &Case) -> Result<Vec<Values>, End> {
@@ -486,25 +589,28 @@ impl Search<'_, '_, '_> {
                 }));
             return Ok(pool);
         }
-        let mut fields = Field::group(others);
+        let mut fields = Field::group(others, &self.ranks);
         for field in &mut fields {
             // Looked at already, if not in this search.
             field.tries = 1;
             for runner in &pool {
                 if runner.variant.kernel == field.kernel {
-                    field.note(&runner.variant, Some(runner.time_s));
+                    field.note(&runner.variant, Some(runner.time_s), 0.0);
                 }
             }
         }
+        self.prune(&mut fields, &pool);
         while !self.spent(LOOK_AGAIN)
             && let Some(variant) = next(&mut fields, true)
         {
+            let begun = Instant::now();
             let time = self.look_at(&inputs, variant.clone(), &mut pool)?;
             for field in &mut fields {
                 if field.kernel == variant.kernel {
-                    field.note(&variant, time);
+                    field.note(&variant, time, begun.elapsed().as_secs_f64());
                 }
             }
+            self.prune(&mut fields, &pool);
         }
         let left = fields.into_iter().flat_map(|field| field.left);
         self.untried.extend(left.map(|variant| Refused {
@@ -522,7 +628,7 @@ impl Search<'_, '_, '_> {
         variant: Variant,
         pool: &mut Vec<Runner>,
     ) -> Result<Option<f64>, End> {
-        let best = pool.iter().map(|r| r.time_s).fold(f64::INFINITY, f64::min);
+        let best = fastest(pool);
         let time = self.time(self.task.case, inputs, &variant, 3, Some(4.0 * best))?;
         pool.extend(time.map(|time_s| Runner { variant, time_s }));
         Ok(time)
@@ -532,14 +638,17 @@ impl Search<'_, '_, '_> {
     fn look_around(&mut self, scout: &Case) -> Result<Vec<Runner>, End> {
         let (variants, _) = self.session.case(scout, self.task.seed, &Data::Uniform)?;
         let inputs = self.inputs(scout)?;
-        let mut fields = Field::group(variants);
+        let mut fields = Field::group(variants, &self.ranks);
         let mut pool: Vec<Runner> = Vec::new();
+        // A bound on the time at one size says nothing of another.
+        let full_size = scout == self.task.case;
         while let Some(variant) = next(&mut fields, false) {
-            let best = pool
-                .iter()
-                .map(|runner| runner.time_s)
-                .fold(f64::INFINITY, f64::min);
-            let tried_enough = !pool.is_empty() && self.spent(0.4);
+            let best = fastest(&pool);
+            let share = match fields.iter().find(|field| field.kernel == variant.kernel) {
+                Some(field) if field.tries > 1 => LOOK_AROUND,
+                _ => FIRST_LOOKS,
+            };
+            let tried_enough = !pool.is_empty() && self.spent(share);
             if self.task.banned.contains(&variant) {
                 self.banned = true;
                 self.record(&variant, "failed", |t| {
@@ -551,15 +660,19 @@ impl Search<'_, '_, '_> {
                     reason: TIME_UP.to_owned(),
                 });
             } else {
+                let begun = Instant::now();
                 let time = self.time(scout, &inputs, &variant, 3, Some(4.0 * best))?;
                 if let Some(field) = fields
                     .iter_mut()
                     .find(|field| field.kernel == variant.kernel)
                 {
-                    field.note(&variant, time);
+                    field.note(&variant, time, begun.elapsed().as_secs_f64());
                 }
                 if let Some(time_s) = time {
                     pool.push(Runner { variant, time_s });
+                }
+                if full_size {
+                    self.prune(&mut fields, &pool);
                 }
             }
         }
@@ -583,17 +696,18 @@ impl Search<'_, '_, '_> {
                 .max(self.task.scout.bytes_min())
                 .max(1) as f64;
         let mut kernels: Vec<String> = Vec::new();
-        let mut full = Vec::new();
+        let mut full: Vec<Runner> = Vec::new();
         let mut finalists = 0;
         for runner in pool
             .into_iter()
             .filter(|runner| variants.contains(&runner.variant))
         {
             let first_of_kernel = !kernels.contains(&runner.variant.kernel);
-            let best = full
-                .iter()
-                .map(|r: &Runner| r.time_s)
-                .fold(f64::INFINITY, f64::min);
+            let best = fastest(&full);
+            // It has been built and timed in small, so it stays on record as that.
+            if self.beaten(&runner.variant, best).is_some() {
+                continue;
+            }
             // Preparing calls it once, timing once more if it is slow.
             let affordable = 2.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
             if finalists < 8 && !self.spent(0.75)
@@ -688,6 +802,8 @@ impl Search<'_, '_, '_> {
                 });
                 let median_s = measurement.summary.median;
                 if case == self.task.case {
+                    let bound = self.bounds.get(variant);
+                    self.refuted |= bound.is_some_and(|(least_s, _)| median_s < *least_s);
                     let after_s = CALLS_AFTER * median_s;
                     self.reserve_s = if self.reserve_s > 0.0 {
                         self.reserve_s.min(after_s)
@@ -712,27 +828,41 @@ impl Search<'_, '_, '_> {
 struct Field {
     kernel: String,
     left: Vec<Variant>,
+    /// How late each of them should be looked at; 0 for those that nobody knows anything of.
+    ranks: BTreeMap<Variant, u32>,
     best: Option<(Variant, f64)>,
     tries: u32,
+    /// Seconds that looking at them took.
+    spent_s: f64,
 }
 
 impl Field {
-    fn group(variants: Vec<Variant>) -> Vec<Self> {
+    fn group(variants: Vec<Variant>, ranks: &BTreeMap<Variant, u32>) -> Vec<Self> {
         let mut fields: Vec<Self> = Vec::new();
         for variant in variants {
             match fields
                 .iter_mut()
                 .find(|field| field.kernel == variant.kernel)
             {
-                Some(field) => field.left.push(variant),
+                Some(field) => {
+                    let rank = ranks.get(&variant).copied().unwrap_or(0);
+                    field.ranks.insert(variant.clone(), rank);
+                    field.left.push(variant);
+                }
                 // The runner lists plain kernels first; the promising ones are looked at first.
                 None => fields.insert(
                     0,
                     Self {
                         kernel: variant.kernel.clone(),
+                        ranks: ranks
+                            .get(&variant)
+                            .map(|&rank| (variant.clone(), rank))
+                            .into_iter()
+                            .collect(),
                         left: vec![variant],
                         best: None,
                         tries: 0,
+                        spent_s: 0.0,
                     },
                 ),
             }
@@ -740,7 +870,9 @@ impl Field {
         fields
     }
 
-    fn note(&mut self, variant: &Variant, time: Option<f64>) {
+    /// What came of a look at a variant, and the seconds that the look took, compiling included.
+    fn note(&mut self, variant: &Variant, time: Option<f64>, look_s: f64) {
+        self.spent_s += look_s;
         if let Some(time_s) = time
             && self.best.as_ref().is_none_or(|(_, best)| time_s < *best)
         {
@@ -748,22 +880,35 @@ impl Field {
         }
     }
 
+    fn rank(&self, variant: &Variant) -> u32 {
+        self.ranks.get(variant).copied().unwrap_or(0)
+    }
+
     /// How soon this kernel's next variant should be looked at; lower is sooner. Every kernel gets
-    /// one look; after that the time goes where the best times are, but never only there.
-    fn priority(&self) -> f64 {
+    /// one look, those of which most is expected first; after that the time goes where the best times
+    /// are, but never only there. It is seconds that count and not looks: where a driver compiles one
+    /// kernel for seconds, others are looked at many times for the price of one look at that.
+    ///
+    /// `look_s` is what a look costs at the least.
+    fn priority(&self, look_s: f64) -> f64 {
         match &self.best {
-            _ if self.tries == 0 => -1.0,
-            Some((_, time_s)) => time_s * (1.0 + f64::from(self.tries) / 8.0),
+            _ if self.tries == 0 => {
+                let ranks = self.left.iter().map(|variant| self.rank(variant));
+                -1.0 / f64::from(1 + ranks.min().unwrap_or(0))
+            }
+            Some((_, time_s)) => {
+                let looks = f64::from(self.tries).max(self.spent_s / look_s);
+                time_s * (1.0 + looks / 8.0)
+            }
             None => f64::MAX,
         }
     }
 
-    /// An unexplored one and a neighbour of the best (one tunable different) by turns: how much the
-    /// tunables matter is known soonest from a variant that shares none of them.
+    /// Of those that least speaks against, an unexplored one and a neighbour of the best (one tunable
+    /// different) by turns: how much the tunables matter is known soonest from a variant that shares
+    /// none of them.
     fn take(&mut self) -> Option<Variant> {
-        if self.left.is_empty() {
-            return None;
-        }
+        let lowest = self.left.iter().map(|variant| self.rank(variant)).min()?;
         self.tries += 1;
         let distance = |a: &Variant, b: &Variant| {
             a.variant
@@ -771,26 +916,35 @@ impl Field {
                 .filter(|(name, value)| b.variant.get(*name) != Some(value))
                 .count()
         };
+        let mut open = (0..self.left.len()).filter(|&i| self.rank(&self.left[i]) == lowest);
         let index = match &self.best {
-            Some((best, _)) if !self.tries.is_multiple_of(2) => (0..self.left.len())
-                .min_by_key(|&i| distance(&self.left[i], best))
-                .unwrap_or(0),
-            Some((best, _)) => (0..self.left.len())
-                .rev()
-                .max_by_key(|&i| distance(&self.left[i], best))
-                .unwrap_or(0),
-            None => 0,
+            Some((best, _)) if !self.tries.is_multiple_of(2) => {
+                open.min_by_key(|&i| distance(&self.left[i], best))
+            }
+            Some((best, _)) => open.rev().max_by_key(|&i| distance(&self.left[i], best)),
+            None => open.next(),
         };
-        Some(self.left.remove(index))
+        Some(self.left.remove(index?))
     }
+}
+
+/// The least time in a pool; infinite while it is empty.
+fn fastest(pool: &[Runner]) -> f64 {
+    pool.iter().map(|r| r.time_s).fold(f64::INFINITY, f64::min)
 }
 
 /// The variant to look at next; where that is asked for, only of kernels that have worked.
 fn next(fields: &mut [Field], proven: bool) -> Option<Variant> {
+    let look_s = fields
+        .iter()
+        .filter(|field| field.spent_s > 0.0)
+        .map(|field| field.spent_s / f64::from(field.tries.max(1)))
+        .fold(f64::INFINITY, f64::min)
+        .max(LOOK_S_MIN);
     fields
         .iter_mut()
         .filter(|field| !field.left.is_empty() && (!proven || field.best.is_some()))
-        .min_by(|a, b| a.priority().total_cmp(&b.priority()))?
+        .min_by(|a, b| a.priority(look_s).total_cmp(&b.priority(look_s)))?
         .take()
 }
 
@@ -812,6 +966,7 @@ mod tests {
                 .iter()
                 .flat_map(|k| (0..5).map(|a| variant(k, a, 0)))
                 .collect(),
+            &BTreeMap::new(),
         );
         let mut order: Vec<String> = Vec::new();
         for _ in 0..5 {
@@ -820,7 +975,11 @@ mod tests {
                 .iter_mut()
                 .find(|f| f.kernel == taken.kernel)
                 .unwrap();
-            field.note(&taken, Some(if taken.kernel == "x" { 1.0 } else { 100.0 }));
+            field.note(
+                &taken,
+                Some(if taken.kernel == "x" { 1.0 } else { 100.0 }),
+                0.0,
+            );
             order.push(taken.kernel);
         }
         assert_eq!(order, ["z", "y", "x", "x", "x"]);
@@ -830,11 +989,11 @@ mod tests {
     fn the_second_look_at_a_kernel_shares_nothing_with_the_first_and_the_third_most_with_the_best()
     {
         let grid = (0..3).flat_map(|a| (0..3).map(move |b| variant("x", a, b)));
-        let mut fields = Field::group(grid.collect());
+        let mut fields = Field::group(grid.collect(), &BTreeMap::new());
         let mut looked = Vec::new();
         for time_s in [2.0, 1.0, 3.0] {
             let taken = next(&mut fields, false).unwrap();
-            fields[0].note(&taken, Some(time_s));
+            fields[0].note(&taken, Some(time_s), 0.0);
             looked.push((taken.variant["A"], taken.variant["B"]));
         }
         assert_eq!(looked[0], (0, 0));
@@ -847,11 +1006,11 @@ mod tests {
     #[test]
     fn where_only_proven_kernels_are_asked_for_no_other_is_looked_at() {
         let all = ["x", "y"].map(|kernel| variant(kernel, 0, 0));
-        let mut fields = Field::group(all.to_vec());
+        let mut fields = Field::group(all.to_vec(), &BTreeMap::new());
         for field in &mut fields {
             field.tries = 1;
             if field.kernel == "x" {
-                field.note(&variant("x", 1, 1), Some(1.0));
+                field.note(&variant("x", 1, 1), Some(1.0), 0.0);
             }
         }
         assert_eq!(next(&mut fields, true).unwrap().kernel, "x");
@@ -863,14 +1022,234 @@ mod tests {
         let all: Vec<Variant> = (0..4)
             .flat_map(|a| (0..4).map(move |b| variant("x", a, b)))
             .collect();
-        let mut fields = Field::group(all.clone());
+        let mut fields = Field::group(all.clone(), &BTreeMap::new());
         let mut seen = Vec::new();
         while let Some(taken) = next(&mut fields, false) {
             let time = f64::from(taken.variant["A"] + taken.variant["B"]) + 1.0;
-            fields[0].note(&taken, Some(time));
+            fields[0].note(&taken, Some(time), 0.0);
             seen.push(taken);
         }
         seen.sort();
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn a_kernel_that_compiles_for_seconds_gets_fewer_looks_than_one_as_fast_that_does_not() {
+        let kernels = ["slow", "quick"];
+        let all = kernels.map(|kernel| (0..20).map(move |a| variant(kernel, a, 0)));
+        let mut fields = Field::group(all.into_iter().flatten().collect(), &BTreeMap::new());
+        let mut looks = BTreeMap::new();
+        for _ in 0..20 {
+            let taken = next(&mut fields, false).unwrap();
+            let look_s = if taken.kernel == "slow" { 5.0 } else { 0.2 };
+            let field = fields.iter_mut().find(|f| f.kernel == taken.kernel);
+            field.unwrap().note(&taken, Some(1.0), look_s);
+            *looks.entry(taken.kernel).or_insert(0) += 1;
+        }
+        assert_eq!(
+            looks,
+            [("quick".to_owned(), 19), ("slow".to_owned(), 1)].into()
+        );
+    }
+
+    #[test]
+    fn what_much_speaks_against_is_looked_at_last_and_still_looked_at() {
+        let all: Vec<Variant> = (0..4).map(|a| variant("x", a, 0)).collect();
+        let ranks = [(all[0].clone(), 2), (all[2].clone(), 1)].into();
+        let mut fields = Field::group(all, &ranks);
+        let mut order = Vec::new();
+        while let Some(taken) = next(&mut fields, false) {
+            order.push(taken.variant["A"]);
+            fields[0].note(&taken, Some(1.0), 0.0);
+        }
+        assert_eq!(order, [1, 3, 2, 0]);
+    }
+
+    /// A runner whose variants take as long as a test says, and which notes what it is asked to build.
+    struct Fake {
+        /// Variants with the seconds of a call, and the operations of those that pad.
+        variants: Vec<(Variant, f64, Option<u64>)>,
+        tells: bool,
+        output: Vec<f64>,
+        case: Case,
+        built: Vec<Variant>,
+    }
+
+    impl Conversation for Fake {
+        fn ask(&mut self, request: &Request, _: Duration) -> Result<Response, Fault> {
+            Ok(match request {
+                Request::Case { .. } => Response::Variants {
+                    variants: self.variants.iter().map(|(v, ..)| v.clone()).collect(),
+                    refused: Vec::new(),
+                    set_count: 1,
+                    estimates: (self.variants.iter())
+                        .filter(|_| self.tells)
+                        .map(|(variant, _, flop_count)| Estimate {
+                            variant: variant.clone(),
+                            engine: Some("alu".to_owned()),
+                            flop_count: *flop_count,
+                            ..Estimate::default()
+                        })
+                        .collect(),
+                },
+                Request::Prepare { variant } => {
+                    self.built.push(variant.clone());
+                    Response::Ready {
+                        compile_s: 0.0,
+                        first_call_s: 0.0,
+                        shader_sha256: None,
+                        engine: "alu".to_owned(),
+                        passes: Vec::new(),
+                        clock: None,
+                        output: None,
+                    }
+                }
+                Request::Measure {
+                    repeat_count,
+                    sample_count,
+                    ..
+                } => {
+                    let built = self.built.last().unwrap();
+                    let (_, call_s, _) = self.variants.iter().find(|(v, ..)| v == built).unwrap();
+                    let span_s = call_s * f64::from(*repeat_count);
+                    std::thread::sleep(Duration::from_secs_f64(span_s * f64::from(*sample_count)));
+                    let span = crate::protocol::Span {
+                        device_s: Some(span_s),
+                        host_s: span_s,
+                        submit_s: None,
+                        repeat_count: *repeat_count,
+                    };
+                    Response::Samples {
+                        samples: vec![span; *sample_count as usize],
+                    }
+                }
+                Request::Outputs {
+                    positions,
+                    projection_seed,
+                    all,
+                    ..
+                } => crate::runner::outputs(
+                    &self.case,
+                    self.output.len() as u64,
+                    |index| self.output[index],
+                    positions,
+                    *projection_seed,
+                    *all,
+                ),
+                _ => return Err(Fault::new("a search does not ask this")),
+            })
+        }
+    }
+
+    /// What comes of a search over these variants, and what was built for it. The ceiling is such that
+    /// the case as it is takes 0.3 ms at least.
+    fn search(
+        variants: &[(Variant, f64, Option<u64>)],
+        tells: bool,
+    ) -> (Vec<Variant>, Vec<Tried>, Vec<Variant>) {
+        use crate::op::{Dtype, OpName, Shape};
+        let shape = Shape::of(&[("m", 17), ("n", 32), ("k", 32)]);
+        let case = Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap();
+        let inputs = verify::inputs(&case, 1, &Data::Uniform).unwrap();
+        let positions: Vec<u64> = (0..case.output().len()).collect();
+        let given = case.given(&inputs, &Data::Uniform);
+        let expected = case.op.op().reference(given, &positions);
+        let mut fake = Fake {
+            variants: variants.to_vec(),
+            tells,
+            output: expected.iter().map(|expected| expected.value).collect(),
+            case: case.clone(),
+            built: Vec::new(),
+        };
+        let timer = Timer {
+            clock: "device".to_owned(),
+            quantum_s: 1e-9,
+            period_s: None,
+            note: None,
+        };
+        #[allow(clippy::cast_precision_loss)]
+        let ceilings = [Ceiling {
+            name: crate::normalise::ALU_F32.to_owned(),
+            value: case.flop_count() as f64 / (1.25 * 3e-4),
+            unit: "flop_per_s".to_owned(),
+            case_id: String::new(),
+            runner: "fake".to_owned(),
+        }];
+        let task = Task {
+            case: &case,
+            scout: case.clone(),
+            seed: 1,
+            budget_s: 20.0,
+            case_budget_s: 30.0,
+            strict: false,
+            banned: &[],
+            remembered: &[],
+            pinned: false,
+            device: &Device::default(),
+            ceilings: &ceilings,
+            runner: "fake",
+        };
+        let mut tried = Vec::new();
+        let mut session = Session::new(&mut fake, timer, Duration::from_secs(9), &|| false);
+        let ranking = choose(&task, &mut session, &mut tried).unwrap();
+        (ranking, tried, fake.built)
+    }
+
+    /// Operations of the case in [`search`] times `pad`.
+    fn padded(pad: u64) -> Option<u64> {
+        Some(pad * 2 * 17 * 32 * 32)
+    }
+
+    #[test]
+    fn what_cannot_beat_the_best_is_never_built_and_says_why() {
+        let mut variants = vec![
+            (variant("plain", 0, 0), 3e-3, None),
+            (variant("small", 0, 0), 1e-3, padded(1)),
+            (variant("small", 1, 0), 1.5e-3, padded(2)),
+        ];
+        variants.extend((0..6).map(|a| (variant("large", a, 0), 4e-3, padded(8))));
+        let (with, tried, built) = search(&variants, true);
+        let (without, all, all_built) = search(&variants, false);
+        assert_eq!(with[0], variant("small", 0, 0));
+        assert_eq!(with[0], without[0]);
+        assert!(all_built.iter().any(|v| v.kernel == "large"));
+        assert!(built.iter().all(|v| v.kernel != "large"), "{built:?}");
+        assert!(all.iter().all(|t| t.status == "timed"), "{all:?}");
+        // Six variants for one and the same reason are one row.
+        let pruned: Vec<&Tried> = tried.iter().filter(|t| t.status == "pruned").collect();
+        let [row] = pruned[..] else {
+            panic!("{tried:?}")
+        };
+        let reason = row.reason.as_deref().unwrap();
+        assert!(
+            reason.contains("2.40e-3 s at least, by alu_f32"),
+            "{reason}"
+        );
+        assert!(reason.contains("1.00e-3 s have been measured"), "{reason}");
+        assert!(reason.contains("5 more like it"), "{reason}");
+        assert_eq!((&*row.kernel, row.time_s_median), ("large", None));
+        // What pads less than would cost it the race is looked at.
+        assert!(built.contains(&variant("small", 1, 0)));
+    }
+
+    #[test]
+    fn the_last_candidate_is_built_however_much_it_pads() {
+        let only = [(variant("large", 0, 0), 4e-3, padded(8))];
+        let (ranking, tried, _) = search(&only, true);
+        assert_eq!(ranking, [variant("large", 0, 0)]);
+        assert_eq!(tried[0].status, "timed");
+    }
+
+    #[test]
+    fn a_ceiling_that_a_variant_has_beaten_bounds_nothing() {
+        let variants = [
+            (variant("small", 0, 0), 1e-3, padded(1)),
+            // It pads three times and yet is faster than 0.9 ms: the probe was slow that day.
+            (variant("middle", 0, 0), 5e-4, padded(3)),
+            (variant("large", 0, 0), 4e-4, padded(8)),
+        ];
+        let (ranking, tried, _) = search(&variants, true);
+        assert_eq!(ranking[0], variant("large", 0, 0), "{tried:?}");
+        assert!(tried.iter().all(|t| t.status == "timed"), "{tried:?}");
     }
 }

@@ -223,6 +223,20 @@ fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), 
                     ));
                 }
             }
+            Requirement::Unaligned(dims, of) => {
+                let sizes: Vec<String> = dims
+                    .iter()
+                    .map(|dim| (dim, case.shape.get(dim)))
+                    .filter(|(_, size)| size.is_multiple_of(of))
+                    .map(|(dim, size)| format!("{dim} {size}"))
+                    .collect();
+                if sizes.len() == dims.len() {
+                    return Err(format!(
+                        "it is for sizes that {of} does not divide, not for {}",
+                        sizes.join(", ")
+                    ));
+                }
+            }
             Requirement::AtLeast(dim, limit) => {
                 let size = case.shape.get(dim);
                 if size < limit {
@@ -344,6 +358,22 @@ mod tests {
             assert_eq!(legal.grids[0][1], splits);
             assert_eq!(legal.scratch_bytes, u64::from(splits) * 4 * 3 * 132);
         }
+    }
+
+    #[test]
+    fn a_kernel_for_unaligned_sizes_is_refused_where_all_are_aligned() {
+        let kernel = kernels()
+            .into_iter()
+            .find(|k| k.name == "matmul/matrix_tile_scalar")
+            .unwrap();
+        let none = Tunables::new();
+        let refused = |m, n, k| check_shape(&kernel, &none, &matmul(m, n, k)).err();
+        assert_eq!(refused(5, 8, 7), None);
+        assert_eq!(refused(5, 9, 8), None);
+        assert_eq!(
+            refused(5, 8, 12).unwrap(),
+            "it is for sizes that 4 does not divide, not for n 8, k 12"
+        );
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use chipmark::case::{Conditions, measure_case};
 use chipmark::catalogue::{Kernel, kernels};
+use chipmark::consistency::slower_than_simpler;
 use chipmark::op::{Case, Dtype, OpName, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
-use chipmark::report::{Outcome, OutcomeStatus};
+use chipmark::report::{Outcome, OutcomeStatus, Tried};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, Fault, InProcess};
 use chipmark::telemetry::Sensors;
@@ -43,8 +44,18 @@ fn measured(
     case: &Case,
     change: impl FnMut(&mut Response),
 ) -> Result<Outcome, End> {
+    searched(vec![kernel], case, 3.0, change).0
+}
+
+/// Measures `case` with the best of these kernels, and tells what else was tried.
+fn searched(
+    kernels: Vec<Kernel>,
+    case: &Case,
+    budget_s: f64,
+    change: impl FnMut(&mut Response),
+) -> (Result<Outcome, End>, Vec<Tried>) {
     let mut runner = Tampered {
-        runner: InProcess(Box::new(WgpuRunner::new(vec![kernel]))),
+        runner: InProcess(Box::new(WgpuRunner::new(kernels))),
         change,
     };
     let hello = Request::Hello {
@@ -53,7 +64,7 @@ fn measured(
         backend: None,
         checks: false,
     };
-    let Ok(Response::Hello { timer, .. }) = runner.ask(&hello, SILENCE) else {
+    let Ok(Response::Hello { timer, device, .. }) = runner.ask(&hello, SILENCE) else {
         panic!("the adapter does not open")
     };
     let mut session = Session::new(&mut runner, timer, SILENCE, &|| false);
@@ -61,16 +72,19 @@ fn measured(
         case,
         scout: case.clone(),
         seed: 5,
-        budget_s: 2.0,
-        case_budget_s: 3.0,
+        budget_s: budget_s / 1.5,
+        case_budget_s: budget_s,
         strict: false,
         banned: &[],
         remembered: &[],
         pinned: false,
+        device: &device,
+        ceilings: &[],
+        runner: "wgpu",
     };
     let sensors = Sensors::none("this is a test".to_owned());
     let mut conditions = Conditions {
-        budget_s: 3.0,
+        budget_s,
         checks: false,
         native: true,
         regimes: &[],
@@ -82,7 +96,9 @@ fn measured(
         fault: None,
         watch: &mut |_| {},
     };
-    measure_case(&task, &mut session, &mut conditions, &mut Vec::new())
+    let mut tried = Vec::new();
+    let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
+    (result, tried)
 }
 
 fn case(op: OpName, sizes: &[(&str, u64)]) -> Case {
@@ -147,4 +163,30 @@ fn a_device_clock_that_returns_zeros_gives_way_to_the_hosts() {
     assert!(times.median > 0.0);
     // Where there is a device clock at all, the report says why it is not used.
     assert_eq!(outcome.clock_note.is_some(), times.invalid_count > 0);
+}
+
+#[test]
+fn a_search_times_every_kernel_and_none_that_is_simpler_beats_the_one_it_chooses() {
+    if devices::adapters().is_empty() {
+        return devices::skipped("a_search_times_every_kernel");
+    }
+    // Far apart on any device, so that other work on the machine does not change their order.
+    let names = [
+        "matmul/naive",
+        "matmul/workgroup_tile",
+        "matmul/register_tile",
+    ];
+    let square = case(OpName::Matmul, &[("m", 192), ("n", 192), ("k", 192)]);
+    let (outcome, tried) = searched(names.map(kernel).into(), &square, 12.0, |_| {});
+    let mut outcome = outcome.unwrap();
+    for name in names {
+        assert!(
+            tried
+                .iter()
+                .any(|t| t.kernel == name && t.status == "timed"),
+            "{name}: {tried:?}"
+        );
+    }
+    outcome.tried = tried;
+    assert_eq!(slower_than_simpler(&[outcome]), [""; 0]);
 }

@@ -58,6 +58,15 @@ const LONG_BLOCKS: &[(&str, u64)] = &[("blocks", 3), ("steps", 391)];
 const TILES: &[(&str, u64)] = &[("m", 69), ("n", 76), ("k", 52)];
 const INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 64)];
 const TILE_STACK: &[(&str, u64)] = &[("batch", 3), ("m", 65), ("n", 72), ("k", 36)];
+/// The same for those that divide k: a last part that is shorter, none that is, parts without any.
+const LONG_TILES: &[(&str, u64)] = &[("m", 69), ("n", 76), ("k", 340)];
+const LONG_INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 256)];
+const LONG_STACK: &[(&str, u64)] = &[("batch", 2), ("m", 33), ("n", 72), ("k", 300)];
+/// The same where four divides no row.
+const ODD_TILES: &[(&str, u64)] = &[("m", 69), ("n", 77), ("k", 53)];
+const ODD_INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 65)];
+const ODD_STACK: &[(&str, u64)] = &[("batch", 3), ("m", 65), ("n", 71), ("k", 34)];
+const ODD_THIN: &[(&str, u64)] = &[("m", 1), ("n", 3), ("k", 1)];
 const THIN: &[(&str, u64)] = &[("m", 1), ("n", 4), ("k", 4)];
 const SHORT_HEADS: &[(&str, u64)] = &[
     ("heads", 4),
@@ -178,6 +187,48 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         from: "coopLoad<MatrixB>",
         to: "coopLoadT<MatrixB>",
         shape: TILES,
+    },
+    Mutant {
+        what: "what lies beyond an odd k counts",
+        kernel: "matmul/matrix_tile_scalar",
+        from: "select(vec4<Input>(), values, columns < vec4(params.k))",
+        to: "values",
+        shape: ODD_TILES,
+    },
+    Mutant {
+        what: "rows of weights are taken to be whole vectors",
+        kernel: "matmul/matrix_tile_trans_b_scalar",
+        from: "vec4(b_first + row * params.k)",
+        to: "vec4(b_first + row * (params.k / 4u * 4u))",
+        shape: ODD_TILES,
+    },
+    Mutant {
+        what: "parts of a batch are stored over one another",
+        kernel: "matmul/matrix_tile_split_k",
+        from: "(part * params.batch + batch) * params.m * params.n",
+        to: "(part + batch) * params.m * params.n",
+        shape: LONG_STACK,
+    },
+    Mutant {
+        what: "a part walks into the next one",
+        kernel: "matmul/matrix_tile_split_k",
+        from: "first < end;",
+        to: "first < params.k;",
+        shape: LONG_TILES,
+    },
+    Mutant {
+        what: "the last part is not added",
+        kernel: "matmul/matrix_tile_trans_b_split_k",
+        from: "part < SPLITS;",
+        to: "part + 1u < SPLITS;",
+        shape: LONG_TILES,
+    },
+    Mutant {
+        what: "every part begins where k does",
+        kernel: "matmul/matrix_tile_trans_b_split_k",
+        from: "piece_of_b(b_first, first_column, start,",
+        to: "piece_of_b(b_first, first_column, 0u,",
+        shape: LONG_INSIDE,
     },
     Mutant {
         what: "the last step along k is left out",
@@ -313,6 +364,13 @@ const PART_OF_A_PAGE: &[(&str, u64)] = &[
 const FOURS: &[(&str, u64)] = &[("batch", 2), ("m", 67), ("n", 132), ("k", 52)];
 const TALL_FOURS: &[(&str, u64)] = &[("m", 1200), ("n", 260), ("k", 4)];
 const LONG_FOURS: &[(&str, u64)] = &[("batch", 2), ("m", 33), ("n", 68), ("k", 516)];
+const LONG_TRANS_B: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("m", 33),
+    ("n", 68),
+    ("k", 516),
+    ("trans_b", 1),
+];
 const TRANS_B: &[(&str, u64)] = &[
     ("batch", 2),
     ("m", 67),
@@ -615,6 +673,20 @@ const MUTANTS: &[Mutant] = &[
         from: "((params.k + DEPTH - 1u) / DEPTH + SPLITS - 1u)",
         to: "(params.k / DEPTH)",
         shape: LONG_FOURS,
+    },
+    Mutant {
+        what: "parts are rounded down and leave some of k out",
+        kernel: "matmul/register_tile_trans_b_split_k",
+        from: "((params.k + DEPTH - 1u) / DEPTH + SPLITS - 1u)",
+        to: "(params.k / DEPTH)",
+        shape: LONG_TRANS_B,
+    },
+    Mutant {
+        what: "a block of weights is stored as it was loaded",
+        kernel: "matmul/register_tile_trans_b_split_k",
+        from: "b_next[i * 4u + 1u][x],\n                        b_next[i * 4u + 2u][x],",
+        to: "b_next[i * 4u + 2u][x],\n                        b_next[i * 4u + 1u][x],",
+        shape: LONG_TRANS_B,
     },
     Mutant {
         what: "bytes lose their signs",
@@ -1293,6 +1365,8 @@ fn twin_shapes(kernel: &Kernel) -> Vec<&'static [(&'static str, u64)]> {
         OpName::MatrixFma => vec![BLOCKS, ONE_BLOCK],
         OpName::Attention if kernel.name.contains("causal") => vec![SHORT_MASKED, LONG_MASKED],
         OpName::Attention => vec![SHORT_HEADS, LONG_HEADS],
+        _ if kernel.name.contains("scalar") => vec![ODD_TILES, ODD_INSIDE, ODD_STACK, ODD_THIN],
+        _ if kernel.name.contains("split_k") => vec![LONG_TILES, LONG_INSIDE, LONG_STACK],
         _ if kernel.name.contains("direct") => vec![DIRECT, DIRECT_STACK],
         _ => vec![TILES, INSIDE, TILE_STACK, THIN],
     }

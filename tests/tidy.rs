@@ -35,6 +35,7 @@ const ORDER: &[&str] = &[
     "unroll",
     "gpu",
     "variant",
+    "estimate",
     "runner", // who does it
     "telemetry",
     "energy", // what it costs and what holds it back

@@ -343,6 +343,7 @@ impl Open {
             variants,
             refused: Vec::new(),
             set_count: set_count.max(1),
+            estimates: Vec::new(),
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::catalogue::{Engine, Kernel};
+use crate::estimate;
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
 use crate::input::{self, Cycle, Data, Element};
 use crate::npy;
@@ -147,7 +148,7 @@ impl WgpuRunner {
     }
 
     fn variants(&self, open: &Open, case: &Case) -> Response {
-        let (mut variants, mut refused) = (Vec::new(), Vec::new());
+        let (mut variants, mut refused, mut estimates) = (Vec::new(), Vec::new(), Vec::new());
         variants.extend(transfer_kernel(case.op).map(|kernel| Variant {
             kernel: kernel.to_owned(),
             ..Variant::default()
@@ -163,7 +164,10 @@ impl WgpuRunner {
                     variant: tunables,
                 };
                 match fit(kernel, &variant.variant, case, &open.gpu.capacity) {
-                    Ok(_) => variants.push(variant),
+                    Ok(legal) => {
+                        estimates.push(estimate::of(kernel, &variant, &legal, case));
+                        variants.push(variant);
+                    }
                     Err(reason) => refused.push(Refused { variant, reason }),
                 }
             }
@@ -172,6 +176,7 @@ impl WgpuRunner {
             variants,
             refused,
             set_count: u32::try_from(open.sets.len()).unwrap_or(u32::MAX),
+            estimates,
         }
     }
 

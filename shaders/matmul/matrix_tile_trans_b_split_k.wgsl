@@ -1,0 +1,200 @@
+// `matrix_tile_split_k` for a B that lies transposed, the way a linear layer keeps its weights: a few
+// rows of tokens times a square of weights is the case it was made for.
+//
+// Several workgroups share a tile of C, each walks its part of k, and a second pass adds up what they
+// left in scratch memory, in f32. Panels are staged as in `matrix_tile_trans_b`, rows of k for both
+// operands, so how many columns C has does not matter to any load.
+//
+// As it stands it has 24,576 bytes of workgroup memory.
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+alias Input = f16; // elements of A and B
+alias Sum = f32; // sums, and elements of C
+
+const SUBGROUP_SIZE = 32u;
+const SUBGROUPS_M = 2u; // subgroups along a column of C
+const SUBGROUPS_N = 2u; // subgroups along a row of C
+const ROWS = 4u; // blocks along a column of C per subgroup
+const COLUMNS = 4u; // blocks along a row of C per subgroup
+const DEPTH = 32u; // columns of A and rows of B staged at a time
+const SPLITS = 4u; // parts that k is divided into
+
+const REDUCE_TILE = 256u; // elements of C per workgroup of the second pass
+const BLOCK = 16u;
+const ELEMENTS = BLOCK * BLOCK;
+const SUBGROUPS = SUBGROUPS_M * SUBGROUPS_N;
+const THREADS = SUBGROUP_SIZE * SUBGROUPS;
+const TILE_M = SUBGROUPS_M * ROWS * BLOCK; // rows of C per workgroup
+const TILE_N = SUBGROUPS_N * COLUMNS * BLOCK; // columns of C per workgroup
+const VECTORS = DEPTH / 4u; // in a row of a panel
+const STRIDE = VECTORS + 2u; // vectors from one row to the next
+const A_LOADS = TILE_M * VECTORS / THREADS; // vectors of A that an invocation stages
+const B_LOADS = TILE_N * VECTORS / THREADS;
+const PER_LANE = ELEMENTS / SUBGROUP_SIZE; // of one block, where subgroups are smallest
+
+const_assert DEPTH % BLOCK == 0u;
+const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
+const_assert A_LOADS > 0u && A_LOADS * THREADS == TILE_M * VECTORS;
+const_assert B_LOADS > 0u && B_LOADS * THREADS == TILE_N * VECTORS;
+const_assert A_LOADS + B_LOADS <= 24u; // and so do the next panels
+const_assert SPLITS <= 16u; // scratch memory has room for so many
+
+alias MatrixA = coop_mat16x16<Input, A>;
+alias MatrixB = coop_mat16x16<Input, B>;
+alias MatrixC = coop_mat16x16<Sum, C>;
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    batch: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<Input>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<Input>>;
+@group(0) @binding(3) var<storage, read_write> c: array<Sum>;
+@group(0) @binding(4) var<storage, read_write> partials: array<f32>;
+
+var<workgroup> a_tile: array<vec4<Input>, TILE_M * STRIDE>;
+var<workgroup> b_tile: array<vec4<Input>, TILE_N * STRIDE>;
+var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
+
+// Vector `piece` of the panel of A that begins at column `first`, zero beyond k.
+fn piece_of_a(a_first: u32, first_row: u32, first: u32, piece: u32) -> vec4<Input> {
+    let length = params.k / 4u; // vectors in a row
+    let row = min(first_row + piece / VECTORS, params.m - 1u);
+    let column = first / 4u + piece % VECTORS;
+    let values = a[a_first + row * length + min(column, length - 1u)];
+    return select(vec4<Input>(), values, column < length);
+}
+
+// The same of B, row by row as it lies; beyond k it meets zeros of A.
+fn piece_of_b(b_first: u32, first_column: u32, first: u32, piece: u32) -> vec4<Input> {
+    let length = params.k / 4u; // vectors in a row
+    let row = min(first_column + piece / VECTORS, params.n - 1u);
+    let column = min(first / 4u + piece % VECTORS, length - 1u);
+    return b[b_first + row * length + column];
+}
+
+@compute @workgroup_size(THREADS)
+fn product(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroup_count: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let first_row = group.y * TILE_M;
+    let first_column = group.x * TILE_N;
+    // Parts are whole panels; where there are fewer panels than parts, the last ones are empty.
+    let batch = group.z / SPLITS;
+    let part = group.z % SPLITS;
+    let part_len = ((params.k + DEPTH - 1u) / DEPTH + SPLITS - 1u) / SPLITS * DEPTH;
+    let start = part * part_len;
+    let end = min(start + part_len, params.k);
+    let a_first = batch * params.m * (params.k / 4u); // in vectors
+    let b_first = batch * params.n * (params.k / 4u);
+    let part_first = (part * params.batch + batch) * params.m * params.n;
+    // Rows must begin at 16 bytes for a block to be stored there.
+    let inside = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n
+        && params.n % 8u == 0u;
+
+    for (var turn = 0u; turn < SUBGROUPS; turn += subgroup_count) {
+        let own = min(turn + subgroup, SUBGROUPS - 1u);
+        let own_row = own / SUBGROUPS_N * ROWS * BLOCK;
+        let own_column = own % SUBGROUPS_N * COLUMNS * BLOCK;
+        var sum: array<MatrixC, ROWS * COLUMNS>;
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            sum[i] = MatrixC();
+        }
+
+        var a_next: array<vec4<Input>, A_LOADS>;
+        for (var i = 0u; i < A_LOADS; i++) {
+            a_next[i] = piece_of_a(a_first, first_row, start, local + i * THREADS);
+        }
+        var b_next: array<vec4<Input>, B_LOADS>;
+        for (var i = 0u; i < B_LOADS; i++) {
+            b_next[i] = piece_of_b(b_first, first_column, start, local + i * THREADS);
+        }
+        for (var first = start; first < end; first += DEPTH) {
+            workgroupBarrier();
+            for (var i = 0u; i < A_LOADS; i++) {
+                let piece = local + i * THREADS;
+                a_tile[piece / VECTORS * STRIDE + piece % VECTORS] = a_next[i];
+            }
+            for (var i = 0u; i < B_LOADS; i++) {
+                let piece = local + i * THREADS;
+                b_tile[piece / VECTORS * STRIDE + piece % VECTORS] = b_next[i];
+            }
+            workgroupBarrier();
+
+            let next = first + DEPTH;
+            for (var i = 0u; i < A_LOADS; i++) {
+                a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
+            }
+            for (var i = 0u; i < B_LOADS; i++) {
+                b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+            }
+            for (var step = 0u; step < DEPTH; step += BLOCK) {
+                var left: array<MatrixA, ROWS>;
+                for (var i = 0u; i < ROWS; i++) {
+                    let at = (own_row + i * BLOCK) * STRIDE + step / 4u;
+                    left[i] = coopLoadT<MatrixA>(&a_tile[at], STRIDE);
+                }
+                for (var j = 0u; j < COLUMNS; j++) {
+                    let at = (own_column + j * BLOCK) * STRIDE + step / 4u;
+                    let right = coopLoad<MatrixB>(&b_tile[at], STRIDE);
+                    for (var i = 0u; i < ROWS; i++) {
+                        let slot = i * COLUMNS + j;
+                        sum[slot] = coopMultiplyAdd(left[i], right, sum[slot]);
+                    }
+                }
+            }
+        }
+
+        for (var i = 0u; i < ROWS; i++) {
+            for (var j = 0u; j < COLUMNS; j++) {
+                let value = sum[i * COLUMNS + j];
+                let row = first_row + own_row + i * BLOCK;
+                let column = first_column + own_column + j * BLOCK;
+                if (inside) {
+                    let at = part_first + row * params.n + column;
+                    let stride = params.n;
+                    let to = &partials[at];
+                    coopStoreT(value, to, stride);
+                } else {
+                    let place = subgroup * ELEMENTS;
+                    let to = &stage[place];
+                    coopStoreT(value, to, BLOCK);
+                    workgroupBarrier();
+                    for (var e = 0u; e < PER_LANE; e++) {
+                        let at = e * subgroup_size + lane;
+                        let y = row + at / BLOCK;
+                        let x = column + at % BLOCK;
+                        if (at < ELEMENTS && y < params.m && x < params.n) {
+                            partials[part_first + y * params.n + x] = stage[place + at];
+                        }
+                    }
+                    workgroupBarrier();
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(REDUCE_TILE)
+fn reduce(@builtin(global_invocation_id) id: vec3<u32>) {
+    let count = params.batch * params.m * params.n;
+    if (id.x >= count) {
+        return;
+    }
+    var sum = 0.0;
+    for (var part = 0u; part < SPLITS; part++) {
+        sum += partials[part * count + id.x];
+    }
+    c[id.x] = sum;
+}

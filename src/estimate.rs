@@ -1,0 +1,521 @@
+//! What a variant will need and at least take, told before any driver compiles it.
+//!
+//! The runner reads the needs off the module ([`of`]); the conductor holds them against the device
+//! ([`rank`]), which decides the order of the search and nothing else, and against the ceilings of
+//! the run ([`least_s`]), which is a bound: what it rules out need not be compiled.
+
+use naga::{
+    Arena, ArraySize, Block, Expression, Function, Handle, LocalVariable, Module, Statement, Type,
+    TypeInner,
+};
+
+use crate::catalogue::{Cover, Kernel};
+use crate::normalise;
+use crate::op::Case;
+use crate::protocol::{Device, Estimate, Variant};
+use crate::report::Ceiling;
+use crate::variant::Legal;
+
+/// The constant by which a kernel knows how many lanes share a matrix.
+const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
+
+/// Registers of 32 bits that one invocation can have on GPUs of NVIDIA and AMD.
+const REGISTERS_MAX: u32 = 255;
+
+/// Registers of one multiprocessor there.
+const REGISTER_FILE: u32 = 65_536;
+
+/// Vendors, by PCI id, whose register files are so.
+const KNOWN_VENDORS: [&str; 2] = ["10de", "1002"];
+
+/// How many times slower than it could be a kernel is taken for that does not tell what its tiles pad.
+/// Plain kernels are among these, and an elaborate one that computes a few times too much is faster
+/// still; kernels for a few rows are, too, and of these tiles compute many times too much.
+const UNTOLD_COST: f64 = 8.0;
+
+/// What sums that do not fit the registers were seen to cost.
+const SPILL_COST: f64 = 4.0;
+
+/// Invocations on a multiprocessor below which little hides the latency of a load.
+const RESIDENT_MIN: u32 = 128;
+
+/// Workgroups that keep a GPU of unknown width busy: enough for most, and used for order only.
+const WIDTH: [(&str, f64); 3] = [
+    ("discrete_gpu", 128.0),
+    ("virtual_gpu", 128.0),
+    ("integrated_gpu", 16.0),
+];
+
+/// How much better than in the best sample of its probe a device may do for a moment, such as by a
+/// clock that has just cooled down; beyond this a bound is a bound.
+const GRACE: f64 = 1.25;
+
+/// What a legal variant will need at this case.
+#[must_use]
+pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Estimate {
+    let reflection = &legal.specialised.reflection;
+    let module = &legal.specialised.module;
+    let lanes = reflection.constants.get(SUBGROUP_SIZE).copied();
+    let invocation_count = |entry_point: &str| {
+        let sizes = reflection.workgroup_sizes.get(entry_point);
+        sizes.map_or(0, |[x, y, z]| x * y * z)
+    };
+    let register_count = module
+        .entry_points
+        .iter()
+        .map(|entry| {
+            let called = module
+                .functions
+                .iter()
+                .map(|(_, f)| words(module, f, lanes));
+            words(module, &entry.function, lanes) + called.max().unwrap_or(0)
+        })
+        .max();
+    // The pass that makes the tiles is where the work is, else the widest; others prepare and add up.
+    let workgroup_count = legal
+        .grids
+        .iter()
+        .map(|grid| grid.iter().map(|&count| u64::from(count)).product())
+        .zip(kernel.passes)
+        .max_by_key(|(count, pass): &(u64, _)| {
+            let tiles = pass.grid.iter().any(|cover| {
+                matches!(cover, Cover::Tiles { extent, .. } if kernel.whole_tiles.contains(extent))
+            });
+            let invocations = u64::from(invocation_count(pass.entry_point));
+            (tiles, count.saturating_mul(invocations))
+        })
+        .map(|(count, _)| count);
+    Estimate {
+        variant: variant.clone(),
+        engine: Some(kernel.engine.label().to_owned()),
+        workgroup_count,
+        invocation_count: (kernel.passes.iter())
+            .map(|pass| invocation_count(pass.entry_point))
+            .max(),
+        workgroup_bytes: Some(reflection.workgroup_bytes),
+        register_count,
+        flop_count: (!kernel.whole_tiles.is_empty()).then(|| flop_count(kernel, legal, case)),
+    }
+}
+
+/// Operations of a kernel that computes its tiles whole, what lies beyond the shape included. What it
+/// adds along other dimensions is not counted, so it does no fewer than these.
+fn flop_count(kernel: &Kernel, legal: &Legal, case: &Case) -> u64 {
+    let covers = || kernel.passes.iter().flat_map(|pass| &pass.grid);
+    let mut count = u128::from(case.flop_count());
+    for whole in kernel.whole_tiles {
+        let per = covers().find_map(|cover| match cover {
+            Cover::Tiles { extent, per } if extent == whole => Some(*per),
+            _ => None,
+        });
+        if let Some(size) = per.and_then(|per| legal.specialised.reflection.constants.get(per)) {
+            let extent = case.op.op().extent(&case.shape, whole).max(1);
+            let covered = extent.next_multiple_of(u64::from((*size).max(1)));
+            count = count * u128::from(covered) / u128::from(extent);
+        }
+    }
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// The most registers that arrays, vectors and matrices of a function need at one time. Scalars and
+/// intermediate values come on top, so this is rather too low; where a driver finds that two of them
+/// can share registers although both are in use between the same statements, it is too high.
+fn words(module: &Module, function: &Function, lanes: Option<u32>) -> u32 {
+    let mut life = Life {
+        function,
+        now: 0,
+        loops: Vec::new(),
+        ranges: vec![None; function.local_variables.len()],
+    };
+    life.walk(&function.body);
+    let alive: Vec<(u32, u32, u32)> = life
+        .ranges
+        .iter()
+        .zip(function.local_variables.iter())
+        .filter_map(|(range, (_, variable))| {
+            let range = range.as_ref()?;
+            let words = words_of(&module.types, variable.ty, lanes)?;
+            Some((range.first, range.last, words))
+        })
+        .collect();
+    alive
+        .iter()
+        .map(|&(at, ..)| {
+            let now = alive
+                .iter()
+                .filter(|(first, last, _)| (*first..=*last).contains(&at));
+            now.map(|(.., words)| words).sum()
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// Words of 32 bits that a value of this type takes of one lane; none for scalars.
+fn words_of(types: &naga::UniqueArena<Type>, ty: Handle<Type>, lanes: Option<u32>) -> Option<u32> {
+    let packed = |count: u32, scalar: naga::Scalar| (count * u32::from(scalar.width)).div_ceil(4);
+    match types[ty].inner {
+        TypeInner::Vector { size, scalar } => Some(packed(size as u32, scalar)),
+        TypeInner::Matrix {
+            columns,
+            rows,
+            scalar,
+        } => Some(packed(columns as u32 * rows as u32, scalar)),
+        TypeInner::CooperativeMatrix {
+            columns,
+            rows,
+            scalar,
+            ..
+        } => {
+            let elements = columns as u32 * rows as u32;
+            Some(packed(elements.div_ceil(lanes?.max(1)), scalar))
+        }
+        TypeInner::Array {
+            base,
+            size: ArraySize::Constant(count),
+            ..
+        } => {
+            let one = match types[base].inner {
+                TypeInner::Scalar(scalar) => u32::from(scalar.width).div_ceil(4),
+                _ => words_of(types, base, lanes)?,
+            };
+            Some(one.saturating_mul(count.get()))
+        }
+        _ => None,
+    }
+}
+
+/// From where to where in a function a local variable is in use.
+#[derive(Clone)]
+struct Range {
+    first: u32,
+    last: u32,
+    /// The loops around its first mention, by the place where each begins.
+    loops: Vec<u32>,
+}
+
+/// A walk through a function, statement by statement.
+struct Life<'a> {
+    function: &'a Function,
+    now: u32,
+    loops: Vec<u32>,
+    ranges: Vec<Option<Range>>,
+}
+
+impl Life<'_> {
+    fn walk(&mut self, block: &Block) {
+        for statement in block {
+            self.now += 1;
+            match statement {
+                Statement::Emit(range) => {
+                    for expression in range.clone() {
+                        if let Expression::Load { pointer } = self.function.expressions[expression]
+                        {
+                            self.mention(pointer);
+                        }
+                    }
+                }
+                Statement::Store { pointer, .. } => self.mention(*pointer),
+                Statement::Call { arguments, .. } => {
+                    for &argument in arguments {
+                        self.mention(argument);
+                    }
+                }
+                Statement::Block(block) => self.walk(block),
+                Statement::If { accept, reject, .. } => {
+                    self.walk(accept);
+                    self.walk(reject);
+                }
+                Statement::Switch { cases, .. } => {
+                    for case in cases {
+                        self.walk(&case.body);
+                    }
+                }
+                Statement::Loop {
+                    body, continuing, ..
+                } => {
+                    let begin = self.now;
+                    self.loops.push(begin);
+                    self.walk(body);
+                    self.walk(continuing);
+                    self.loops.pop();
+                    self.now += 1;
+                    // What was there before the loop and is used in it is needed by its next turn.
+                    for range in self.ranges.iter_mut().flatten() {
+                        if range.last >= begin && !range.loops.contains(&begin) {
+                            range.last = self.now;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes a variable that `pointer` leads to.
+    fn mention(&mut self, pointer: Handle<Expression>) {
+        let Some(local) = root(&self.function.expressions, pointer) else {
+            return;
+        };
+        let (now, loops) = (self.now, &self.loops);
+        let range = self.ranges[local.index()].get_or_insert_with(|| Range {
+            first: now,
+            last: now,
+            loops: loops.clone(),
+        });
+        range.last = now;
+    }
+}
+
+/// The local variable of which `pointer` names a part.
+fn root(
+    expressions: &Arena<Expression>,
+    mut pointer: Handle<Expression>,
+) -> Option<Handle<LocalVariable>> {
+    loop {
+        match expressions[pointer] {
+            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => {
+                pointer = base;
+            }
+            Expression::LocalVariable(local) => return Some(local),
+            _ => return None,
+        }
+    }
+}
+
+/// How much longer than it has to a variant may take for what is known of it, as a power of two: 0
+/// for one that nothing speaks against, 3 for one of whose tiles nothing is told. The search looks at
+/// low ranks first, and at all if it has the time, for this is guesswork: of multiprocessors, say, no
+/// API tells the number.
+#[must_use]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
+    let mut times = match estimate.flop_count {
+        Some(done) => done as f64 / case.flop_count().max(1) as f64,
+        None => UNTOLD_COST,
+    };
+    let width = WIDTH.iter().find(|(name, _)| *name == device.device_type);
+    if let (Some((_, width)), Some(count)) = (width, estimate.workgroup_count) {
+        times *= (width / count.max(1) as f64).max(1.0);
+    }
+    if let (Some(needed), true) = (estimate.register_count, known(device)) {
+        if needed > REGISTERS_MAX {
+            times *= SPILL_COST;
+        }
+        if let Some(invocations) = estimate.invocation_count
+            && resident(estimate, needed, invocations, device) < RESIDENT_MIN.min(invocations)
+        {
+            times *= 2.0;
+        }
+    }
+    // Above half a power of two: what is hardly worse than another is looked at in its place.
+    times.log2().round().max(0.0) as u32
+}
+
+/// Whether the registers of this device are as those of NVIDIA's and AMD's GPUs.
+fn known(device: &Device) -> bool {
+    device.pci_id.as_ref().is_some_and(|id| {
+        let vendor = id.split(':').next().unwrap_or_default();
+        KNOWN_VENDORS.contains(&vendor.trim_start_matches("0x"))
+    })
+}
+
+/// Invocations that a multiprocessor holds at a time.
+fn resident(estimate: &Estimate, registers: u32, invocations: u32, device: &Device) -> u32 {
+    let by_registers = REGISTER_FILE / registers.clamp(1, REGISTERS_MAX) / invocations.max(1);
+    // What one workgroup may have is the least that a multiprocessor has.
+    let by_memory = match (
+        estimate.workgroup_bytes,
+        device.limits.get("workgroup_bytes_max"),
+    ) {
+        (Some(needed), Some(&limit)) if needed > 0 => {
+            u32::try_from(limit).unwrap_or(u32::MAX) / needed
+        }
+        _ => u32::MAX,
+    };
+    by_registers.min(by_memory).saturating_mul(invocations)
+}
+
+/// The least seconds in which a variant can do what it has to at this case, and the ceiling it would
+/// then stand at; none where one of the ceilings that may bind it was not measured.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn least_s(
+    estimate: &Estimate,
+    case: &Case,
+    ceilings: &[Ceiling],
+    runner: &str,
+) -> Option<(f64, &'static str)> {
+    let engine = estimate.engine.as_deref()?;
+    let (rate, name) = normalise::arithmetic_ceiling_of(case, engine, ceilings, runner)?;
+    Some((estimate.flop_count? as f64 / (GRACE * rate), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::kernels;
+    use crate::op::{Dtype, OpName, Shape};
+    use crate::variant::{combinations, default_capacity, fit};
+
+    fn kernel(name: &str) -> Kernel {
+        kernels().into_iter().find(|k| k.name == name).unwrap()
+    }
+
+    fn matmul(m: u64, n: u64, k: u64) -> Case {
+        let shape = Shape::of(&[("m", m), ("n", n), ("k", k)]);
+        Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+    }
+
+    /// The estimate of the preferred variant with some values changed.
+    fn estimate(name: &str, values: &[(&str, u32)], case: &Case) -> Estimate {
+        let kernel = kernel(name);
+        let mut variant = Variant {
+            kernel: name.to_owned(),
+            variant: combinations(&kernel).remove(0),
+        };
+        for &(tunable, value) in values {
+            variant.variant.insert(tunable.to_owned(), value);
+        }
+        let mut capacity = default_capacity();
+        capacity.workgroup_bytes_max = 1 << 16;
+        let legal = fit(&kernel, &variant.variant, case, &capacity).unwrap();
+        of(&kernel, &variant, &legal, case)
+    }
+
+    fn device(pci_id: Option<&str>, device_type: &str) -> Device {
+        Device {
+            pci_id: pci_id.map(str::to_owned),
+            device_type: device_type.to_owned(),
+            ..Device::default()
+        }
+    }
+
+    #[test]
+    fn registers_are_those_of_what_is_in_use_at_one_time() {
+        let count = |source: &str| {
+            let module = naga::front::wgsl::parse_str(source).unwrap();
+            words(&module, &module.entry_points[0].function, Some(32))
+        };
+        let source = |body: &str| {
+            format!(
+                "@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
+@compute @workgroup_size(8) fn main(@builtin(local_invocation_index) i: u32) {{ {body} }}"
+            )
+        };
+        let apart = "{ var a: array<vec4<f32>, 8>; a[i] = x[i]; x[0] = a[0]; }
+            { var b: array<vec4<f32>, 4>; b[i] = x[i]; x[1] = b[0]; }";
+        assert_eq!(count(&source(apart)), 32);
+        let together = "var a: array<vec4<f32>, 8>; var b: array<vec4<f32>, 4>;
+            a[i] = x[i]; b[i] = x[i]; x[0] = a[0]; x[1] = b[0];";
+        assert_eq!(count(&source(together)), 48);
+        // What a loop reads each turn lives as long as the loop, what it makes each turn does not
+        // outlive what it is made for.
+        let carried = "var a: array<vec4<f32>, 8>; a[i] = x[i];
+            for (var t = 0u; t < 9u; t++) { x[t] = a[0]; var b = array<vec4<f32>, 4>(); b[i] = x[t]; x[t] = b[1]; }";
+        assert_eq!(count(&source(carried)), 48);
+        assert_eq!(
+            count(&source(
+                "var a: array<f32, 8>; a[i] = x[i].x; x[0].x = a[1];"
+            )),
+            8
+        );
+    }
+
+    #[test]
+    fn a_large_register_tile_is_told_from_one_that_spills() {
+        let case = matmul(1024, 1024, 1024);
+        let large = estimate("matmul/register_tile_vec4", &[], &case);
+        let needed = large.register_count.unwrap();
+        // 128 sums, 16 and 8 of the step, 16 and 16 of the next panels.
+        assert!((168..=REGISTERS_MAX).contains(&needed), "{needed}");
+        assert_eq!(large.workgroup_count, Some(64));
+        let nvidia = device(Some("10de:2330"), "discrete_gpu");
+        let spills = Estimate {
+            register_count: Some(300),
+            ..large.clone()
+        };
+        assert!(rank(&spills, &case, &nvidia) > rank(&large, &case, &nvidia));
+        let unknown = device(None, "discrete_gpu");
+        assert_eq!(
+            rank(&spills, &case, &unknown),
+            rank(&large, &case, &unknown)
+        );
+    }
+
+    #[test]
+    fn tiles_that_hang_over_the_shape_or_leave_the_chip_idle_rank_behind_those_that_do_not() {
+        let case = matmul(17, 4096, 4096);
+        let tall = estimate("matmul/register_tile", &[], &case);
+        let low = estimate(
+            "matmul/register_tile",
+            &[("THREADS_Y", 8), ("ROWS", 4), ("DEPTH", 16)],
+            &case,
+        );
+        assert_eq!(tall.flop_count, Some(case.flop_count() / 17 * 128));
+        assert_eq!(low.flop_count, Some(case.flop_count() / 17 * 32));
+        let gpu = device(None, "discrete_gpu");
+        assert!(rank(&tall, &case, &gpu) > rank(&low, &case, &gpu));
+        let plain = estimate("matmul/naive", &[], &case);
+        assert_eq!(plain.flop_count, None);
+        // A plain kernel waits for those with tiles that fit, and not for those that hang over.
+        assert!(rank(&plain, &case, &gpu) >= rank(&low, &case, &gpu));
+        assert!(rank(&plain, &case, &gpu) < rank(&tall, &case, &gpu));
+        let alone = matmul(128, 128, 4096);
+        let one = estimate("matmul/register_tile_vec4", &[], &alone);
+        let split = estimate("matmul/register_tile_split_k", &[("SPLITS", 16)], &alone);
+        assert_eq!(
+            (one.workgroup_count, split.workgroup_count),
+            (Some(1), Some(16))
+        );
+        assert!(rank(&one, &alone, &gpu) > rank(&split, &alone, &gpu));
+        assert_eq!(rank(&one, &alone, &device(None, "cpu")), 0);
+    }
+
+    #[test]
+    fn a_bound_needs_every_ceiling_that_could_be_higher() {
+        let ceiling = |name: &str, value: f64| Ceiling {
+            name: name.to_owned(),
+            value,
+            unit: "flop_per_s".to_owned(),
+            case_id: String::new(),
+            runner: "wgpu".to_owned(),
+        };
+        let case = Case {
+            dtype: Dtype::F16,
+            ..matmul(17, 64, 64)
+        };
+        let told = Estimate {
+            engine: Some("alu".to_owned()),
+            flop_count: Some(2_500_000),
+            ..Estimate::default()
+        };
+        let mut ceilings = vec![ceiling(normalise::ALU_F32, 1e6)];
+        assert_eq!(least_s(&told, &case, &ceilings, "wgpu"), None);
+        ceilings.push(ceiling(normalise::ALU_F16, 2e6));
+        let bound = least_s(&told, &case, &ceilings, "wgpu");
+        assert_eq!(bound, Some((1.0, normalise::ALU_F16)));
+        assert_eq!(least_s(&told, &case, &ceilings, "host"), None);
+        let unpadded = Estimate {
+            flop_count: None,
+            ..told
+        };
+        assert_eq!(least_s(&unpadded, &case, &ceilings, "wgpu"), None);
+    }
+
+    #[test]
+    fn whole_tiles_are_extents_that_a_kernel_covers_by_tiles_once() {
+        for kernel in kernels() {
+            for whole in kernel.whole_tiles {
+                let covers = kernel.passes.iter().flat_map(|pass| &pass.grid);
+                let count = covers
+                    .filter(|cover| matches!(cover, Cover::Tiles { extent, .. } if extent == whole))
+                    .count();
+                assert_eq!(count, 1, "{} {whole}", kernel.name);
+            }
+        }
+    }
+}
