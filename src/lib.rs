@@ -59,3 +59,4 @@ pub mod tune;
 pub mod unroll;
 pub mod variant;
 pub mod verify;
+pub mod what_if;

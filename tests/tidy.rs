@@ -33,6 +33,7 @@ const ORDER: &[&str] = &[
     "model",
     "plan", // what to do, and what it may cost
     "unroll",
+    "what_if",
     "gpu",
     "variant",
     "runner", // who does it
