@@ -19,6 +19,7 @@ pub mod cost;
 pub mod dashboard;
 pub mod datasheet;
 pub mod display;
+pub mod driver_statistics;
 pub mod energy;
 pub mod error;
 pub mod export;
