@@ -18,6 +18,7 @@ pub mod consistency;
 pub mod cost;
 pub mod dashboard;
 pub mod datasheet;
+pub mod diagnose;
 pub mod display;
 pub mod driver_statistics;
 pub mod energy;

@@ -59,6 +59,7 @@ const ORDER: &[&str] = &[
     "store",
     "signature",
     "replay",
+    "diagnose",
     "cost",
     "export",
     "history",
