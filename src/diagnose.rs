@@ -24,13 +24,19 @@ use crate::plan::{self, Plan};
 use crate::protocol::{Device, Inspection, Tunables, Variant, WhatIf};
 use crate::report::{Ceiling, OutcomeStatus, Report, RunnerRecord};
 use crate::run::{self, Reach, Watcher};
-use crate::tune::{End, Session};
+use crate::tune::{End, Ready, Session};
 
 /// The runner whose kernels are shaders that can be taken apart.
 pub const WGPU: &str = "wgpu";
 
 /// From this share of the whole time on, what is left of a kernel takes about as long as all of it.
 const MOST: f64 = 0.8;
+
+/// `loads_only` speaks for itself if it leaves out so many of the multiply-adds.
+const LEFT_OUT_MIN: f64 = 0.5;
+
+/// Without traffic a kernel that memory binds takes at most this, where nothing else is known of it.
+const LITTLE: f64 = 0.5;
 
 /// From this share on a launch is what takes the time.
 const LAUNCH_SHARE: f64 = 0.5;
@@ -238,6 +244,8 @@ pub struct Part {
     pub share_of_whole: Option<f64>,
     /// What was changed.
     pub changed: Option<String>,
+    /// Which share of what could be left out is.
+    pub left_out: Option<f64>,
     /// Why there is no time, where there is none.
     pub reason: Option<String>,
 }
@@ -271,6 +279,8 @@ struct Facts {
     /// Shares of the whole time.
     math: Option<f64>,
     loads: Option<f64>,
+    /// Which share of the multiply-adds `loads_only` leaves out.
+    left_out: Option<f64>,
     stores: Option<f64>,
     has_workgroup_memory: bool,
     /// Of the launch with the most.
@@ -353,13 +363,19 @@ fn verdict(facts: &Facts) -> Verdict {
             |value| format!("{name} takes {} of the time", share(value)),
         )
     };
-    let both = format!(
-        "{}, {}",
-        known("loads_only", facts.loads),
-        known("math_only", facts.math)
-    );
+    // A time with most of the arithmetic still in it says nothing of loads alone.
+    let enough = facts.left_out.is_none_or(|share| share >= LEFT_OUT_MIN);
+    let loads = facts.loads.filter(|_| enough);
+    let loads_only = match (facts.loads, facts.left_out) {
+        (Some(_), Some(left_out)) if !enough => format!(
+            "loads_only leaves out {} of the multiply-adds and does not count",
+            share(left_out)
+        ),
+        _ => known("loads_only", loads),
+    };
+    let both = format!("{loads_only}, {}", known("math_only", facts.math));
     let most = |value: Option<f64>| value.map(|value| value >= MOST);
-    match (most(facts.loads), most(facts.math)) {
+    match (most(loads), most(facts.math)) {
         (Some(true), Some(true)) if facts.has_workgroup_memory => {
             say("workgroup memory or synchronisation", both)
         }
@@ -377,9 +393,9 @@ fn verdict(facts: &Facts) -> Verdict {
                 "{both}: loads and arithmetic do not overlap, for want of occupancy or of loads under way"
             ),
         ),
+        (None, Some(false)) if facts.math.is_some_and(|math| math <= LITTLE) => say("memory", both),
         (Some(true), None) if !facts.has_workgroup_memory => say("memory", both),
         (None, Some(true)) if !facts.has_workgroup_memory => say("arithmetic", both),
-        // What inputs do not cost, and no multiply-adds to be left out: arithmetic of another kind.
         _ => say("unclear", both),
     }
 }
@@ -417,14 +433,16 @@ fn look(
             time_s: None,
             share_of_whole: None,
             changed: None,
+            left_out: None,
             reason: dead.clone(),
         };
         if dead.is_none() {
             match timed(session, variant, what_if, &policy) {
-                Ok((time_s, changed)) => {
+                Ok((time_s, ready)) => {
                     part.time_s = Some(time_s);
                     part.share_of_whole = Some(time_s / whole_s);
-                    part.changed = changed;
+                    part.changed = ready.passes.last().cloned();
+                    part.left_out = ready.left_out;
                 }
                 Err(Trouble::Fault(fault)) => {
                     part.reason = Some(fault.message.clone());
@@ -451,10 +469,8 @@ fn look(
             Err(fault) => inspection_reason = Some(fault.message),
         }
     }
-    let share = |wanted: WhatIf| {
-        let mut all = parts.iter();
-        all.find(|part| part.what_if == wanted)?.share_of_whole
-    };
+    let part = |wanted: WhatIf| parts.iter().find(|part| part.what_if == wanted);
+    let share = |wanted: WhatIf| part(wanted)?.share_of_whole;
     let passes = inspection.iter().flat_map(|found| &found.passes);
     let counts = passes.map(|pass| pass.workgroup_count.iter().map(|&n| u64::from(n)).product());
     let facts = Facts {
@@ -463,6 +479,7 @@ fn look(
         launch_s,
         math: share(WhatIf::MathOnly),
         loads: share(WhatIf::LoadsOnly),
+        left_out: part(WhatIf::LoadsOnly).and_then(|part| part.left_out),
         stores: share(WhatIf::StoresOnly),
         has_workgroup_memory: inspection
             .as_ref()
@@ -506,12 +523,12 @@ fn timed(
     variant: &Variant,
     what_if: WhatIf,
     policy: &Policy,
-) -> std::result::Result<(f64, Option<String>), Trouble> {
+) -> std::result::Result<(f64, Ready), Trouble> {
     let ready = session
         .what_if(variant, what_if)?
         .map_err(Trouble::Refused)?;
     let measurement = session.measure(policy)?;
-    Ok((measurement.summary.median, ready.passes.last().cloned()))
+    Ok((measurement.summary.median, ready))
 }
 
 /// Diagnoses all cases, each in a fresh process.
@@ -850,6 +867,7 @@ mod tests {
             launch_s: Some(5e-6),
             math,
             loads,
+            left_out: loads.map(|_| 0.9),
             stores: Some(0.05),
             has_workgroup_memory: true,
             workgroup_count: 256,
@@ -879,6 +897,21 @@ mod tests {
         plain.loads = None;
         assert_eq!(bound(&plain), "arithmetic");
         assert_eq!(bound(&facts(None, None)), "unclear");
+    }
+
+    #[test]
+    fn multiply_adds_that_could_not_be_left_out_are_not_taken_for_loads() {
+        let mut facts = facts(Some(0.9), Some(0.95));
+        facts.left_out = Some(0.1);
+        assert_eq!(bound(&facts), "unclear");
+        assert!(verdict(&facts).because.contains("0.1"));
+        facts.has_workgroup_memory = false;
+        assert_eq!(bound(&facts), "arithmetic");
+        // Without traffic little is left, and each value is used once: as in a product with a vector.
+        facts.math = Some(0.3);
+        assert_eq!(bound(&facts), "memory");
+        facts.math = Some(0.7);
+        assert_eq!(bound(&facts), "unclear");
     }
 
     #[test]

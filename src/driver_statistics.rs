@@ -59,7 +59,7 @@ mod vulkan {
     use std::collections::BTreeMap;
     use std::ffi::{CStr, CString, c_char};
 
-    use ash::{khr, vk};
+    use ash::{ext, khr, vk};
     use naga::back::spv;
     use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
     use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -161,12 +161,14 @@ mod vulkan {
             };
             let tells = has(STATISTICS);
             let matrices = has(khr::cooperative_matrix::NAME);
+            let robust = has(ext::robustness2::NAME);
             let mut names = Vec::new();
             let mut v11 = vk::PhysicalDeviceVulkan11Features::default();
             let mut v12 = vk::PhysicalDeviceVulkan12Features::default();
             let mut v13 = vk::PhysicalDeviceVulkan13Features::default();
             let mut telling = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default();
             let mut matrix = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+            let mut robustness = vk::PhysicalDeviceRobustness2FeaturesEXT::default();
             let mut features = vk::PhysicalDeviceFeatures2::default()
                 .push_next(&mut v11)
                 .push_next(&mut v12);
@@ -180,6 +182,10 @@ mod vulkan {
             if matrices {
                 names.push(khr::cooperative_matrix::NAME.as_ptr());
                 features = features.push_next(&mut matrix);
+            }
+            if robust {
+                names.push(ext::robustness2::NAME.as_ptr());
+                features = features.push_next(&mut robustness);
             }
             // SAFETY: each structure of the chain belongs to the version or to an extension that the
             // device has.

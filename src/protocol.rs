@@ -169,6 +169,9 @@ pub enum Response {
         /// `f16` of a library that keeps sums in f32 and hands them over in f16.
         #[serde(default)]
         output: Option<String>,
+        /// Of a what-if variant, the share of what it looks for that it leaves out.
+        #[serde(default)]
+        left_out: Option<f64>,
     },
     /// What a variant takes of the device.
     Inspected {

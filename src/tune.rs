@@ -70,6 +70,8 @@ pub struct Ready {
     pub passes: Vec<String>,
     /// What the variant rounds its output to, where that is shorter than the dtype's own.
     pub output: Option<Element>,
+    /// Of a what-if variant, the share of what it looks for that it leaves out.
+    pub left_out: Option<f64>,
 }
 
 impl Ready {
@@ -217,6 +219,7 @@ impl Session<'_> {
                 passes,
                 clock,
                 output,
+                left_out,
             } => {
                 self.clock = clock;
                 self.output = match output.as_deref() {
@@ -235,6 +238,7 @@ impl Session<'_> {
                     engine,
                     passes,
                     output: self.output,
+                    left_out,
                 }))
             }
             Response::Error {

@@ -378,6 +378,7 @@ impl Loaded {
             passes: Vec::new(),
             clock: None,
             output: None,
+            left_out: None,
         })
     }
 

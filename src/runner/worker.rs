@@ -82,6 +82,8 @@ struct Built {
     pipeline: Pipeline,
     compile_s: f64,
     passes: Vec<String>,
+    /// Of a what-if variant, the share of what it looks for that it leaves out.
+    left_out: Option<f64>,
 }
 
 impl From<GpuError> for Response {
@@ -210,7 +212,7 @@ impl WgpuRunner {
                 OpName::Upload => Job::Upload,
                 _ => Job::Readback,
             };
-            return open.start(job, 0.0, None, Vec::new());
+            return open.start(job, 0.0, None, Vec::new(), None);
         }
         let kernel = self
             .kernels
@@ -265,10 +267,11 @@ impl WgpuRunner {
                 open.built.entry(key).or_insert(built)
             }
         };
-        let (pipeline, compile_s, mut passes) = (
+        let (pipeline, compile_s, mut passes, left_out) = (
             built.pipeline.clone(),
             built.compile_s,
             built.passes.clone(),
+            built.left_out,
         );
 
         passes.extend(shortened);
@@ -294,7 +297,7 @@ impl WgpuRunner {
         };
         let sha256 = shader::sha256(specialised.source.as_bytes());
         let engine = kernel.engine;
-        open.start(job, compile_s, Some((sha256, engine)), passes)
+        open.start(job, compile_s, Some((sha256, engine)), passes, left_out)
     }
 
     /// What a variant takes of the device. Asking the driver compiles it once more on a device of its
@@ -407,11 +410,13 @@ fn build(
             stats.loops_unrolled
         ));
     }
+    let mut left_out = None;
     let module = match what_if {
         None => module,
         Some(what_if) => {
-            let (changed, note) = changed(&module, what_if).map_err(unsupported)?;
+            let (changed, note, share) = changed(&module, what_if).map_err(unsupported)?;
             passes.push(note);
+            left_out = share;
             changed
         }
     };
@@ -422,15 +427,21 @@ fn build(
         pipeline,
         compile_s: started.elapsed().as_secs_f64(),
         passes,
+        left_out,
     })
 }
 
-/// An unrolled module with a part of it changed, and what was changed; or that there is nothing to
-/// change.
-fn changed(module: &naga::Module, what_if: WhatIf) -> Result<(naga::Module, String), String> {
+/// An unrolled module with a part of it changed, what was changed, and which share of what could be;
+/// or that there is nothing to change.
+fn changed(
+    module: &naga::Module,
+    what_if: WhatIf,
+) -> Result<(naga::Module, String, Option<f64>), String> {
+    let share =
+        |found: what_if::Changed| Some(f64::from(found.changed) / f64::from(found.found.max(1)));
     match what_if {
         // Less to sum over is a size, and the program stays.
-        WhatIf::StoresOnly => Ok((module.clone(), String::new())),
+        WhatIf::StoresOnly => Ok((module.clone(), String::new(), None)),
         WhatIf::Cold => {
             let word = RandomState::new().hash_one(0u32).to_le_bytes();
             // No size is so large, so that the comparison never holds.
@@ -440,6 +451,7 @@ fn changed(module: &naga::Module, what_if: WhatIf) -> Result<(naga::Module, Stri
             Ok((
                 module,
                 "made unlike any program that was compiled before".to_owned(),
+                None,
             ))
         }
         WhatIf::MathOnly => {
@@ -451,6 +463,7 @@ fn changed(module: &naga::Module, what_if: WhatIf) -> Result<(naga::Module, Stri
             Ok((
                 module,
                 format!("{places} loads of inputs come from 32 elements"),
+                share(found),
             ))
         }
         WhatIf::LoadsOnly => {
@@ -470,6 +483,7 @@ fn changed(module: &naga::Module, what_if: WhatIf) -> Result<(naga::Module, Stri
                     "{} of {} multiply-adds are left out",
                     found.changed, found.found
                 ),
+                share(found),
             ))
         }
     }
@@ -549,6 +563,7 @@ impl Open {
         compile_s: f64,
         shader: Option<(String, Engine)>,
         passes: Vec<String>,
+        left_out: Option<f64>,
     ) -> GpuResult<Response> {
         self.poison()?;
         // What the host starts and waits for one by one, the device cannot time.
@@ -564,6 +579,7 @@ impl Open {
             passes,
             clock,
             output: None,
+            left_out,
         })
     }
 
