@@ -438,24 +438,24 @@ pub fn kernels() -> Vec<Kernel> {
         dim: "head_dim",
     };
     // Keys of a head one after the other, or in pages that a table names.
-    const WHOLE: Requirement = Equals("page", 0);
+    const UNPAGED: Requirement = Equals("page", 0);
     const PAGED: Requirement = AtLeast("page", 1);
-    const FULL: &[Requirement] = &[WHOLE, Equals("causal", 0), HEAD_DIM];
+    const FULL: &[Requirement] = &[UNPAGED, Equals("causal", 0), HEAD_DIM];
     const FULL_VEC4: &[Requirement] = &[
-        WHOLE,
+        UNPAGED,
         Equals("causal", 0),
         Multiple("head_dim", 4),
         HEAD_DIM,
     ];
     const CAUSAL_VEC4: &[Requirement] = &[
-        WHOLE,
+        UNPAGED,
         Equals("causal", 1),
         Multiple("head_dim", 4),
         HEAD_DIM,
     ];
-    const CAUSAL: &[Requirement] = &[WHOLE, Equals("causal", 1), HEAD_DIM];
+    const CAUSAL: &[Requirement] = &[UNPAGED, Equals("causal", 1), HEAD_DIM];
     const FEW_QUERIES: &[Requirement] = &[
-        WHOLE,
+        UNPAGED,
         AtMost("query_len", 8),
         Multiple("head_dim", 4),
         HEAD_DIM,
@@ -1030,7 +1030,7 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: NAIVE_ATTENTION,
             passes: ATTENTION_NAIVE,
             scratch: Some("scores"),
-            requirements: const { &[WHOLE] },
+            requirements: const { &[UNPAGED] },
         }),
         kernel!("attention/naive_paged", Attention, {
             dtypes: F32_F16,

@@ -838,6 +838,7 @@ fn brief(response: &Response) -> String {
         Response::Hello { .. } => "hello".to_owned(),
         Response::Variants { variants, .. } => format!("{} variants", variants.len()),
         Response::Ready { .. } => "ready".to_owned(),
+        Response::Inspected { .. } => "inspected".to_owned(),
         Response::Samples { samples } => format!("{} samples", samples.len()),
         Response::Outputs { .. } => "outputs".to_owned(),
         Response::Error { kind, message } => format!("an error of kind {kind:?} ({message})"),

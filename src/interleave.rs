@@ -288,7 +288,13 @@ pub fn race(options: &Race, watcher: &mut dyn Watcher) -> Result<[Report; 2]> {
             device.backend
         ));
     }
-    let ceilings = size_up(options, &sides[0]);
+    let ceilings = size_up(
+        &options.plan,
+        sides[0].name,
+        &options.reach,
+        &sides[0].record,
+        options.seed,
+    );
     let cases: Vec<&Case> = options
         .plan
         .cases
@@ -324,35 +330,43 @@ pub fn race(options: &Race, watcher: &mut dyn Watcher) -> Result<[Report; 2]> {
 /// The ceilings that say how long a case may take: from the smallest probe of each kind, one
 /// short look, on the baseline. They size the search and stand in no report. What fails here is
 /// merely not known.
-fn size_up(options: &Race, side: &Side<'_>) -> Vec<Ceiling> {
+#[must_use]
+pub fn size_up(
+    plan: &Plan,
+    name: &str,
+    reach: &Reach,
+    first: &RunnerRecord,
+    seed: u32,
+) -> Vec<Ceiling> {
     let smallest = |op: OpName| {
-        let cases = options.plan.cases.iter().filter(move |case| case.op == op);
+        let cases = plan.cases.iter().filter(move |case| case.op == op);
         cases.min_by_key(|case| case.flop_count().max(case.bytes_min()))
     };
-    let Ok(mut opened) = reopen(side.name, &options.reach, &side.record) else {
+    let Ok(mut opened) = reopen(name, reach, first) else {
         return Vec::new();
     };
+    let label = first.runner.name.as_str();
     let mut outcomes = Vec::new();
     for case in [OpName::Fma, OpName::Copy].into_iter().filter_map(smallest) {
-        let found = with_session(&mut opened, options.reach.silence, |session| {
-            let (variants, _) = session.case(case, options.seed, &Data::Uniform)?;
+        let found = with_session(&mut opened, reach.silence, |session| {
+            let (variants, _) = session.case(case, seed, &Data::Uniform)?;
             let variant = variants
                 .first()
                 .ok_or_else(|| End::Skipped("no variant".to_owned()))?;
             session.prepare(variant)?.map_err(End::Failed)?;
-            right(session, case, options.seed, &Data::Uniform, variant, 0)?;
+            right(session, case, seed, &Data::Uniform, variant, 0)?;
             let glance = Policy::glance(&session.timer, 6, PROCESS_S_MAX, session.silence);
             session.measure(&glance).map_err(ended)
         });
         if let Ok(measurement) = found {
             let status = OutcomeStatus::Measured;
-            let mut outcome = report::unmeasured(case, side.label(), status, String::new());
+            let mut outcome = report::unmeasured(case, label, status, String::new());
             outcome.time_s = Some(times(&measurement));
             normalise::set_rates(&mut outcome);
             outcomes.push(outcome);
         }
     }
-    normalise::ceilings(&outcomes, side.label(), None)
+    normalise::ceilings(&outcomes, label, None)
 }
 
 /// One case on both sides.

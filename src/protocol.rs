@@ -77,6 +77,21 @@ pub enum Request {
         #[serde(flatten)]
         variant: Variant,
     },
+    /// Build a what-if variant for the current case, poison the output and call it once; it is then
+    /// what is timed. Its output is wrong by design. Only kernels that can be taken apart have any.
+    WhatIf {
+        /// Of which variant.
+        #[serde(flatten)]
+        variant: Variant,
+        /// What is changed.
+        what_if: WhatIf,
+    },
+    /// Say what a variant takes of the device, and what the driver says of it.
+    Inspect {
+        /// Which one.
+        #[serde(flatten)]
+        variant: Variant,
+    },
     /// Time the prepared variant.
     Measure {
         /// Calls in each timed span.
@@ -158,6 +173,14 @@ pub enum Response {
         /// `f16` of a library that keeps sums in f32 and hands them over in f16.
         #[serde(default)]
         output: Option<String>,
+        /// Of a what-if variant, the share of what it looks for that it leaves out.
+        #[serde(default)]
+        left_out: Option<f64>,
+    },
+    /// What a variant takes of the device.
+    Inspected {
+        /// The facts.
+        inspection: Box<Inspection>,
     },
     /// Timed spans, as measured, none left out.
     Samples {
@@ -184,6 +207,81 @@ pub enum Response {
     },
     /// The runner ends.
     Bye,
+}
+
+/// What is changed in a kernel to see what a part of it costs.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum WhatIf {
+    /// Nothing that is computed: a program that no cache of a driver's can know.
+    Cold,
+    /// Loads of inputs come from a few elements in the nearest cache.
+    MathOnly,
+    /// Multiply-adds are left out but for what every loaded value needs to be needed.
+    LoadsOnly,
+    /// The dimension that is summed over is as short as the kernel allows.
+    StoresOnly,
+}
+
+impl WhatIf {
+    /// Its name in JSON and on the screen.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::MathOnly => "math_only",
+            Self::LoadsOnly => "loads_only",
+            Self::StoresOnly => "stores_only",
+        }
+    }
+}
+
+/// What a variant takes of the device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Inspection {
+    /// Its launches in their order.
+    pub passes: Vec<InspectedPass>,
+    /// Bytes of workgroup memory of one workgroup.
+    pub workgroup_bytes: u32,
+    /// Lanes of the smallest subgroup of the device, where it is known.
+    pub subgroup_size_min: Option<u32>,
+    /// What the driver says of the compiled program, where it says anything.
+    pub driver_statistics: Option<Vec<Executable>>,
+    /// Why it says nothing, where it does not.
+    pub driver_statistics_reason: Option<String>,
+}
+
+/// One launch of a variant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InspectedPass {
+    /// Its entry point.
+    pub entry_point: String,
+    /// Invocations of a workgroup in each dimension.
+    pub workgroup_size: [u32; 3],
+    /// Workgroups in each dimension.
+    pub workgroup_count: [u32; 3],
+    /// Share of the covered tiles that lies beyond the sizes of the case.
+    pub padding: f64,
+    /// Words of 32 bits that local variables of an invocation take: the registers that it needs at
+    /// least, if nothing of them is kept in memory.
+    pub local_words: u32,
+    /// Expressions after unrolling.
+    pub expression_count: u32,
+}
+
+/// A compiled program, as its driver describes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Executable {
+    /// The entry point it comes from.
+    pub entry_point: String,
+    /// What the driver calls it.
+    pub name: String,
+    /// Lanes of its subgroups; zero where the driver does not tell.
+    pub subgroup_size: u32,
+    /// The driver's figures under the driver's names; yes and no are 1 and 0.
+    pub statistics: BTreeMap<String, f64>,
 }
 
 /// Who executes.

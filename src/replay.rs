@@ -172,7 +172,10 @@ fn plan_of(
 }
 
 /// Where to find the device of the report, unless the user names one.
-fn reach(name: &str, report: &Report, runners: &[String], wish: Reach) -> Result<Reach> {
+///
+/// # Errors
+/// [`ErrorKind::NoDevice`] where the report's device is not here and no other is named.
+pub fn reach(name: &str, report: &Report, runners: &[String], wish: Reach) -> Result<Reach> {
     let chosen = wish.device.is_some() || wish.backend.is_some();
     let record = report
         .runners

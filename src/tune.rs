@@ -10,7 +10,9 @@ use crate::estimate;
 use crate::input::{Data, Element, Values};
 use crate::measure::{Measurement, Policy, Trouble, measure};
 use crate::op::Case;
-use crate::protocol::{Device, Estimate, Refused, Request, Response, Timer, Variant};
+use crate::protocol::{
+    Device, Estimate, Inspection, Refused, Request, Response, Timer, Variant, WhatIf,
+};
 use crate::report::{Ceiling, Tried};
 use crate::runner::{Conversation, Fault};
 use crate::verify::{self, Verdict};
@@ -73,6 +75,8 @@ pub struct Ready {
     pub passes: Vec<String>,
     /// What the variant rounds its output to, where that is shorter than the dtype's own.
     pub output: Option<Element>,
+    /// Of a what-if variant, the share of what it looks for that it leaves out.
+    pub left_out: Option<f64>,
 }
 
 impl Ready {
@@ -172,15 +176,54 @@ impl Session<'_> {
     /// # Errors
     /// When the runner dies or its device is lost.
     pub fn prepare(&mut self, variant: &Variant) -> Result<Result<Ready, String>, Fault> {
+        let request = Request::Prepare {
+            variant: variant.clone(),
+        };
+        self.built(variant, &request)
+    }
+
+    /// Builds what a variant would be if a part of it were changed, and calls it once; `Ok(Err(..))`
+    /// is the runner's refusal, or that there is nothing to change. What it computes is wrong: a time
+    /// of it is a diagnosis and never a result.
+    ///
+    /// # Errors
+    /// When the runner dies or its device is lost.
+    pub fn what_if(
+        &mut self,
+        variant: &Variant,
+        what_if: WhatIf,
+    ) -> Result<Result<Ready, String>, Fault> {
+        let request = Request::WhatIf {
+            variant: variant.clone(),
+            what_if,
+        };
+        self.built(variant, &request)
+    }
+
+    /// What a variant takes of the device; `Ok(Err(..))` is the runner's refusal.
+    ///
+    /// # Errors
+    /// When the runner dies or its device is lost.
+    pub fn inspect(&mut self, variant: &Variant) -> Result<Result<Inspection, String>, Fault> {
+        let request = Request::Inspect {
+            variant: variant.clone(),
+        };
+        Ok(match self.runner.ask(&request, self.silence)? {
+            Response::Inspected { inspection } => Ok(*inspection),
+            Response::Error { message, .. } => Err(message),
+            _ => Err("the runner answered a question with something else".to_owned()),
+        })
+    }
+
+    fn built(
+        &mut self,
+        variant: &Variant,
+        request: &Request,
+    ) -> Result<Result<Ready, String>, Fault> {
         self.last = Some(variant.clone());
         self.clock = None;
         self.output = None;
-        match self.runner.ask(
-            &Request::Prepare {
-                variant: variant.clone(),
-            },
-            self.silence,
-        )? {
+        match self.runner.ask(request, self.silence)? {
             Response::Ready {
                 compile_s,
                 first_call_s,
@@ -189,6 +232,7 @@ impl Session<'_> {
                 passes,
                 clock,
                 output,
+                left_out,
             } => {
                 self.clock = clock;
                 self.output = match output.as_deref() {
@@ -207,6 +251,7 @@ impl Session<'_> {
                     engine,
                     passes,
                     output: self.output,
+                    left_out,
                 }))
             }
             Response::Error {
@@ -1102,6 +1147,7 @@ mod tests {
                         passes: Vec::new(),
                         clock: None,
                         output: None,
+                        left_out: None,
                     }
                 }
                 Request::Measure {

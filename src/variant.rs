@@ -182,6 +182,46 @@ pub fn fit(
     })
 }
 
+/// The case with its summed dimension as short as the kernel allows, and that length; `None` where
+/// there is no such dimension or nothing shorter.
+#[must_use]
+pub fn shortest(
+    kernel: &Kernel,
+    tunables: &Tunables,
+    case: &Case,
+    capacity: &Capacity,
+) -> Option<(Case, &'static str, u64)> {
+    let dim = case.op.op().summed()?;
+    let fits = |length: u64| {
+        let short = Case::new(case.op, &case.shape.with(dim, length), case.dtype).ok()?;
+        let legal = fit(kernel, tunables, &short, capacity).is_ok();
+        legal.then_some((short, dim, length))
+    };
+    (0..u64::BITS)
+        .map(|power| 1u64 << power)
+        .take_while(|&length| length < case.shape.get(dim))
+        .find_map(fits)
+}
+
+/// For each pass, the share of the tiles of its grid that lies beyond the sizes of the case.
+#[must_use]
+pub fn padding(kernel: &Kernel, case: &Case, specialised: &Specialised) -> Vec<f64> {
+    let constant = specialised_constant(specialised);
+    #[allow(clippy::cast_precision_loss)] // for people
+    let used = |cover: &Cover| match *cover {
+        Cover::Tiles { extent, per } => {
+            let size = case.op.op().extent(&case.shape, extent);
+            match constant(per).map(u64::from) {
+                Some(per) if per > 0 && size > 0 => size as f64 / (size.div_ceil(per) * per) as f64,
+                _ => 1.0,
+            }
+        }
+        _ => 1.0,
+    };
+    let waste = |pass: &crate::catalogue::Pass| 1.0 - pass.grid.iter().map(used).product::<f64>();
+    kernel.passes.iter().map(waste).collect()
+}
+
 fn specialised_constant(specialised: &Specialised) -> impl Fn(&str) -> Option<u32> + '_ {
     |name| specialised.reflection.constants.get(name).copied()
 }

@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "run",
     "devices",
     "list",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 27] = [
     "check",
     "ab",
     "calibrate",
+    "diagnose",
     "conformance",
     "chips",
     "goals",
@@ -2720,4 +2721,102 @@ fn a_second_run_begins_with_what_the_first_found_and_verifies_it_unless_told_to_
     )
     .unwrap();
     assert!(!looked(&run(&[])).1);
+}
+
+// Diagnosis.
+
+#[test]
+fn what_cannot_be_diagnosed_is_refused_in_one_line() {
+    let folder = folder();
+    let report = report().to_string();
+    fs::write(folder.path().join("host.json"), report).unwrap();
+    fs::write(folder.path().join("one.toml"), suite(1.0, &[MATMUL])).unwrap();
+    let table: [(&[&str], &[&str]); 6] = [
+        (
+            &["host.json"],
+            &["host.json", "runner wgpu", "fraction_of_ceiling", "--suite"],
+        ),
+        (&["nowhere.json"], &["nowhere.json"]),
+        (
+            &["--suite", "one.toml", "--filter", "conv"],
+            &["--filter conv", "one.toml"],
+        ),
+        (
+            &["--suite", "one.toml", "--runner", "host"],
+            &["--runner host", "wgpu"],
+        ),
+        (
+            &["--suite", "one.toml", "--output", "nowhere/why.json"],
+            &["--output nowhere/why.json", "folder"],
+        ),
+        (
+            &["--suite", "one.toml", "--output", "."],
+            &["--output .", "name a file"],
+        ),
+    ];
+    for (arguments, needles) in table {
+        let done = chipmark(folder.path(), &[&["diagnose"], arguments].concat());
+        let complaint = done.complaint(2);
+        for needle in needles {
+            assert!(complaint.contains(needle), "{needle} is not in {complaint}");
+        }
+    }
+    let both = chipmark(
+        folder.path(),
+        &["diagnose", "host.json", "--suite", "one.toml"],
+    );
+    assert_eq!(both.code, 2);
+    assert!(both.stderr.contains("--suite"), "{both:?}");
+}
+
+#[test]
+fn a_diagnosis_says_what_binds_a_kernel_and_leaves_no_time_of_a_what_if_anywhere_else() {
+    let folder = folder();
+    let text = suite(1.0, &["matmul m = 32, n = 32, k = 32"]);
+    fs::write(folder.path().join("one.toml"), text).unwrap();
+    let base = ["diagnose", "--suite", "one.toml", "--budget", "60"];
+    let done = chipmark(
+        folder.path(),
+        &[&base[..], &["--json", "--output", "why.json"]].concat(),
+    );
+    if done.code == 3 {
+        eprintln!("skipped: there is no adapter");
+        return;
+    }
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(
+        done.stderr.contains("a diagnosis and no results"),
+        "{done:?}"
+    );
+    let written = fs::read_to_string(folder.path().join("why.json")).unwrap();
+    assert_eq!(written, done.stdout);
+    let json = done.json();
+    assert_eq!(json["kind"], "chipmark_diagnosis");
+    assert!(json.get("outcomes").is_none() && json.get("schema_version").is_none());
+    let found = at(&json, "/cases/0/found");
+    assert!(found["whole_s"].as_f64().unwrap() > 0.0, "{found:#}");
+    let names: Vec<&Value> = (0..3).map(|i| &found["what_ifs"][i]["what_if"]).collect();
+    assert_eq!(names, ["math_only", "loads_only", "stores_only"]);
+    for part in found["what_ifs"].as_array().unwrap() {
+        // A time with what was changed, or the reason why there is none.
+        assert_ne!(
+            part["time_s"].is_number(),
+            part["reason"].is_string(),
+            "{part:#}"
+        );
+        assert_eq!(part["time_s"].is_number(), part["changed"].is_string());
+    }
+    assert!(found["compile_cold_s"].as_f64().unwrap() > 0.0);
+    assert_ne!(
+        found["inspection"]["driver_statistics"].is_null(),
+        found["inspection"]["driver_statistics_reason"].is_null()
+    );
+    let bound_by = found["verdict"]["bound_by"].as_str().unwrap();
+    assert!(chipmark::diagnose::BOUNDS.contains(&bound_by), "{bound_by}");
+    // It is no report, and nothing was remembered of it.
+    let refused = chipmark(folder.path(), &["validate", "why.json"]);
+    assert!(refused.complaint(2).contains("no chipmark report"));
+    assert!(!folder.path().join("reports").exists());
+    let kept = chipmark(folder.path(), &["cache", "--json"]).json();
+    assert_eq!(kept["entries"], json!([]));
 }

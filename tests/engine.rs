@@ -10,8 +10,9 @@ use std::time::Duration;
 use chipmark::case::{Conditions, measure_case};
 use chipmark::catalogue::{Kernel, kernels};
 use chipmark::consistency::slower_than_simpler;
+use chipmark::input::Data;
 use chipmark::op::{Case, Dtype, OpName, Shape};
-use chipmark::protocol::{PROTOCOL_VERSION, Request, Response};
+use chipmark::protocol::{FaultKind, PROTOCOL_VERSION, Request, Response, Variant, WhatIf};
 use chipmark::report::{Outcome, OutcomeStatus, Tried};
 use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, Fault, InProcess};
@@ -189,4 +190,163 @@ fn a_search_times_every_kernel_and_none_that_is_simpler_beats_the_one_it_chooses
     }
     outcome.tried = tried;
     assert_eq!(slower_than_simpler(&[outcome]), [""; 0]);
+}
+
+/// The answers of a fresh runner to these requests, after hello and a case of 64 rows with a sum of 64.
+fn conversation(kernel_name: &str, requests: Vec<Request>) -> Vec<Response> {
+    let mut runner = InProcess(Box::new(WgpuRunner::new(vec![
+        kernel(kernel_name),
+        kernel("probe/empty"),
+    ])));
+    let case = match kernel(kernel_name).op {
+        OpName::Matmul => {
+            let shape = Shape::of(&[("m", 64), ("n", 68), ("k", 64)]);
+            Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+        }
+        op => Case::new(op, &Shape::default(), Dtype::F32).unwrap(),
+    };
+    let first = [
+        Request::Hello {
+            protocol: PROTOCOL_VERSION,
+            device: None,
+            backend: None,
+            checks: false,
+        },
+        Request::Case {
+            case,
+            seed: 7,
+            data: Data::Uniform,
+            set_count: 1,
+        },
+    ];
+    let mut all = first
+        .into_iter()
+        .chain(requests)
+        .map(|request| runner.ask(&request, SILENCE).unwrap());
+    assert!(matches!(all.next(), Some(Response::Hello { .. })));
+    assert!(matches!(all.next(), Some(Response::Variants { .. })));
+    all.collect()
+}
+
+fn variant(name: &str) -> Variant {
+    Variant {
+        kernel: name.to_owned(),
+        variant: chipmark::variant::combinations(&kernel(name))[0].clone(),
+    }
+}
+
+#[test]
+fn what_if_variants_run_and_compute_something_else_but_for_the_one_that_only_compiles_anew() {
+    const NAME: &str = "matmul/register_tile";
+    let everything = Request::Outputs {
+        positions: Vec::new(),
+        projection_seed: None,
+        all: true,
+        set_index: 0,
+    };
+    let what_ifs = [
+        WhatIf::Cold,
+        WhatIf::MathOnly,
+        WhatIf::LoadsOnly,
+        WhatIf::StoresOnly,
+    ];
+    let mut requests = vec![
+        Request::Prepare {
+            variant: variant(NAME),
+        },
+        everything.clone(),
+    ];
+    for what_if in what_ifs {
+        requests.push(Request::WhatIf {
+            variant: variant(NAME),
+            what_if,
+        });
+        requests.push(Request::Measure {
+            repeat_count: 2,
+            sample_count: 1,
+            poison: true,
+        });
+        requests.push(everything.clone());
+    }
+    // The kernel itself is as it was.
+    requests.push(Request::Prepare {
+        variant: variant(NAME),
+    });
+    requests.push(everything);
+    let answers = conversation(NAME, requests);
+    let values = |answer: &Response| match answer {
+        Response::Outputs { values, .. } => values.clone(),
+        other => panic!("{other:?}"),
+    };
+    let right = values(&answers[1]);
+    assert_eq!(right.len(), 64 * 68);
+    for (index, what_if) in what_ifs.into_iter().enumerate() {
+        let [ready, samples, outputs] = &answers[2 + 3 * index..5 + 3 * index] else {
+            panic!("three answers")
+        };
+        let Response::Ready { passes, .. } = ready else {
+            panic!("{what_if:?}: {ready:?}")
+        };
+        let says = match what_if {
+            WhatIf::Cold => "unlike any program",
+            WhatIf::MathOnly => "loads of inputs",
+            WhatIf::LoadsOnly => "multiply-adds are left out",
+            WhatIf::StoresOnly => "k is 1 instead of 64",
+        };
+        assert!(passes.last().unwrap().contains(says), "{passes:?}");
+        assert!(matches!(samples, Response::Samples { .. }), "{samples:?}");
+        let outputs = values(outputs);
+        // All of it is written all the same.
+        assert!(outputs.iter().all(|value| value.is_finite()), "{what_if:?}");
+        assert_eq!(outputs == right, what_if == WhatIf::Cold, "{what_if:?}");
+    }
+    assert_eq!(values(answers.last().unwrap()), right);
+}
+
+#[test]
+fn what_cannot_be_taken_out_is_said_and_what_a_variant_takes_is_counted() {
+    const NAME: &str = "matmul/register_tile";
+    let of = |what_if| Request::WhatIf {
+        variant: variant("probe/empty"),
+        what_if,
+    };
+    let inspect = |name: &str| Request::Inspect {
+        variant: variant(name),
+    };
+    let answers = conversation(
+        "probe/empty",
+        vec![
+            of(WhatIf::LoadsOnly),
+            of(WhatIf::StoresOnly),
+            inspect("probe/empty"),
+        ],
+    );
+    for (answer, needle) in answers.iter().zip(["multiply-adds", "shorter sum"]) {
+        let Response::Error { kind, message } = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(*kind, FaultKind::Unsupported);
+        assert!(message.contains(needle), "{message}");
+    }
+    assert!(
+        matches!(answers[2], Response::Inspected { .. }),
+        "{answers:?}"
+    );
+    let answers = conversation(NAME, vec![inspect(NAME)]);
+    let Response::Inspected { inspection } = &answers[0] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(inspection.passes.len(), 1);
+    let pass = &inspection.passes[0];
+    let covered: u32 = pass.workgroup_count.iter().product();
+    assert!(covered >= 1 && pass.local_words > 0 && pass.expression_count > 0);
+    assert!(
+        pass.padding > 0.0 && pass.padding < 1.0,
+        "68 is no multiple of a tile: {pass:?}"
+    );
+    assert!(inspection.workgroup_bytes > 0);
+    assert_ne!(
+        inspection.driver_statistics.is_some(),
+        inspection.driver_statistics_reason.is_some()
+    );
 }

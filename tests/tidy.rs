@@ -33,9 +33,11 @@ const ORDER: &[&str] = &[
     "model",
     "plan", // what to do, and what it may cost
     "unroll",
+    "what_if",
     "gpu",
     "variant",
     "estimate",
+    "driver_statistics",
     "runner", // who does it
     "telemetry",
     "energy", // what it costs and what holds it back
@@ -61,6 +63,7 @@ const ORDER: &[&str] = &[
     "publish",
     "signature",
     "replay",
+    "diagnose",
     "cost",
     "export",
     "history",
@@ -177,6 +180,18 @@ fn only_one_file_speaks_wgpu() {
         }
     }
     none(&violations, "only src/gpu.rs may use wgpu");
+}
+
+#[test]
+fn only_one_file_speaks_vulkan() {
+    let pattern = Regex::new(r"\bash::").unwrap();
+    let mut violations = Vec::new();
+    for (path, text) in with_ending(&[".rs"]) {
+        if path != "src/driver_statistics.rs" && !path.starts_with("tests/") {
+            violations.extend(found(&path, &text, &pattern));
+        }
+    }
+    none(&violations, "only src/driver_statistics.rs may use ash");
 }
 
 #[test]

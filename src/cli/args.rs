@@ -112,6 +112,8 @@ pub(super) enum Command {
     Ab(AbArgs),
     /// Find out what differences can be told here, by slowing a kernel down on purpose
     Calibrate(CalibrateArgs),
+    /// Say why kernels are far from their ceilings, by leaving parts of their work out
+    Diagnose(DiagnoseArgs),
     /// Test whether a program is a runner: right outputs, honest refusals, a true clock
     Conformance(ConformanceArgs),
     /// Show what datasheets say of chips, with the source of every number
@@ -667,6 +669,44 @@ pub(super) struct CalibrateArgs {
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct DiagnoseArgs {
+    /// A report, whose measured cases farthest from their ceilings are diagnosed with the variants that
+    /// it chose; without --device and --backend on its device
+    #[arg(conflicts_with = "suite")]
+    pub(super) report: Option<PathBuf>,
+    /// Cases of this suite instead, each with what a short search finds: a name or a .toml file
+    /// [default without a report: quick]
+    #[arg(long)]
+    pub(super) suite: Option<String>,
+    /// Only cases whose id matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    pub(super) filter: Option<String>,
+    /// How many cases of a report
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) top: u32,
+    /// Whose kernels: wgpu, or the path or command of another build's worker
+    #[arg(long, value_name = "RUNNER", default_value = "wgpu")]
+    pub(super) runner: String,
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+    /// Compute units of the device, to tell when there are too few workgroups for them
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) units: Option<u32>,
+    /// Seconds for all of it; cases that no longer begin in time have no diagnosis
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub(super) budget: Option<f64>,
+    /// Seed of the inputs; a fresh one if absent
+    #[arg(long)]
+    pub(super) seed: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// File to write the JSON to as well, whole or not at all
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -29,7 +29,7 @@ use crate::runner::native;
 use crate::runner::start::External;
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
-use crate::{audit, calibrate, conformance, schemas, telemetry};
+use crate::{audit, calibrate, conformance, diagnose, replay, schemas, telemetry};
 
 use args::*;
 use reports::*;
@@ -92,6 +92,7 @@ pub fn main() -> u8 {
         ),
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
+        Command::Diagnose(args) => diagnose_command(&args),
         Command::Conformance(args) => conformance_command(&args),
         Command::Cost(args) => cost_command(&args),
         Command::Goals {
@@ -777,6 +778,50 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
     let path = calibrate::store(&findings, &folder)?;
     eprintln!("stored: {}", path.display());
     Ok(())
+}
+
+fn diagnose_command(args: &DiagnoseArgs) -> Result<()> {
+    if let Some(path) = &args.output {
+        diagnose::check_writable(path)?;
+    }
+    let filter = args.filter.as_deref();
+    let reach = args.reach.reach();
+    let (subjects, plan, reach) = match &args.report {
+        Some(path) => {
+            let report = Report::read(path)?;
+            let name = path.display().to_string();
+            let top = usize::try_from(args.top).unwrap_or(usize::MAX);
+            let subjects = diagnose::farthest(&name, &report, filter, top)?;
+            // A worker by path is one of wgpu, with wgpu's devices.
+            let runners = [diagnose::WGPU.to_owned()];
+            let reach = replay::reach(&name, &report, &runners, reach)?;
+            (subjects, None, reach)
+        }
+        None => {
+            let plan = plan::plan(args.suite.as_deref().unwrap_or("quick"), filter)?;
+            (diagnose::chosen(&plan, filter)?, Some(plan), reach)
+        }
+    };
+    interrupt::heed();
+    let request = diagnose::Request {
+        runner: args.runner.clone(),
+        reach,
+        seed: args.seed.unwrap_or_else(entropy),
+        subjects,
+        plan,
+        budget_s: args.budget,
+        unit_count: args.units,
+    };
+    let mut progress = Progress::new();
+    let findings = diagnose::diagnose(&request, &mut progress)?;
+    drop(progress);
+    let json = pretty(&to_value(&findings)?);
+    if let Some(path) = &args.output {
+        files::replace(path, &json)
+            .map_err(|error| Error::usage(format!("--output {}: {error}", path.display())))?;
+    }
+    print(&if args.json { json } else { findings.text() })?;
+    findings.verdict()
 }
 
 fn ab(args: &AbArgs) -> Result<()> {

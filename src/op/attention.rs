@@ -321,6 +321,10 @@ impl Op for Attention {
         }
     }
 
+    fn summed(&self) -> Option<&'static str> {
+        Some("kv_len")
+    }
+
     fn flop_count(&self, shape: &Shape) -> u64 {
         let s = Sizes::of(shape);
         4 * s.batch * s.heads * s.head_dim * s.visible_pairs()

@@ -206,6 +206,10 @@ impl Op for Matmul {
         }
     }
 
+    fn summed(&self) -> Option<&'static str> {
+        Some("k")
+    }
+
     fn flop_count(&self, shape: &Shape) -> u64 {
         let (m, n, k) = sizes(shape);
         2 * batch(shape) * m * n * k

@@ -719,6 +719,11 @@ pub trait Op: Sync {
         shape.get(name)
     }
 
+    /// The dimension that is summed over, where there is one: it has no part in what is written.
+    fn summed(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Operations of one call on floating-point numbers or integers, a multiply-add counted as two,
     /// padding not counted.
     fn flop_count(&self, shape: &Shape) -> u64;

@@ -1,11 +1,13 @@
 //! The native runner: cases on a wgpu device.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 use crate::catalogue::{Engine, Kernel};
+use crate::driver_statistics;
 use crate::estimate;
 use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
 use crate::input::{self, Cycle, Data, Element};
@@ -13,12 +15,14 @@ use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
-    FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span, Variant,
+    FaultKind, InspectedPass, Inspection, PROTOCOL_VERSION, Refused, Request, Response, Runner,
+    RunnerInfo, Span, Variant, WhatIf,
 };
 use crate::runner::{error, no_set, outputs};
 use crate::shader;
 use crate::unroll::{UnrollOptions, unroll};
-use crate::variant::{Legal, combinations, fit};
+use crate::variant::{Legal, combinations, fit, padding, shortest};
+use crate::what_if;
 
 /// Loops that would grow a kernel beyond this many expressions stay loops.
 const UNROLL: UnrollOptions = UnrollOptions {
@@ -49,7 +53,7 @@ struct Open {
     job: Option<Job>,
     /// What has been compiled for the current op: a variant is prepared several times, at several
     /// shapes, and some drivers take seconds for each.
-    built: HashMap<(Variant, Dtype), Built>,
+    built: HashMap<(Variant, Dtype, Option<WhatIf>), Built>,
 }
 
 /// What is called when the prepared variant is called.
@@ -79,6 +83,8 @@ struct Built {
     pipeline: Pipeline,
     compile_s: f64,
     passes: Vec<String>,
+    /// Of a what-if variant, the share of what it looks for that it leaves out.
+    left_out: Option<f64>,
 }
 
 impl From<GpuError> for Response {
@@ -180,7 +186,8 @@ impl WgpuRunner {
         }
     }
 
-    fn prepare(&mut self, variant: &Variant) -> GpuResult<Response> {
+    /// Prepares a variant, or with `what_if` what it would be if a part of it were changed.
+    fn prepare(&mut self, variant: &Variant, what_if: Option<WhatIf>) -> GpuResult<Response> {
         let invalid = |message: String| GpuError {
             kind: FaultKind::Validation,
             message,
@@ -203,22 +210,38 @@ impl WgpuRunner {
                     case.op
                 )));
             }
+            if what_if.is_some() {
+                return Err(unsupported(NO_SOURCE));
+            }
             let job = match case.op {
                 OpName::Upload => Job::Upload,
                 _ => Job::Readback,
             };
-            return open.start(job, 0.0, None, Vec::new());
+            return open.start(job, 0.0, None, Vec::new(), None);
         }
         let kernel = self
             .kernels
             .iter()
             .find(|kernel| kernel.name == variant.kernel)
             .ok_or_else(|| invalid(format!("there is no kernel {:?}", variant.kernel)))?;
+        // Less to sum over is another size and no other program.
+        let (sized, shortened) = match what_if {
+            Some(WhatIf::StoresOnly) => {
+                let (short, dim, length) =
+                    shortest(kernel, &variant.variant, &case, &open.gpu.capacity).ok_or_else(
+                        || unsupported("there is no shorter sum that this kernel could form"),
+                    )?;
+                let note = format!("{dim} is {length} instead of {}", case.shape.get(dim));
+                (short, Some(note))
+            }
+            _ => (case.clone(), None),
+        };
+        let program = what_if.filter(|what_if| *what_if != WhatIf::StoresOnly);
         let Legal {
             specialised,
             grids,
             scratch_bytes,
-        } = fit(kernel, &variant.variant, &case, &open.gpu.capacity).map_err(invalid)?;
+        } = fit(kernel, &variant.variant, &sized, &open.gpu.capacity).map_err(invalid)?;
 
         let tensors = case.tensors();
         let mut accesses: Vec<Access> = tensors
@@ -236,20 +259,27 @@ impl WgpuRunner {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
         }
-        let key = (variant.clone(), case.dtype);
+        let key = (variant.clone(), case.dtype, program);
+        if program == Some(WhatIf::Cold) {
+            // Cold once, it is warm.
+            open.built.remove(&key);
+        }
         let built = match open.built.get(&key) {
             Some(built) => built,
             None => {
-                let built = build(&open.gpu, kernel, variant, &specialised.module, &accesses)?;
+                let module = &specialised.module;
+                let built = build(&open.gpu, kernel, variant, module, &accesses, program)?;
                 open.built.entry(key).or_insert(built)
             }
         };
-        let (pipeline, compile_s, passes) = (
+        let (pipeline, compile_s, mut passes, left_out) = (
             built.pipeline.clone(),
             built.compile_s,
             built.passes.clone(),
+            built.left_out,
         );
 
+        passes.extend(shortened);
         open.job = None;
         if scratch_bytes > 0 {
             open.reserve(0, tensors.len(), scratch_bytes)?;
@@ -264,7 +294,7 @@ impl WgpuRunner {
             }
             sets.push(bound);
         }
-        let call = open.gpu.bind(&pipeline, &case.params(), &sets, grids)?;
+        let call = open.gpu.bind(&pipeline, &sized.params(), &sets, grids)?;
         let job = if kernel.apart {
             Job::Apart(call)
         } else {
@@ -272,31 +302,99 @@ impl WgpuRunner {
         };
         let sha256 = shader::sha256(specialised.source.as_bytes());
         let engine = kernel.engine;
-        open.start(job, compile_s, Some((sha256, engine)), passes)
+        open.start(job, compile_s, Some((sha256, engine)), passes, left_out)
+    }
+
+    /// What a variant takes of the device. Asking the driver compiles it once more on a device of its
+    /// own, on which nothing is launched; it comes last in a diagnosis, for a driver that dies of it
+    /// takes this process along.
+    fn inspect(&self, variant: &Variant) -> GpuResult<Response> {
+        let invalid = |message: String| GpuError {
+            kind: FaultKind::Validation,
+            message,
+        };
+        let Some(open) = &self.open else {
+            return Ok(not_open());
+        };
+        let Some(case) = &open.case else {
+            return Ok(no_case());
+        };
+        let kernel = self
+            .kernels
+            .iter()
+            .find(|kernel| kernel.name == variant.kernel)
+            .ok_or_else(|| match transfer_kernel(case.op) {
+                Some(_) => unsupported(NO_SOURCE),
+                None => invalid(format!("there is no kernel {:?}", variant.kernel)),
+            })?;
+        let capacity = &open.gpu.capacity;
+        let legal = fit(kernel, &variant.variant, case, capacity).map_err(invalid)?;
+        let (module, _) = unroll(&legal.specialised.module, &UNROLL);
+        let lanes = capacity.subgroup_size_min.unwrap_or(32);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let paddings = padding(kernel, case, &legal.specialised);
+        let passes = kernel
+            .passes
+            .iter()
+            .zip(&legal.grids)
+            .zip(paddings)
+            .filter_map(|((pass, grid), padding)| {
+                let mut entries = module.entry_points.iter();
+                let entry = entries.find(|entry| entry.name == pass.entry_point)?;
+                let locals = entry.function.local_variables.iter();
+                Some(InspectedPass {
+                    entry_point: pass.entry_point.to_owned(),
+                    workgroup_size: entry.workgroup_size,
+                    workgroup_count: *grid,
+                    padding,
+                    local_words: locals
+                        .map(|(_, local)| {
+                            words(&module.types, &module.types[local.ty].inner, lanes)
+                        })
+                        .sum(),
+                    expression_count: count(entry.function.expressions.len()),
+                })
+            })
+            .collect();
+        let mut entry_points: Vec<&str> =
+            kernel.passes.iter().map(|pass| pass.entry_point).collect();
+        entry_points.sort_unstable();
+        entry_points.dedup();
+        let storage_count = case.tensors().len() + usize::from(legal.scratch_bytes > 0);
+        let asked = driver_statistics::statistics(
+            &open.gpu.info,
+            &module,
+            &entry_points,
+            count(storage_count),
+        );
+        let (driver_statistics, driver_statistics_reason) = match asked {
+            Ok(found) => (Some(found), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        Ok(Response::Inspected {
+            inspection: Box::new(Inspection {
+                passes,
+                workgroup_bytes: legal.specialised.reflection.workgroup_bytes,
+                subgroup_size_min: capacity.subgroup_size_min,
+                driver_statistics,
+                driver_statistics_reason,
+            }),
+        })
     }
 }
 
-/// Unrolls and compiles one variant.
+/// Unrolls and compiles one variant, or what it would be if a part of it were changed.
 fn build(
     gpu: &Gpu,
     kernel: &Kernel,
     variant: &Variant,
     module: &naga::Module,
     accesses: &[Access],
+    what_if: Option<WhatIf>,
 ) -> GpuResult<Built> {
     let started = Instant::now();
     let (module, stats) = unroll(module, &UNROLL);
-    let expression_count: usize = module
-        .entry_points
-        .iter()
-        .map(|entry| entry.function.expressions.len())
-        .chain(
-            module
-                .functions
-                .iter()
-                .map(|(_, function)| function.expressions.len()),
-        )
-        .sum();
+    let expression_count: usize = functions(&module).map(|f| f.expressions.len()).sum();
     let limit = if gpu.info.device_type == "cpu" {
         EXPRESSIONS_MAX_CPU
     } else {
@@ -310,8 +408,6 @@ fn build(
             ),
         });
     }
-    let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
-    let pipeline = gpu.compile(&variant.to_string(), module, &entry_points, accesses)?;
     let mut passes = Vec::new();
     if stats.loops_unrolled > 0 {
         passes.push(format!(
@@ -319,12 +415,131 @@ fn build(
             stats.loops_unrolled
         ));
     }
+    let mut left_out = None;
+    let module = match what_if {
+        None => module,
+        Some(what_if) => {
+            let (changed, note, share) = changed(&module, what_if).map_err(unsupported)?;
+            passes.push(note);
+            left_out = share;
+            changed
+        }
+    };
+    let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
+    let pipeline = gpu.compile(&variant.to_string(), module, &entry_points, accesses)?;
     Ok(Built {
         op: kernel.op,
         pipeline,
         compile_s: started.elapsed().as_secs_f64(),
         passes,
+        left_out,
     })
+}
+
+/// An unrolled module with a part of it changed, what was changed, and which share of what could be;
+/// or that there is nothing to change.
+fn changed(
+    module: &naga::Module,
+    what_if: WhatIf,
+) -> Result<(naga::Module, String, Option<f64>), String> {
+    let share =
+        |found: what_if::Changed| Some(f64::from(found.changed) / f64::from(found.found.max(1)));
+    match what_if {
+        // Less to sum over is a size, and the program stays.
+        WhatIf::StoresOnly => Ok((module.clone(), String::new(), None)),
+        WhatIf::Cold => {
+            let word = RandomState::new().hash_one(0u32).to_le_bytes();
+            // No size is so large, so that the comparison never holds.
+            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3] | 0x80]);
+            let module = what_if::unique(module, word)
+                .ok_or("it has no parameters by which it could be made unlike any other")?;
+            Ok((
+                module,
+                "made unlike any program that was compiled before".to_owned(),
+                None,
+            ))
+        }
+        WhatIf::MathOnly => {
+            let (module, found) = what_if::math_only(module);
+            if found.changed == 0 {
+                return Err("it has no loads of inputs at places of its own choice".to_owned());
+            }
+            let places = found.changed;
+            Ok((
+                module,
+                format!("{places} loads of inputs come from 32 elements"),
+                share(found),
+            ))
+        }
+        WhatIf::LoadsOnly => {
+            let (module, found) = what_if::loads_only(module);
+            if found.found == 0 {
+                return Err("it has no multiply-adds that could be left out".to_owned());
+            }
+            if found.changed == 0 {
+                return Err(format!(
+                    "each of its {} multiply-adds is needed by a value that nothing else needs",
+                    found.found
+                ));
+            }
+            Ok((
+                module,
+                format!(
+                    "{} of {} multiply-adds are left out",
+                    found.changed, found.found
+                ),
+                share(found),
+            ))
+        }
+    }
+}
+
+fn functions(module: &naga::Module) -> impl Iterator<Item = &naga::Function> {
+    let entries = module.entry_points.iter().map(|entry| &entry.function);
+    entries.chain(module.functions.iter().map(|(_, function)| function))
+}
+
+fn unsupported(message: impl Into<String>) -> GpuError {
+    GpuError {
+        kind: FaultKind::Unsupported,
+        message: message.into(),
+    }
+}
+
+/// Why a transfer cannot be taken apart.
+const NO_SOURCE: &str = "a transfer has no shader that could be taken apart";
+
+/// Words of 32 bits that a value of this type takes of one lane.
+fn words(types: &naga::UniqueArena<naga::Type>, inner: &naga::TypeInner, lanes: u32) -> u32 {
+    use naga::TypeInner as T;
+    let bits = |scalar: naga::Scalar, count: u32| (u32::from(scalar.width) * count).div_ceil(4);
+    match *inner {
+        T::Scalar(scalar) => bits(scalar, 1),
+        T::Vector { size, scalar } => bits(scalar, size as u32),
+        T::Matrix {
+            columns,
+            rows,
+            scalar,
+        } => bits(scalar, columns as u32 * rows as u32),
+        T::CooperativeMatrix {
+            columns,
+            rows,
+            scalar,
+            ..
+        } => bits(scalar, columns as u32 * rows as u32).div_ceil(lanes),
+        T::Array {
+            base,
+            size: naga::ArraySize::Constant(size),
+            ..
+        } => size
+            .get()
+            .saturating_mul(words(types, &types[base].inner, lanes)),
+        T::Struct { ref members, .. } => members
+            .iter()
+            .map(|member| words(types, &types[member.ty].inner, lanes))
+            .sum(),
+        _ => 1,
+    }
 }
 
 fn not_open() -> Response {
@@ -353,6 +568,7 @@ impl Open {
         compile_s: f64,
         shader: Option<(String, Engine)>,
         passes: Vec<String>,
+        left_out: Option<f64>,
     ) -> GpuResult<Response> {
         self.poison()?;
         // What the host starts and waits for one by one, the device cannot time.
@@ -368,6 +584,7 @@ impl Open {
             passes,
             clock,
             output: None,
+            left_out,
         })
     }
 
@@ -677,7 +894,11 @@ impl Runner for WgpuRunner {
                         .map_or_else(not_open, |open| self.variants(open, &case))
                 }),
             },
-            (Request::Prepare { variant }, Some(_)) => self.prepare(&variant),
+            (Request::Prepare { variant }, Some(_)) => self.prepare(&variant, None),
+            (Request::WhatIf { variant, what_if }, Some(_)) => {
+                self.prepare(&variant, Some(what_if))
+            }
+            (Request::Inspect { variant }, Some(_)) => self.inspect(&variant),
             (
                 Request::Measure {
                     repeat_count,

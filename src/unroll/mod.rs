@@ -35,7 +35,7 @@ mod fold;
 mod rebuild;
 mod split;
 mod sweep;
-mod walk;
+pub(crate) mod walk;
 
 use std::collections::HashMap;
 

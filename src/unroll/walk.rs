@@ -6,7 +6,7 @@ use naga::{
 };
 
 /// Calls `visit` on every expression that `expression` refers to.
-pub(super) fn visit_operands(
+pub(crate) fn visit_operands(
     expression: &mut Expression,
     visit: &mut dyn FnMut(&mut Handle<Expression>),
 ) {
@@ -153,7 +153,7 @@ pub(super) fn visit_operands(
 
 /// Calls `visit` on every expression that `statement` reads or writes through. Emitted ranges,
 /// nested blocks, the conditions of control flow and results are not among them.
-pub(super) fn visit_statement_operands(
+pub(crate) fn visit_statement_operands(
     statement: &mut Statement,
     visit: &mut dyn FnMut(&mut Handle<Expression>),
 ) {
@@ -284,7 +284,7 @@ pub(super) fn visit_statement_operands(
 }
 
 /// The expression that stands for the result of `statement`, if it has one.
-pub(super) fn statement_result(statement: &mut Statement) -> Option<&mut Handle<Expression>> {
+pub(crate) fn statement_result(statement: &mut Statement) -> Option<&mut Handle<Expression>> {
     use Statement as S;
     match statement {
         S::Atomic { result, .. } | S::Call { result, .. } => result.as_mut(),
@@ -301,7 +301,7 @@ pub(super) fn statement_result(statement: &mut Statement) -> Option<&mut Handle<
 }
 
 /// The local that `pointer` points into, if it is a pointer into a local.
-pub(super) fn root_local<'a>(
+pub(crate) fn root_local<'a>(
     expressions: impl Fn(Handle<Expression>) -> &'a Expression,
     mut pointer: Handle<Expression>,
 ) -> Option<Handle<LocalVariable>> {
@@ -317,7 +317,7 @@ pub(super) fn root_local<'a>(
 }
 
 /// Appends an `Emit` of `handle` to `out`, joining it to an `Emit` that ends just before it.
-pub(super) fn emit(out: &mut Block, handle: Handle<Expression>, span: Span) {
+pub(crate) fn emit(out: &mut Block, handle: Handle<Expression>, span: Span) {
     if let Some(Statement::Emit(range)) = out.last_mut()
         && let Some((first, last)) = range.first_and_last()
         && last.index() + 1 == handle.index()
