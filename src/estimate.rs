@@ -14,7 +14,7 @@ use crate::normalise;
 use crate::op::Case;
 use crate::protocol::{Device, Estimate, Variant};
 use crate::report::Ceiling;
-use crate::variant::Legal;
+use crate::variant::{Legal, padding};
 
 /// The constant by which a kernel knows how many lanes share a matrix.
 const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
@@ -95,7 +95,16 @@ pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Est
         workgroup_bytes: Some(reflection.workgroup_bytes),
         register_count,
         flop_count: (!kernel.whole_tiles.is_empty()).then(|| flop_count(kernel, legal, case)),
+        padding_percent: Some(padding_percent(kernel, legal, case)),
     }
+}
+
+/// Of the pass that pads the most.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 100
+fn padding_percent(kernel: &Kernel, legal: &Legal, case: &Case) -> u32 {
+    let of_passes = padding(kernel, case, &legal.specialised);
+    let most = of_passes.into_iter().fold(0.0, f64::max);
+    (most * 100.0).round() as u32
 }
 
 /// Operations of a kernel that computes its tiles whole, what lies beyond the shape included. What it
@@ -295,7 +304,12 @@ fn root(
 pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
     let mut times = match estimate.flop_count {
         Some(done) => done as f64 / case.flop_count().max(1) as f64,
-        None => UNTOLD_COST,
+        // Lanes whose tile lies beyond the shape may idle or compute for nothing: one token by a
+        // kernel for sixteen queries is the work of one all the same, by a sixteenth of the lanes.
+        None => {
+            let padding = f64::from(estimate.padding_percent.unwrap_or(0).min(99));
+            UNTOLD_COST / (1.0 - padding / 100.0)
+        }
     };
     let width = WIDTH.iter().find(|(name, _)| *name == device.device_type);
     if let (Some((_, width)), Some(count)) = (width, estimate.workgroup_count) {
@@ -392,6 +406,26 @@ mod tests {
             device_type: device_type.to_owned(),
             ..Device::default()
         }
+    }
+
+    #[test]
+    fn at_decode_kernels_for_one_query_come_before_those_that_pad_it_to_many() {
+        let shape = Shape::of(&[
+            ("heads", 32),
+            ("kv_heads", 8),
+            ("query_len", 1),
+            ("kv_len", 4096),
+            ("head_dim", 128),
+        ]);
+        let case = Case::new(OpName::Attention, &shape, Dtype::F32).unwrap();
+        let head = [("HEAD_DIM", 128)];
+        let rank_of = |name: &str, more: &[(&str, u32)]| {
+            let values = [&head[..], more].concat();
+            rank(&estimate(name, &values, &case), &case, &device(None, "cpu"))
+        };
+        let decode = rank_of("attention/decode", &[]);
+        let flash = rank_of("attention/flash", &[("BLOCK", 4), ("QUERIES", 1)]);
+        assert!(decode + 2 <= flash, "{decode} and {flash}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `chipmark index`: what a folder of published reports holds, as a page, and its headline as a table.
 //!
-//! A report is current if no better one of the same platform and suite is in the folder: a complete
-//! one goes before one that is not, then the newest counts. Nothing is taken out of the folder for
-//! being old.
+//! A report is current if no better one of the same platform, driver and suite is in the folder: a
+//! complete one goes before one that is not, then the newest counts. Nothing is taken out of the
+//! folder for being old.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,7 +20,7 @@ pub struct Index<'a> {
     store: &'a Store,
     /// What stands before each place in a link.
     prefix: String,
-    /// The current ones, by platform and suite.
+    /// The current ones, by platform, driver and suite.
     current: Vec<&'a Stored>,
 }
 
@@ -32,6 +32,11 @@ fn rank(stored: &Stored) -> (u8, Option<jiff::Timestamp>, &str) {
     };
     let started_at = stored.report.started_at.parse().ok();
     (status, started_at, &stored.place)
+}
+
+/// What two reports must share for one to replace the other, or for their figures to stand together.
+fn kind(stored: &Stored) -> (&str, &str) {
+    (&stored.platform.key, &stored.report.device.driver)
 }
 
 /// A row of a Markdown table is one line.
@@ -76,9 +81,9 @@ impl<'a> Index<'a> {
     /// The index of a folder; links to its reports begin with `prefix`.
     #[must_use]
     pub fn of(store: &'a Store, prefix: &str) -> Self {
-        let mut current: BTreeMap<(&str, &str), &Stored> = BTreeMap::new();
+        let mut current: BTreeMap<_, &Stored> = BTreeMap::new();
         for stored in &store.reports {
-            let key = (stored.platform.key.as_str(), &*stored.report.suite.name);
+            let key = (kind(stored), &*stored.report.suite.name);
             let best = current.entry(key).or_insert(stored);
             if rank(stored) > rank(best) {
                 *best = stored;
@@ -139,7 +144,7 @@ impl<'a> Index<'a> {
             display::markdown_table(&headings, &rows)
         };
         let mut text = format!(
-            "## Current\n\nThe newest complete report of each device and suite.\n\n{}",
+            "## Current\n\nThe newest complete report of each device, driver and suite.\n\n{}",
             table(&current)
         );
         if !replaced.is_empty() {
@@ -168,25 +173,18 @@ impl<'a> Index<'a> {
     /// The best figures of each device and runner in its current reports, a row each.
     #[must_use]
     pub fn headline(&self) -> String {
-        let mut rows = Vec::new();
-        let mut platforms: Vec<&str> = Vec::new();
-        for stored in self.current.iter().rev() {
-            if !platforms.contains(&stored.platform.key.as_str()) {
-                platforms.push(&stored.platform.key);
-            }
+        let mut kinds: BTreeMap<_, Vec<&Stored>> = BTreeMap::new();
+        for stored in self.current.iter().copied() {
+            kinds.entry(kind(stored)).or_default().push(stored);
         }
-        for key in platforms {
-            let of_platform: Vec<&Stored> = self
-                .current
-                .iter()
-                .copied()
-                .filter(|stored| stored.platform.key == key)
-                .collect();
-            rows.extend(self.rows_of(&of_platform));
-        }
+        let rows: Vec<Vec<String>> = kinds
+            .into_values()
+            .flat_map(|of_kind| self.rows_of(&of_kind))
+            .collect();
         display::markdown_table(
             &[
                 "device",
+                "driver",
                 "runner",
                 "f32 arithmetic",
                 "f16 matrix units",
@@ -202,7 +200,7 @@ impl<'a> Index<'a> {
         )
     }
 
-    /// The rows of one platform: of each runner, the report of its that has the most to show.
+    /// The rows of one platform and driver: of each runner, the report of its that has the most to show.
     fn rows_of(&self, reports: &[&Stored]) -> Vec<Vec<String>> {
         let mut best: BTreeMap<(bool, &str), (usize, &Stored, &RunnerRecord)> = BTreeMap::new();
         for stored in reports.iter().copied() {
@@ -266,6 +264,7 @@ impl<'a> Index<'a> {
             .map_or_else(|| "-".to_owned(), |part| format!("{:.0} %", part * 100.0));
         vec![
             cell(&stored.platform.label),
+            cell(&record.device.driver),
             cell(&record.runner.name),
             ceiling(ALU_F32, "FLOP/s"),
             ceiling(MATRIX_F16, "FLOP/s"),
@@ -321,7 +320,7 @@ mod tests {
         let current = page.split("## Replaced").next().unwrap();
         for stored in &store.reports {
             let of_its_kind = store.reports.iter().filter(|other| {
-                other.platform == stored.platform
+                kind(other) == kind(stored)
                     && other.report.suite.name == stored.report.suite.name
                     && current.contains(&format!("]({})", other.place))
             });

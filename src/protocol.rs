@@ -380,6 +380,9 @@ pub struct Estimate {
     /// pads its tiles is computed as well.
     #[serde(default)]
     pub flop_count: Option<u64>,
+    /// How much of its tiles lies beyond the sizes of the case, computed or not.
+    #[serde(default)]
+    pub padding_percent: Option<u32>,
 }
 
 /// One timed span of `repeat_count` calls.
