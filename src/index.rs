@@ -262,8 +262,14 @@ impl<'a> Index<'a> {
             .filter_map(|outcome| outcome.fraction_of_ceiling)
             .max_by(f64::total_cmp)
             .map_or_else(|| "-".to_owned(), |part| format!("{:.0} %", part * 100.0));
+        // What ran beside the device of the report may have been another: the processor beside a GPU.
+        let device = if record.device.name == report.device.name {
+            stored.platform.label.clone()
+        } else {
+            format!("{}, {}", record.device.name, record.device.backend)
+        };
         vec![
-            cell(&stored.platform.label),
+            cell(&device),
             cell(&record.device.driver),
             cell(&record.runner.name),
             ceiling(ALU_F32, "FLOP/s"),
