@@ -5,6 +5,7 @@
 mod devices;
 
 use std::borrow::Cow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chipmark::case::{Conditions, measure_case};
@@ -18,6 +19,13 @@ use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, Fault, InProcess};
 use chipmark::telemetry::Sensors;
 use chipmark::tune::{End, Session, Task};
+
+/// Held by each test: what one of them times, another one's work would stretch.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -108,6 +116,7 @@ fn case(op: OpName, sizes: &[(&str, u64)]) -> Case {
 
 #[test]
 fn a_probe_whose_work_a_compiler_has_seen_through_is_implausible() {
+    let _alone = alone();
     if devices::adapters().is_empty() {
         return devices::skipped("a_probe_whose_work_a_compiler_has_seen_through_is_implausible");
     }
@@ -146,6 +155,7 @@ fn a_probe_whose_work_a_compiler_has_seen_through_is_implausible() {
 
 #[test]
 fn a_device_clock_that_returns_zeros_gives_way_to_the_hosts() {
+    let _alone = alone();
     if devices::adapters().is_empty() {
         return devices::skipped("a_device_clock_that_returns_zeros_gives_way_to_the_hosts");
     }
@@ -168,6 +178,7 @@ fn a_device_clock_that_returns_zeros_gives_way_to_the_hosts() {
 
 #[test]
 fn a_search_times_every_kernel_and_none_that_is_simpler_beats_the_one_it_chooses() {
+    let _alone = alone();
     if devices::adapters().is_empty() {
         return devices::skipped("a_search_times_every_kernel");
     }
@@ -237,6 +248,7 @@ fn variant(name: &str) -> Variant {
 
 #[test]
 fn what_if_variants_run_and_compute_something_else_but_for_the_one_that_only_compiles_anew() {
+    let _alone = alone();
     const NAME: &str = "matmul/register_tile";
     let everything = Request::Outputs {
         positions: Vec::new(),
@@ -305,6 +317,7 @@ fn what_if_variants_run_and_compute_something_else_but_for_the_one_that_only_com
 
 #[test]
 fn what_cannot_be_taken_out_is_said_and_what_a_variant_takes_is_counted() {
+    let _alone = alone();
     const NAME: &str = "matmul/register_tile";
     let of = |what_if| Request::WhatIf {
         variant: variant("probe/empty"),
