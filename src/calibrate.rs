@@ -447,6 +447,31 @@ struct Judged {
     found: SlowdownFound,
 }
 
+/// Fewest comparisons whose stretches of time say how the machine drifts.
+const APART_MIN: usize = 5;
+
+/// How far two runs of the same may differ that were made one after the other: each group's plain
+/// kernel against the second plain kernel of every other group, compared as reports are.
+fn apart_width(groups: &[&[Vec<f64>]], tie_width: f64) -> Option<f64> {
+    if groups.len() < APART_MIN {
+        return None;
+    }
+    let middles = |index: usize| -> Option<Vec<f64>> {
+        let middle = |group: &&[Vec<f64>]| Some(stats::median(&column(group, index))?.ln());
+        groups.iter().map(middle).collect()
+    };
+    let (first, second) = (middles(0)?, middles(1)?);
+    let mut ratios = Vec::new();
+    for (here, one) in first.iter().enumerate() {
+        for (there, other) in second.iter().enumerate() {
+            if here != there {
+                ratios.push((one - other).abs());
+            }
+        }
+    }
+    Some(quantile95(&ratios)?.exp_m1().max(tie_width))
+}
+
 /// What blocks (the plain kernel, the same again, a slowdown) say that were made after the rule was
 /// fixed. `None` where they do not make one comparison.
 fn confirm(
@@ -513,6 +538,7 @@ fn conclude(
         detectable_change: detectable(&slowdowns),
         slowdowns,
         tie_width,
+        apart_width: apart_width(&groups, tie_width),
         process_relative_sd: stats::relative_sd(&plain),
         statistic: MEDIAN.to_owned(),
         clocks: None,
@@ -597,8 +623,11 @@ impl Findings {
                 c.same_count
             )
         });
+        let apart = c.apart_width.map_or_else(String::new, |width| {
+            format!("; of reports made one after the other: {}", percent(width))
+        });
         format!(
-            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\n{confirmation}tie width: {}\nstandard deviation between processes: {} (by the {} of each)\n",
+            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\n{confirmation}tie width: {}{apart}\nstandard deviation between processes: {} (by the {} of each)\n",
             c.device,
             c.runner,
             c.case_id,
@@ -652,6 +681,7 @@ pub fn read(path: &Path) -> Result<Calibration> {
         .map_err(|error| refuse(format!("it is no calibration: {error}")))?;
     for (name, value) in [
         ("tie_width", calibration.tie_width),
+        ("apart_width", calibration.apart_width.unwrap_or(0.0)),
         ("process_relative_sd", calibration.process_relative_sd),
     ] {
         if !value.is_finite() || value < 0.0 {
@@ -749,6 +779,21 @@ mod tests {
         assert!((found.slowdowns[3].measured - 0.05).abs() < 0.001);
         // Drift that is common to a block is in the spread between processes, and in no pair.
         assert!((0.04..0.06).contains(&found.process_relative_sd));
+    }
+
+    #[test]
+    fn drift_between_comparisons_widens_the_tie_of_reports_made_apart_alone() {
+        // A block differs from the next by 5 %, both sides of it alike: medians of six blocks by
+        // about 2.5 %, two of them from each other by 3.6 % (standard deviation), 95 % within 7 %.
+        let (found, _) = conclude(&blocks(240, 0.0005), 6, &SLOWDOWNS).unwrap();
+        let apart = found.apart_width.unwrap();
+        assert!((0.05..0.10).contains(&apart), "{apart}");
+        // Few stretches say nothing of drift; and the width is never below that of turns.
+        let (few, _) = conclude(&blocks(24, 0.0005), 6, &SLOWDOWNS).unwrap();
+        assert_eq!(few.apart_width, None);
+        let still: Vec<Vec<f64>> = (0..30).map(|_| vec![1e-3; 7]).collect();
+        let (still, _) = conclude(&still, 6, &SLOWDOWNS).unwrap();
+        assert_eq!(still.apart_width, Some(TIE_WIDTH_MIN));
     }
 
     #[test]

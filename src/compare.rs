@@ -575,10 +575,6 @@ fn weigh(
         calibration(base_report, baseline),
         calibration(other_report, candidate),
     ];
-    let calibrated = calibrations.iter().flatten().map(|c| c.tie_width);
-    let tie_width = terms
-        .tie_of(&candidate.case_id)
-        .unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
     // A calibration may have found that medians scatter with other work on the machine.
     let by_minimum = calibrations
         .iter()
@@ -600,6 +596,16 @@ fn weigh(
     let interleaved = base_report.interleave_id.is_some()
         && base_report.interleave_id == other_report.interleave_id
         && ours.len() == theirs.len();
+    let calibrated = calibrations.iter().flatten().map(|c| {
+        if interleaved {
+            c.tie_width
+        } else {
+            c.width_apart()
+        }
+    });
+    let tie_width = terms
+        .tie_of(&candidate.case_id)
+        .unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
     let (method, estimate) =
         if ours.len().min(theirs.len()) < PROCESSES_MIN {
             let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
@@ -1080,6 +1086,7 @@ mod tests {
             slowdowns: vec![],
             detectable_change: None,
             tie_width,
+            apart_width: None,
             process_relative_sd,
             statistic: "median".to_owned(),
             clocks: None,
@@ -1135,6 +1142,16 @@ mod tests {
         assert_eq!(found.tie_width, Some(0.008));
         assert!(found.notes[0].contains("0.2 % and 0.3 % as calibrated"));
         assert_eq!(case(&base, &other, Some(0.2)).verdict, Verdict::Same);
+        // Reports made one after the other have the drift between them as well; by turns they have not.
+        let mut drifting = other.clone();
+        drifting.calibration.as_mut().unwrap().apart_width = Some(0.06);
+        assert_eq!(case(&base, &drifting, None).tie_width, Some(0.06));
+        let by_turns = |report: &Report| Report {
+            interleave_id: Some("one".to_owned()),
+            ..report.clone()
+        };
+        let found = case(&by_turns(&base), &by_turns(&drifting), None);
+        assert_eq!(found.tie_width, Some(0.008));
         // The calibration of another runner says nothing.
         let mut strange = base.clone();
         strange.calibration.as_mut().unwrap().runner = "host".to_owned();

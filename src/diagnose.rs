@@ -752,12 +752,12 @@ fn facts(inspection: &Inspection) -> String {
     let mut text = String::new();
     for pass in &inspection.passes {
         text.push_str(&format!(
-            "pass {}: {} workgroups of {}, {:.0} % padding, {} words of locals a lane, {} expressions\n",
+            "pass {}: {} workgroups of {}, {:.0} % padding, {} registers a lane for arrays and vectors, {} expressions\n",
             pass.entry_point,
             by(&pass.workgroup_count),
             by(&pass.workgroup_size),
             100.0 * pass.padding,
-            pass.local_words,
+            pass.register_count,
             pass.expression_count
         ));
     }

@@ -55,21 +55,12 @@ const GRACE: f64 = 1.25;
 pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Estimate {
     let reflection = &legal.specialised.reflection;
     let module = &legal.specialised.module;
-    let lanes = reflection.constants.get(SUBGROUP_SIZE).copied();
     let invocation_count = |entry_point: &str| {
         let sizes = reflection.workgroup_sizes.get(entry_point);
         sizes.map_or(0, |[x, y, z]| x * y * z)
     };
-    let register_count = module
-        .entry_points
-        .iter()
-        .map(|entry| {
-            let called = module
-                .functions
-                .iter()
-                .map(|(_, f)| words(module, f, lanes));
-            words(module, &entry.function, lanes) + called.max().unwrap_or(0)
-        })
+    let register_count = (module.entry_points.iter())
+        .filter_map(|entry| registers(legal, &entry.name))
         .max();
     // The pass that makes the tiles is where the work is, else the widest; others prepare and add up.
     let workgroup_count = legal
@@ -97,6 +88,19 @@ pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Est
         flop_count: (!kernel.whole_tiles.is_empty()).then(|| flop_count(kernel, legal, case)),
         padding_percent: Some(padding_percent(kernel, legal, case)),
     }
+}
+
+/// Registers of 32 bits that an entry point needs for its arrays, vectors and matrices, with the
+/// widest function of its module; `None` where there is no such entry point.
+#[must_use]
+pub fn registers(legal: &Legal, entry_point: &str) -> Option<u32> {
+    let specialised = &legal.specialised;
+    let module = &specialised.module;
+    let lanes = specialised.reflection.constants.get(SUBGROUP_SIZE).copied();
+    let mut entries = module.entry_points.iter();
+    let entry = entries.find(|entry| entry.name == entry_point)?;
+    let called = (module.functions.iter()).map(|(_, f)| words(module, f, lanes));
+    Some(words(module, &entry.function, lanes) + called.max().unwrap_or(0))
 }
 
 /// Of the pass that pads the most.

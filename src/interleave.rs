@@ -196,7 +196,7 @@ pub fn choose(
             seed,
             budget_s,
             case_budget_s: budget_s,
-            strict: false,
+            share_s: None,
             banned: &[],
             remembered: &[],
             pinned: false,

@@ -264,9 +264,9 @@ pub struct InspectedPass {
     pub workgroup_count: [u32; 3],
     /// Share of the covered tiles that lies beyond the sizes of the case.
     pub padding: f64,
-    /// Words of 32 bits that local variables of an invocation take: the registers that it needs at
-    /// least, if nothing of them is kept in memory.
-    pub local_words: u32,
+    /// Registers of 32 bits that arrays, vectors and matrices of an invocation need at one time, as in
+    /// [`Estimate::register_count`].
+    pub register_count: u32,
     /// Expressions after unrolling.
     pub expression_count: u32,
 }

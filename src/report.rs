@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.5.0";
+pub const SCHEMA_VERSION: &str = "1.6.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -602,8 +602,15 @@ pub struct Calibration {
     pub slowdowns: Vec<SlowdownFound>,
     /// Smallest relative change found at least 95 % of the time; absent if none was.
     pub detectable_change: Option<f64>,
-    /// Relative difference below which two times count as the same.
+    /// Relative difference below which two times count as the same, where both sides were measured
+    /// by turns.
     pub tie_width: f64,
+    /// The same where one side was measured after the other: what 95 % of the comparisons between
+    /// different stretches of the calibration stay within, and so with the drift of the machine over
+    /// that time; never below `tie_width`. Absent from calibrations of fewer than five comparisons
+    /// and of versions that did not ask; then `tie_width` stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart_width: Option<f64>,
     /// Relative standard deviation between processes of the statistic that is compared.
     pub process_relative_sd: f64,
     /// What is compared of each process: its `median`, or its `minimum` where other work on the
@@ -618,6 +625,14 @@ pub struct Calibration {
     /// choosing it; absent where no change was found, or by versions that did not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,
+}
+
+impl Calibration {
+    /// Relative difference below which two times count as the same that were not measured by turns.
+    #[must_use]
+    pub fn width_apart(&self) -> f64 {
+        self.apart_width.unwrap_or(self.tie_width)
+    }
 }
 
 /// What comparisons say that were made after tie width and threshold were fixed.

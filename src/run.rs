@@ -1041,7 +1041,7 @@ impl Work<'_> {
         };
         // What one case overdraws, all later ones lack.
         let case_deadline =
-            share_s.map(|_| Instant::now() + Duration::from_secs_f64(2.0 * budget_s + 1.0));
+            share_s.map(|share_s| Instant::now() + Duration::from_secs_f64(2.0 * share_s + 1.0));
         let run_deadline = self.clock.borrow().deadline();
         let deadline = run_deadline.min(case_deadline).or(run_deadline);
         if let Some(reason) = plan::too_slow(case, ceilings, self.label.as_str(), call_s_max) {
@@ -1077,7 +1077,7 @@ impl Work<'_> {
             seed: case_seed(self.seed, case),
             budget_s: budget_s * 0.65,
             case_budget_s: budget_s,
-            strict: share_s.is_some(),
+            share_s,
             banned: &self.banned,
             remembered: &remembered,
             pinned: pinned.is_some(),
@@ -1164,7 +1164,8 @@ impl Work<'_> {
                 if self.deaths < DEATHS_MAX {
                     self.deaths = deaths;
                     let reason = format!(
-                        "{SHARE_USED}, {budget_s:.1} s, was used up twice over in the middle of it"
+                        "{SHARE_USED}, {:.1} s, was used up twice over in the middle of it",
+                        share_s.unwrap_or(budget_s)
                     );
                     report::unmeasured(case, &self.label, OutcomeStatus::Skipped, reason)
                 } else {

@@ -331,8 +331,8 @@ pub struct Task<'a> {
     pub budget_s: f64,
     /// Seconds for the search and all that follows it.
     pub case_budget_s: f64,
-    /// Whether other cases pay if this one takes longer.
-    pub strict: bool,
+    /// The case's share of the run's budget in seconds: what it takes beyond that, other cases pay.
+    pub share_s: Option<f64>,
     /// Variants that must not run: they have killed a runner before.
     pub banned: &'a [Variant],
     /// Variants that an earlier search found best. While one of them works little else is looked at.
@@ -412,10 +412,11 @@ pub fn choose(
     let started = Instant::now();
     let (offered, refused) = session.case(task.case, task.seed, &Data::Uniform)?;
     let loaded_s = started.elapsed().as_secs_f64();
-    if task.strict && LOADS * loaded_s > task.case_budget_s {
+    if let Some(share_s) = task.share_s
+        && LOADS * loaded_s > share_s
+    {
         return Err(End::Skipped(format!(
-            "{SHARE_USED}, {:.2} s, does not cover its inputs: they took {loaded_s:.2} s to make, and are made or checked {LOADS} times",
-            task.case_budget_s
+            "{SHARE_USED}, {share_s:.2} s, does not cover its inputs: they took {loaded_s:.2} s to make, and are made or checked {LOADS} times"
         )));
     }
     let mut search = Search {
@@ -1227,7 +1228,7 @@ mod tests {
             seed: 1,
             budget_s: 20.0,
             case_budget_s: 30.0,
-            strict: false,
+            share_s: None,
             banned: &[],
             remembered: &[],
             pinned: false,

@@ -11,6 +11,7 @@ use chipmark::variant::combinations;
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use rayon::prelude::*;
 
 fn info(module: &naga::Module) -> ModuleInfo {
     Validator::new(ValidationFlags::all(), Capabilities::all())
@@ -120,15 +121,23 @@ fn every_preferred_variant_builds() {
 
 #[test]
 fn every_variant_passes_every_backend_plain_and_unrolled() {
-    let mut count = 0;
-    for kernel in kernels() {
-        let variants = buildable(&kernel);
-        assert!(
-            !variants.is_empty(),
-            "{} has no variant that builds",
-            kernel.name
-        );
-        for (tunables, dtype, built) in variants {
+    let kernels = kernels();
+    let variants: Vec<_> = kernels
+        .iter()
+        .flat_map(|kernel| {
+            let variants = buildable(kernel);
+            assert!(
+                !variants.is_empty(),
+                "{} has no variant that builds",
+                kernel.name
+            );
+            variants.into_iter().map(move |variant| (kernel, variant))
+        })
+        .collect();
+    let count = variants.len();
+    variants
+        .into_par_iter()
+        .for_each(|(kernel, (tunables, dtype, built))| {
             // The cost is in the largest ones; a bound keeps the suite short and is the worker's.
             let options = UnrollOptions {
                 max_expressions: 64_000,
@@ -163,9 +172,7 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
                     assert!(to_glsl(module, &info, pass.entry_point) > 0, "{place}");
                 }
             }
-            count += 1;
-        }
-    }
+        });
     assert!(count > 100, "only {count} variants");
 }
 

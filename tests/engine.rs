@@ -83,7 +83,7 @@ fn searched(
         seed: 5,
         budget_s: budget_s / 1.5,
         case_budget_s: budget_s,
-        strict: false,
+        share_s: None,
         banned: &[],
         remembered: &[],
         pinned: false,
@@ -352,7 +352,7 @@ fn what_cannot_be_taken_out_is_said_and_what_a_variant_takes_is_counted() {
     assert_eq!(inspection.passes.len(), 1);
     let pass = &inspection.passes[0];
     let covered: u32 = pass.workgroup_count.iter().product();
-    assert!(covered >= 1 && pass.local_words > 0 && pass.expression_count > 0);
+    assert!(covered >= 1 && pass.register_count > 0 && pass.expression_count > 0);
     assert!(
         pass.padding > 0.0 && pass.padding < 1.0,
         "68 is no multiple of a tile: {pass:?}"

@@ -579,7 +579,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         [
             "chipmark devices",
             "chipmark verify",
-            "chipmark run --suite quick --runner wgpu --budget 540 --output out/quick",
+            "chipmark run --suite quick --runner wgpu --output out/quick",
             "chipmark calibrate --comparisons 5 --output out",
             &format!(
                 "chipmark run --suite standard --runner wgpu --runner host {calibrated}/standard"
@@ -656,6 +656,17 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         last.contains("--suite standard --runner wgpu --runner host --runner python3 ")
             && last.contains("runners/torch/chipmark_torch.py --budget 60 --calibrated ")
             && last.ends_with(" --output out/standard"),
+        "{last}"
+    );
+    // All reports at once, as the stage has one limit.
+    let clocks = machine.x_with(&["pass", "out", "clocks"], &environment);
+    assert_eq!(clocks.code, 0, "{}", clocks.stderr);
+    let calls = machine.calls("python3");
+    let last = calls.last().unwrap();
+    assert!(
+        last.ends_with(
+            "runners/torch/clocks.py out/standard/gpu/standard.json out/tune/gpu/tune.json"
+        ),
         "{last}"
     );
 }

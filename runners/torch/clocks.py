@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Our times of PyTorch's products against two other clocks on the same calls: CUDA events around a plain
-loop, and Triton's do_bench. Takes a report of chipmark that has such products and prints a line each.
+loop, and Triton's do_bench. Takes reports of chipmark that have such products and prints a line each.
 
 Exit code: 0 where all agree within 2 %, or there is nothing to compare with; 1 where they do not; 2 for a
 file that is no such report.
@@ -18,22 +18,23 @@ import chipmark_torch
 TOLERANCE = 0.02
 # Shorter calls are measured by how fast they are launched, and by do_bench with cold caches.
 SECONDS_MIN = 0.5e-3
-# The longest products of the report.
+# The longest products of all reports together.
 CASES_MAX = 4
 # Each clock is read so often, by turns.
 TURNS = 7
 
 
-def products(report):
-    """The longest measured products of PyTorch in a report."""
-    found = [
-        outcome
+def products(reports):
+    """The longest measured products of PyTorch in the reports, each case and kernel once."""
+    found = {
+        (outcome["case_id"], outcome["kernel"]): outcome
+        for report in reports
         for outcome in report["outcomes"]
         if (outcome["runner"], outcome["op"], outcome["status"]) == ("torch", "matmul", "measured")
         and outcome["time_s"]["median"] >= SECONDS_MIN
-    ]
-    found.sort(key=lambda outcome: -outcome["time_s"]["median"])
-    return found[:CASES_MAX]
+    }
+    longest = sorted(found.values(), key=lambda outcome: -outcome["time_s"]["median"])
+    return longest[:CASES_MAX]
 
 
 def compare(torch, bench, runner, outcome):
@@ -62,17 +63,21 @@ def compare(torch, bench, runner, outcome):
 
 
 def main(arguments):
-    if len(arguments) != 1:
-        print("usage: clocks.py REPORT", file=sys.stderr)
+    if not arguments:
+        print("usage: clocks.py REPORT...", file=sys.stderr)
         return 2
-    try:
-        with open(arguments[0], encoding="utf-8") as file:
-            found = products(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{arguments[0]}: it is no report of chipmark ({error!r})", file=sys.stderr)
-        return 2
+    reports = []
+    for path in arguments:
+        try:
+            with open(path, encoding="utf-8") as file:
+                reports.append(json.load(file))
+            products(reports[-1:])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"{path}: it is no report of chipmark ({error!r})", file=sys.stderr)
+            return 2
+    found = products(reports)
     if not found:
-        print(f"{arguments[0]}: no product of torch takes {SECONDS_MIN * 1e3} ms or more")
+        print(f"no product of torch in {', '.join(arguments)} takes {SECONDS_MIN * 1e3} ms or more")
         return 0
     torch = chipmark_torch.torch
     if not torch.cuda.is_available():

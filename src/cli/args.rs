@@ -503,8 +503,8 @@ pub(super) struct HistoryArgs {
     /// The largest p-value of a change point
     #[arg(long = "p", value_name = "P", default_value_t = history::P_MAX, value_parser = probability)]
     pub(super) p_max: f64,
-    /// The least relative change of a change point in per cent [default: the tie width of the newest
-    /// calibration in the reports, or 1]
+    /// The least relative change of a change point in per cent [default: the width of the newest
+    /// calibration in the reports for reports made apart, or 1]
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     pub(super) min_change: Option<f64>,
     /// How to show it

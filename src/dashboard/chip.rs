@@ -244,7 +244,7 @@ fn environment(report: &Report) -> Markup {
             "Calibration",
             format!(
                 "differences below {} count as none; the same was called different {} of {} times",
-                share(calibration.tie_width),
+                share(calibration.width_apart()),
                 calibration.false_alarm_count,
                 calibration.same_count
             ),

@@ -37,7 +37,7 @@ pub struct Terms {
     pub runner: Option<String>,
     /// The largest p-value of a change point.
     pub p_max: f64,
-    /// The least relative change of a change point; absent: the tie width of the newest calibration
+    /// The least relative change of a change point; absent: the width of the newest calibration
     /// of the series, or 1 %.
     pub change_min: Option<f64>,
 }
@@ -282,7 +282,7 @@ fn events(seen: &[Seen<'_>], terms: &Terms) -> Vec<Event> {
     let logs: Vec<f64> = seen.iter().map(|seen| seen.point.time_s.ln()).collect();
     let change_min = terms.change_min.unwrap_or_else(|| {
         let newest = seen.iter().rev().find_map(|seen| seen.calibration);
-        newest.map_or(CHANGE_MIN, |calibration| calibration.tie_width)
+        newest.map_or(CHANGE_MIN, Calibration::width_apart)
     });
     let mut splits: Vec<usize> = (1..seen.len())
         .filter(|&at| seen[at].circumstances != seen[at - 1].circumstances)

@@ -330,7 +330,6 @@ impl WgpuRunner {
         let capacity = &open.gpu.capacity;
         let legal = fit(kernel, &variant.variant, case, capacity).map_err(invalid)?;
         let (module, _) = unroll(&legal.specialised.module, &UNROLL);
-        let lanes = capacity.subgroup_size_min.unwrap_or(32);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let paddings = padding(kernel, case, &legal.specialised);
         let passes = kernel
@@ -341,17 +340,12 @@ impl WgpuRunner {
             .filter_map(|((pass, grid), padding)| {
                 let mut entries = module.entry_points.iter();
                 let entry = entries.find(|entry| entry.name == pass.entry_point)?;
-                let locals = entry.function.local_variables.iter();
                 Some(InspectedPass {
                     entry_point: pass.entry_point.to_owned(),
                     workgroup_size: entry.workgroup_size,
                     workgroup_count: *grid,
                     padding,
-                    local_words: locals
-                        .map(|(_, local)| {
-                            words(&module.types, &module.types[local.ty].inner, lanes)
-                        })
-                        .sum(),
+                    register_count: estimate::registers(&legal, pass.entry_point)?,
                     expression_count: count(entry.function.expressions.len()),
                 })
             })
@@ -508,39 +502,6 @@ fn unsupported(message: impl Into<String>) -> GpuError {
 
 /// Why a transfer cannot be taken apart.
 const NO_SOURCE: &str = "a transfer has no shader that could be taken apart";
-
-/// Words of 32 bits that a value of this type takes of one lane.
-fn words(types: &naga::UniqueArena<naga::Type>, inner: &naga::TypeInner, lanes: u32) -> u32 {
-    use naga::TypeInner as T;
-    let bits = |scalar: naga::Scalar, count: u32| (u32::from(scalar.width) * count).div_ceil(4);
-    match *inner {
-        T::Scalar(scalar) => bits(scalar, 1),
-        T::Vector { size, scalar } => bits(scalar, size as u32),
-        T::Matrix {
-            columns,
-            rows,
-            scalar,
-        } => bits(scalar, columns as u32 * rows as u32),
-        T::CooperativeMatrix {
-            columns,
-            rows,
-            scalar,
-            ..
-        } => bits(scalar, columns as u32 * rows as u32).div_ceil(lanes),
-        T::Array {
-            base,
-            size: naga::ArraySize::Constant(size),
-            ..
-        } => size
-            .get()
-            .saturating_mul(words(types, &types[base].inner, lanes)),
-        T::Struct { ref members, .. } => members
-            .iter()
-            .map(|member| words(types, &types[member.ty].inner, lanes))
-            .sum(),
-        _ => 1,
-    }
-}
 
 fn not_open() -> Response {
     error(FaultKind::Input, "say hello first")
