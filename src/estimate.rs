@@ -4,9 +4,11 @@
 //! ([`rank`]), which decides the order of the search and nothing else, and against the ceilings of
 //! the run ([`least_s`]), which is a bound: what it rules out need not be compiled.
 
+use std::collections::BTreeMap;
+
 use naga::{
-    Arena, ArraySize, Block, Expression, Function, Handle, LocalVariable, Module, Statement, Type,
-    TypeInner,
+    Arena, ArraySize, Block, EntryPoint, Expression, Function, Handle, LocalVariable, Module,
+    Statement, Type, TypeInner,
 };
 
 use crate::catalogue::{Cover, Kernel};
@@ -53,15 +55,11 @@ const GRACE: f64 = 1.25;
 /// What a legal variant will need at this case.
 #[must_use]
 pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Estimate {
-    let reflection = &legal.specialised.reflection;
-    let module = &legal.specialised.module;
+    let reflection = &legal.reflection;
     let invocation_count = |entry_point: &str| {
         let sizes = reflection.workgroup_sizes.get(entry_point);
         sizes.map_or(0, |[x, y, z]| x * y * z)
     };
-    let register_count = (module.entry_points.iter())
-        .filter_map(|entry| registers(legal, &entry.name))
-        .max();
     // The pass that makes the tiles is where the work is, else the widest; others prepare and add up.
     let workgroup_count = legal
         .grids
@@ -84,29 +82,25 @@ pub fn of(kernel: &Kernel, variant: &Variant, legal: &Legal, case: &Case) -> Est
             .map(|pass| invocation_count(pass.entry_point))
             .max(),
         workgroup_bytes: Some(reflection.workgroup_bytes),
-        register_count,
+        register_count: reflection.register_counts.values().copied().max(),
         flop_count: (!kernel.whole_tiles.is_empty()).then(|| flop_count(kernel, legal, case)),
         padding_percent: Some(padding_percent(kernel, legal, case)),
     }
 }
 
 /// Registers of 32 bits that an entry point needs for its arrays, vectors and matrices, with the
-/// widest function of its module; `None` where there is no such entry point.
+/// widest function of its module; `constants` are those of the module.
 #[must_use]
-pub fn registers(legal: &Legal, entry_point: &str) -> Option<u32> {
-    let specialised = &legal.specialised;
-    let module = &specialised.module;
-    let lanes = specialised.reflection.constants.get(SUBGROUP_SIZE).copied();
-    let mut entries = module.entry_points.iter();
-    let entry = entries.find(|entry| entry.name == entry_point)?;
+pub fn registers(module: &Module, entry: &EntryPoint, constants: &BTreeMap<String, u32>) -> u32 {
+    let lanes = constants.get(SUBGROUP_SIZE).copied();
     let called = (module.functions.iter()).map(|(_, f)| words(module, f, lanes));
-    Some(words(module, &entry.function, lanes) + called.max().unwrap_or(0))
+    words(module, &entry.function, lanes) + called.max().unwrap_or(0)
 }
 
 /// Of the pass that pads the most.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 100
 fn padding_percent(kernel: &Kernel, legal: &Legal, case: &Case) -> u32 {
-    let of_passes = padding(kernel, case, &legal.specialised);
+    let of_passes = padding(kernel, case, &legal.reflection);
     let most = of_passes.into_iter().fold(0.0, f64::max);
     (most * 100.0).round() as u32
 }
@@ -121,7 +115,7 @@ fn flop_count(kernel: &Kernel, legal: &Legal, case: &Case) -> u64 {
             Cover::Tiles { extent, per } if extent == whole => Some(*per),
             _ => None,
         });
-        if let Some(size) = per.and_then(|per| legal.specialised.reflection.constants.get(per)) {
+        if let Some(size) = per.and_then(|per| legal.reflection.constants.get(per)) {
             let extent = case.op.op().extent(&case.shape, whole).max(1);
             let covered = extent.next_multiple_of(u64::from((*size).max(1)));
             count = count * u128::from(covered) / u128::from(extent);

@@ -512,8 +512,10 @@ pub fn serve(
             },
         };
         let last = response == Response::Bye;
-        serde_json::to_writer(&mut responses, &response)?;
-        responses.write_all(b"\n")?;
+        // In one piece: standard output looks for the end of a line in every piece it gets.
+        let mut line = serde_json::to_vec(&response)?;
+        line.push(b'\n');
+        responses.write_all(&line)?;
         responses.flush()?;
         if last {
             break;

@@ -1,11 +1,13 @@
 //! Turning a kernel's source into a variant, and reading from it what it will need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::estimate;
 use crate::input::Element;
 use crate::op::Dtype;
 use crate::protocol::Tunables;
@@ -19,6 +21,8 @@ pub struct Reflection {
     pub workgroup_sizes: BTreeMap<String, [u32; 3]>,
     /// Bytes of workgroup memory the whole module declares.
     pub workgroup_bytes: u32,
+    /// Registers of 32 bits that each entry point needs for arrays, vectors and matrices, by name.
+    pub register_counts: BTreeMap<String, u32>,
 }
 
 /// A kernel's module with its tunables fixed.
@@ -133,6 +137,41 @@ pub fn build(name: &str, source: &str, tunables: &Tunables, dtype: Dtype) -> Res
     })
 }
 
+/// The reflection of a variant, or why it is none.
+type Read = std::result::Result<Arc<Reflection>, String>;
+
+/// What was read by this process, by the hash of all it depends on. Every case asks anew which of
+/// hundreds of variants fit it, and to parse them takes a good part of a second.
+static READ: LazyLock<Mutex<HashMap<[u8; 32], Read>>> = LazyLock::new(Mutex::default);
+
+/// The reflection of what [`build`] makes, of which the module is forgotten.
+///
+/// # Errors
+/// As [`build`], the message alone.
+pub fn reflection(name: &str, source: &str, tunables: &Tunables, dtype: Dtype) -> Read {
+    let mut hash = Sha256::new();
+    // The name is in what is refused.
+    for part in [name, source, &dtype.to_string()] {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    for (tunable, value) in tunables {
+        hash.update(tunable.len().to_le_bytes());
+        hash.update(tunable);
+        hash.update(value.to_le_bytes());
+    }
+    let key = hash.finalize().into();
+    let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = read().get(&key) {
+        return known.clone();
+    }
+    let found = build(name, source, tunables, dtype)
+        .map(|built| Arc::new(built.reflection))
+        .map_err(|error| error.message);
+    read().insert(key, found.clone());
+    found
+}
+
 /// An error with its causes on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -166,6 +205,8 @@ fn reflect(module: &naga::Module) -> Reflection {
         reflection
             .workgroup_sizes
             .insert(entry.name.clone(), entry.workgroup_size);
+        let count = estimate::registers(module, entry, &reflection.constants);
+        reflection.register_counts.insert(entry.name.clone(), count);
     }
     let mut layouter = naga::proc::Layouter::default();
     if layouter.update(module.to_ctx()).is_ok() {
@@ -251,6 +292,26 @@ mod tests {
         let source = format!("{SOURCE}const_assert TILE <= 32u;\n");
         assert!(build("t", &source, &set("TILE", 32), Dtype::F32).is_ok());
         assert!(build("t", &source, &set("TILE", 64), Dtype::F32).is_err());
+    }
+
+    #[test]
+    fn what_is_read_twice_is_what_was_built_for_that_source_type_and_value() {
+        let asserted = format!("{SOURCE}const_assert TILE <= 32u;\n");
+        for (source, value) in [(SOURCE, 4), (&asserted, 4), (SOURCE, 64), (&asserted, 64)] {
+            let built = build("t", source, &set("TILE", value), Dtype::F32);
+            let built = built.map(|b| b.reflection).map_err(|error| error.message);
+            for _ in 0..2 {
+                let read = reflection("t", source, &set("TILE", value), Dtype::F32);
+                assert_eq!(read.map(|read| (*read).clone()), built);
+            }
+        }
+        let typed = "alias Input = f32;\nvar<workgroup> all: array<vec4<Input>, 4>;\n@compute @workgroup_size(1)\nfn main() {\n    all[0] = vec4<Input>();\n}\n";
+        let bytes = |dtype| {
+            reflection("t", typed, &Tunables::new(), dtype)
+                .unwrap()
+                .workgroup_bytes
+        };
+        assert_eq!([bytes(Dtype::F32), bytes(Dtype::F16)], [64, 32]);
     }
 
     proptest! {

@@ -1,10 +1,12 @@
 //! Which variants of a kernel are legal on a device at a shape, and the grids they are called with.
 
+use std::sync::Arc;
+
 use crate::catalogue::{Cover, Feature, Kernel, MatrixTile, Requirement};
 use crate::gpu::Capacity;
 use crate::op::Case;
 use crate::protocol::Tunables;
-use crate::shader::{self, Specialised};
+use crate::shader::{self, Reflection};
 
 /// The constant by which subgroup kernels know how many lanes they have.
 const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
@@ -12,8 +14,8 @@ const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
 /// A variant that can run.
 #[derive(Clone, Debug)]
 pub struct Legal {
-    /// Its specialised source and module.
-    pub specialised: Specialised,
+    /// What its specialised module says of itself.
+    pub reflection: Arc<Reflection>,
     /// Workgroups of each pass.
     pub grids: Vec<[u32; 3]>,
     /// Bytes of the scratch buffer; zero if it needs none.
@@ -60,7 +62,7 @@ pub fn fit(
     capacity: &Capacity,
 ) -> Result<Legal, String> {
     // The device first: what it lacks is the reason at every shape.
-    if shader::needs_f16(&kernel.source, case.dtype) && !capacity.shader_f16 {
+    if !capacity.shader_f16 && shader::needs_f16(&kernel.source, case.dtype) {
         return Err("the device has no arithmetic in f16 (shader_f16)".to_owned());
     }
     for feature in kernel.features {
@@ -104,9 +106,7 @@ pub fn fit(
         }
     }
     check_shape(kernel, tunables, case)?;
-    let specialised = shader::build(&kernel.name, &kernel.source, tunables, case.dtype)
-        .map_err(|error| error.message)?;
-    let reflection = &specialised.reflection;
+    let reflection = shader::reflection(&kernel.name, &kernel.source, tunables, case.dtype)?;
     if reflection.workgroup_bytes > capacity.workgroup_bytes_max {
         return Err(format!(
             "it needs {} bytes of workgroup memory; the limit is {}",
@@ -137,7 +137,7 @@ pub fn fit(
         }
         let mut grid = [1u32; 3];
         for (count, cover) in grid.iter_mut().zip(&pass.grid) {
-            let mut wanted = workgroups(cover, case, specialised_constant(&specialised))?;
+            let mut wanted = workgroups(cover, case, constant_of(&reflection))?;
             if matches!(cover, Cover::Strides { .. }) {
                 wanted = wanted.min(u64::from(capacity.workgroup_count_max));
             }
@@ -152,11 +152,7 @@ pub fn fit(
         grids.push(grid);
     }
     let copies = kernel.scratch_copies.map_or(Ok(1), |name| {
-        workgroups(
-            &Cover::Count(name),
-            case,
-            specialised_constant(&specialised),
-        )
+        workgroups(&Cover::Count(name), case, constant_of(&reflection))
     })?;
     let scratch_bytes = kernel.scratch.map_or(0, |extent| {
         4 * copies * case.op.op().extent(&case.shape, extent)
@@ -176,7 +172,7 @@ pub fn fit(
         }
     }
     Ok(Legal {
-        specialised,
+        reflection,
         grids,
         scratch_bytes,
     })
@@ -205,8 +201,8 @@ pub fn shortest(
 
 /// For each pass, the share of the tiles of its grid that lies beyond the sizes of the case.
 #[must_use]
-pub fn padding(kernel: &Kernel, case: &Case, specialised: &Specialised) -> Vec<f64> {
-    let constant = specialised_constant(specialised);
+pub fn padding(kernel: &Kernel, case: &Case, reflection: &Reflection) -> Vec<f64> {
+    let constant = constant_of(reflection);
     #[allow(clippy::cast_precision_loss)] // for people
     let used = |cover: &Cover| match *cover {
         Cover::Tiles { extent, per } => {
@@ -222,8 +218,8 @@ pub fn padding(kernel: &Kernel, case: &Case, specialised: &Specialised) -> Vec<f
     kernel.passes.iter().map(waste).collect()
 }
 
-fn specialised_constant(specialised: &Specialised) -> impl Fn(&str) -> Option<u32> + '_ {
-    |name| specialised.reflection.constants.get(name).copied()
+fn constant_of(reflection: &Reflection) -> impl Fn(&str) -> Option<u32> + '_ {
+    |name| reflection.constants.get(name).copied()
 }
 
 fn workgroups(

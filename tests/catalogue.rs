@@ -81,10 +81,12 @@ fn to_glsl(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> usize
 /// The variants whose `const_assert`s hold, in every dtype.
 fn buildable(kernel: &Kernel) -> Vec<(Tunables, Dtype, shader::Specialised)> {
     let combinations = combinations(kernel);
-    kernel
+    let all: Vec<(Dtype, &Tunables)> = kernel
         .dtypes
         .iter()
         .flat_map(|&dtype| combinations.iter().map(move |tunables| (dtype, tunables)))
+        .collect();
+    all.into_par_iter()
         .filter_map(|(dtype, tunables)| {
             let built = shader::build(&kernel.name, &kernel.source, tunables, dtype).ok()?;
             Some((tunables.clone(), dtype, built))

@@ -155,27 +155,43 @@ impl WgpuRunner {
 
     fn variants(&self, open: &Open, case: &Case) -> Response {
         let (mut variants, mut refused, mut estimates) = (Vec::new(), Vec::new(), Vec::new());
+        let capacity = &open.gpu.capacity;
         variants.extend(transfer_kernel(case.op).map(|kernel| Variant {
             kernel: kernel.to_owned(),
             ..Variant::default()
         }));
-        for kernel in self
+        let asked: Vec<(&Kernel, Variant)> = self
             .kernels
             .iter()
-            .filter(|k| k.op == case.op && k.dtypes.contains(&case.dtype))
-        {
-            for tunables in combinations(kernel) {
-                let variant = Variant {
+            .filter(|kernel| kernel.op == case.op && kernel.dtypes.contains(&case.dtype))
+            .flat_map(|kernel| {
+                let named = move |tunables| Variant {
                     kernel: kernel.name.to_string(),
                     variant: tunables,
                 };
-                match fit(kernel, &variant.variant, case, &open.gpu.capacity) {
-                    Ok(legal) => {
-                        estimates.push(estimate::of(kernel, &variant, &legal, case));
-                        variants.push(variant);
-                    }
-                    Err(reason) => refused.push(Refused { variant, reason }),
+                combinations(kernel)
+                    .into_iter()
+                    .map(move |tunables| (kernel, named(tunables)))
+            })
+            .collect();
+        // At the first case of an op they are all parsed.
+        let fitted: Vec<_> = asked
+            .into_par_iter()
+            .with_min_len(8)
+            .map(
+                |(kernel, variant)| match fit(kernel, &variant.variant, case, capacity) {
+                    Ok(legal) => Ok((estimate::of(kernel, &variant, &legal, case), variant)),
+                    Err(reason) => Err(Refused { variant, reason }),
+                },
+            )
+            .collect();
+        for one in fitted {
+            match one {
+                Ok((estimate, variant)) => {
+                    estimates.push(estimate);
+                    variants.push(variant);
                 }
+                Err(reason) => refused.push(reason),
             }
         }
         Response::Variants {
@@ -238,9 +254,9 @@ impl WgpuRunner {
         };
         let program = what_if.filter(|what_if| *what_if != WhatIf::StoresOnly);
         let Legal {
-            specialised,
             grids,
             scratch_bytes,
+            ..
         } = fit(kernel, &variant.variant, &sized, &open.gpu.capacity).map_err(invalid)?;
 
         let tensors = case.tensors();
@@ -267,8 +283,8 @@ impl WgpuRunner {
         let built = match open.built.get(&key) {
             Some(built) => built,
             None => {
-                let module = &specialised.module;
-                let built = build(&open.gpu, kernel, variant, module, &accesses, program)?;
+                let module = module_of(kernel, variant, case.dtype)?;
+                let built = build(&open.gpu, kernel, variant, &module, &accesses, program)?;
                 open.built.entry(key).or_insert(built)
             }
         };
@@ -300,7 +316,10 @@ impl WgpuRunner {
         } else {
             Job::Launch(call)
         };
-        let sha256 = shader::sha256(specialised.source.as_bytes());
+        let set = &variant.variant;
+        let source = shader::specialise(&kernel.name, &kernel.source, set, case.dtype)
+            .map_err(|error| invalid(error.message))?;
+        let sha256 = shader::sha256(source.as_bytes());
         let engine = kernel.engine;
         open.start(job, compile_s, Some((sha256, engine)), passes, left_out)
     }
@@ -329,9 +348,9 @@ impl WgpuRunner {
             })?;
         let capacity = &open.gpu.capacity;
         let legal = fit(kernel, &variant.variant, case, capacity).map_err(invalid)?;
-        let (module, _) = unroll(&legal.specialised.module, &UNROLL);
+        let (module, _) = unroll(&module_of(kernel, variant, case.dtype)?, &UNROLL);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let paddings = padding(kernel, case, &legal.specialised);
+        let paddings = padding(kernel, case, &legal.reflection);
         let passes = kernel
             .passes
             .iter()
@@ -345,7 +364,7 @@ impl WgpuRunner {
                     workgroup_size: entry.workgroup_size,
                     workgroup_count: *grid,
                     padding,
-                    register_count: estimate::registers(&legal, pass.entry_point)?,
+                    register_count: *legal.reflection.register_counts.get(pass.entry_point)?,
                     expression_count: count(entry.function.expressions.len()),
                 })
             })
@@ -368,7 +387,7 @@ impl WgpuRunner {
         Ok(Response::Inspected {
             inspection: Box::new(Inspection {
                 passes,
-                workgroup_bytes: legal.specialised.reflection.workgroup_bytes,
+                workgroup_bytes: legal.reflection.workgroup_bytes,
                 subgroup_size_min: capacity.subgroup_size_min,
                 driver_statistics,
                 driver_statistics_reason,
@@ -491,6 +510,16 @@ fn changed(
 fn functions(module: &naga::Module) -> impl Iterator<Item = &naga::Function> {
     let entries = module.entry_points.iter().map(|entry| &entry.function);
     entries.chain(module.functions.iter().map(|(_, function)| function))
+}
+
+/// The module of a variant that fits.
+fn module_of(kernel: &Kernel, variant: &Variant, dtype: Dtype) -> GpuResult<naga::Module> {
+    shader::build(&kernel.name, &kernel.source, &variant.variant, dtype)
+        .map(|built| built.module)
+        .map_err(|error| GpuError {
+            kind: FaultKind::Validation,
+            message: error.message,
+        })
 }
 
 fn unsupported(message: impl Into<String>) -> GpuError {
