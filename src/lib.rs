@@ -48,6 +48,7 @@ pub mod plan;
 pub mod portability;
 pub mod protocol;
 pub mod publish;
+pub mod registers;
 pub mod replay;
 pub mod report;
 pub mod run;

@@ -7,10 +7,10 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::estimate;
 use crate::input::Element;
 use crate::op::Dtype;
 use crate::protocol::Tunables;
+use crate::registers;
 
 /// What a specialised module says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,7 +205,7 @@ fn reflect(module: &naga::Module) -> Reflection {
         reflection
             .workgroup_sizes
             .insert(entry.name.clone(), entry.workgroup_size);
-        let count = estimate::registers(module, entry, &reflection.constants);
+        let count = registers::count(module, entry, &reflection.constants);
         reflection.register_counts.insert(entry.name.clone(), count);
     }
     let mut layouter = naga::proc::Layouter::default();
