@@ -21,6 +21,7 @@ const ORDER: &[&str] = &[
     "stats",
     "op",
     "protocol",
+    "registers",
     "shader",
     "report",
     "machine",
