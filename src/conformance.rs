@@ -518,12 +518,8 @@ impl Bench<'_> {
         }
         let ops = std::slice::from_ref(&case.op);
         let cases = audit::random_cases(ops, &[case.dtype], COUNT, self.options.seed)?;
-        // The filter may be for another op.
-        let nothing = match self.options.filter {
-            Some(_) => Not::Skipped,
-            None => Not::Failed,
-        };
-        self.audit(cases, nothing)
+        // All of them may be beyond what it says it can hold; that any case is right, `outputs` asks.
+        self.audit(cases, Not::Skipped)
     }
 
     /// Runs the sample on these inputs and verifies it.
