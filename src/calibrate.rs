@@ -15,13 +15,16 @@ use crate::display;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 use crate::input;
-use crate::interleave::{Choice, choose, fresh, policy, with_session};
+use crate::interleave::{
+    Choice, Contestant, Way, choose, first_pair, fresh, pair, policy, with_session,
+};
 use crate::interrupt::interrupted;
 use crate::measure::Policy;
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::{
-    Calibration, ClockAgreement, Confirmation, MEDIAN, MINIMUM, RunnerRecord, SlowdownFound, slug,
+    Calibration, ClockAgreement, Confirmation, MEDIAN, MINIMUM, RunnerRecord, SlowdownFound, TURNS,
+    slug,
 };
 use crate::run::{self, Reach, Watcher};
 use crate::stats;
@@ -179,15 +182,16 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
     }
     let block_count = request.process_count * request.comparison_count;
     watcher.say(&format!(
-        "calibrating {} on {} ({}) with {}: {block_count} blocks of {} processes",
+        "calibrating {} on {} ({}) with {}: {block_count} blocks, each racing it against {} others",
         first.runner.name,
         device.name,
         device.backend,
         cases[0].id(),
-        cases.len()
+        cases.len() - 1
     ));
     let clocks = compare_clocks(request, &first, &cases[0], &choice);
-    let blocks = measure_blocks(request, &first, &cases, &choice, 0, watcher)?;
+    let way = find_way(request, &first, &cases[0], &choice, watcher)?;
+    let blocks = measure_blocks(request, &first, &cases, &choice, way, 0, watcher)?;
     let (mut calibration, called_same_count) =
         conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
             || {
@@ -206,7 +210,7 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
         ));
         cases.truncate(2);
         cases.push(slowed(invocations, steps, slowdown)?);
-        let fresh = measure_blocks(request, &first, &cases, &choice, block_count, watcher)?;
+        let fresh = measure_blocks(request, &first, &cases, &choice, way, block_count, watcher)?;
         calibration.confirmation = confirm(&fresh, request.process_count, &calibration, slowdown);
     }
     Ok(Findings {
@@ -234,31 +238,66 @@ fn twice(threshold: f64) -> Option<f64> {
     (wanted <= SLOWDOWN_MAX).then_some(wanted)
 }
 
-/// What the processes of all blocks say, for as many blocks as the comparisons need, or as many as
-/// were made before the user had enough.
+/// What one block says.
+#[derive(Clone, Debug, PartialEq)]
+struct Block {
+    /// Time of each case over that of the plain kernel in the process it took turns with; one for the
+    /// plain kernel itself. Empty where processes ran one after the other.
+    ratios: Vec<f64>,
+    /// Median and fastest sample of a process of each case.
+    times: Vec<[f64; 2]>,
+}
+
+/// Whether two processes can live at the same time here.
+fn find_way(
+    request: &Request,
+    first: &RunnerRecord,
+    plain: &Case,
+    choice: &Choice,
+    watcher: &mut dyn Watcher,
+) -> Result<Way> {
+    let contestant = Contestant {
+        name: &request.runner,
+        first,
+        case: plain,
+        variant: &choice.variant,
+    };
+    let say = &mut |line: &str| watcher.say(line);
+    first_pair(&request.reach, [contestant; 2], request.seed, say)
+        .map(|(_, way)| way)
+        .map_err(|(_, end)| ended(&request.runner, end))
+}
+
+/// What all blocks say, for as many as the comparisons need, or as many as were made before the user
+/// had enough.
 fn measure_blocks(
     request: &Request,
     first: &RunnerRecord,
     cases: &[Case],
     choice: &Choice,
+    way: Way,
     block_first: u32,
     watcher: &mut dyn Watcher,
-) -> Result<Vec<Vec<[f64; 2]>>> {
+) -> Result<Vec<Block>> {
     let block_count = request.process_count * request.comparison_count;
-    let mut blocks: Vec<Vec<[f64; 2]>> = Vec::new();
+    let mut blocks: Vec<Block> = Vec::new();
     let mut losses = 0;
-    for block in block_first..block_first + block_count {
-        match measure_block(request, first, cases, choice, block) {
-            Ok(medians) => {
+    for index in block_first..block_first + block_count {
+        let measured = match way {
+            Way::Turns => race_block(request, first, cases, choice, index),
+            Way::Apart => measure_block(request, first, cases, choice, index),
+        };
+        match measured {
+            Ok(block) => {
                 losses = 0;
-                blocks.push(medians);
+                blocks.push(block);
             }
             Err(_) if interrupted() => break,
             Err(end @ End::Wrong(_)) => return Err(ended(&request.runner, end)),
             Err(end) => {
                 losses += 1;
                 let error = ended(&request.runner, end);
-                watcher.say(&format!("block {} is lost: {error}", block + 1));
+                watcher.say(&format!("block {} is lost: {error}", index + 1));
                 if losses >= LOSSES_MAX {
                     return Err(error);
                 }
@@ -275,14 +314,68 @@ fn measure_blocks(
     Ok(blocks)
 }
 
-/// Median and fastest sample of one fresh process for each case, in the order of `cases`.
+/// Times by different clocks make no block.
+fn one_clock(sights: &[Sight]) -> std::result::Result<(), End> {
+    let clock = |sight: &Sight| sight.measurement.clock;
+    if sights
+        .windows(2)
+        .all(|two| clock(&two[0]) == clock(&two[1]))
+    {
+        Ok(())
+    } else {
+        Err(End::Failed(
+            "its processes did not measure by the same clock".to_owned(),
+        ))
+    }
+}
+
+fn both_statistics(sight: &Sight) -> [f64; 2] {
+    let summary = sight.measurement.summary;
+    [summary.median, summary.min]
+}
+
+/// The plain kernel against every other case by turns, each pair in two fresh processes.
+fn race_block(
+    request: &Request,
+    first: &RunnerRecord,
+    cases: &[Case],
+    choice: &Choice,
+    block: u32,
+) -> std::result::Result<Block, End> {
+    let contestant = |case| Contestant {
+        name: request.runner.as_str(),
+        first,
+        case,
+        variant: &choice.variant,
+    };
+    let mut ratios = vec![1.0; cases.len()];
+    let mut times = vec![[0.0; 2]; cases.len()];
+    for index in shuffled(cases.len() - 1, request.seed, block) {
+        let index = index + 1;
+        let sides = [&cases[0], &cases[index]].map(contestant);
+        let turned = block % 2 == 1;
+        let found = pair(Way::Turns, &request.reach, sides, request.seed, turned)
+            .map_err(|(_, end)| end)?;
+        one_clock(&found.sights)?;
+        ratios[index] = found
+            .ratio
+            .ok_or_else(|| End::Failed("the processes took no turns".to_owned()))?;
+        times[index] = both_statistics(&found.sights[1]);
+        if index == 1 {
+            times[0] = both_statistics(&found.sights[0]);
+        }
+    }
+    Ok(Block { ratios, times })
+}
+
+/// One fresh process for each case, one after the other.
 fn measure_block(
     request: &Request,
     first: &RunnerRecord,
     cases: &[Case],
     choice: &Choice,
     block: u32,
-) -> std::result::Result<Vec<[f64; 2]>, End> {
+) -> std::result::Result<Block, End> {
     let mut taken: Vec<Option<Sight>> = cases.iter().map(|_| None).collect();
     for index in shuffled(cases.len(), request.seed, block) {
         taken[index] = Some(fresh(
@@ -295,22 +388,11 @@ fn measure_block(
         )?);
     }
     let taken: Vec<Sight> = taken.into_iter().flatten().collect();
-    let clock = taken.first().map(|fresh| fresh.measurement.clock);
-    if taken
-        .iter()
-        .any(|fresh| Some(fresh.measurement.clock) != clock)
-    {
-        return Err(End::Failed(
-            "its processes did not measure by the same clock".to_owned(),
-        ));
-    }
-    Ok(taken
-        .iter()
-        .map(|fresh| {
-            let summary = fresh.measurement.summary;
-            [summary.median, summary.min]
-        })
-        .collect())
+    one_clock(&taken)?;
+    Ok(Block {
+        ratios: Vec::new(),
+        times: taken.iter().map(both_statistics).collect(),
+    })
 }
 
 /// How often each clock is read when the two are compared, and for how long.
@@ -334,7 +416,7 @@ fn compare_clocks(
             warm_up_s_max: 0.1,
             sampled_s_min: CLOCK_S,
             time_s_max: CLOCK_S,
-            ..policy(&session.timer, session.silence)
+            ..policy(&request.runner, &session.timer, session.silence)
         };
         let by_host = Policy {
             host_slope: true,
@@ -361,16 +443,32 @@ fn compare_clocks(
     })
 }
 
-/// Other work on a machine makes medians scatter, and hardly the fastest samples; on a quiet one the
-/// median is the better statistic, and what reports show. So the minimum is taken only where its
-/// spread between processes is less than half of the median's: a rule set beforehand and blind to
-/// what is found by either.
+/// By turns, where the processes took any: what they are compared by is then the ratio. Else medians
+/// or minima. Other work on a machine makes medians scatter, and hardly the fastest samples; on a
+/// quiet one the median is the better statistic, and what reports show. So the minimum is taken only
+/// where its spread between processes is less than half of the median's: a rule set beforehand and
+/// blind to what is found by either.
 fn conclude_by_the_steadier(
-    blocks: &[Vec<[f64; 2]>],
+    blocks: &[Block],
     process_count: u32,
     slowdowns: &[f64],
 ) -> Option<(Calibration, u32)> {
-    let (medians, minima) = (statistic_of(blocks, 0), statistic_of(blocks, 1));
+    let medians = statistic_of(blocks, MEDIAN);
+    let concluded = |judged: &[Vec<f64>], times: &[Vec<f64>], statistic: &str| {
+        let (calibration, called_same_count) = conclude(judged, times, process_count, slowdowns)?;
+        let statistic = statistic.to_owned();
+        Some((
+            Calibration {
+                statistic,
+                ..calibration
+            },
+            called_same_count,
+        ))
+    };
+    if blocks.iter().all(|block| !block.ratios.is_empty()) {
+        return concluded(&statistic_of(blocks, TURNS), &medians, TURNS);
+    }
+    let minima = statistic_of(blocks, MINIMUM);
     // Typical spread and tails: either can make medians useless.
     let spreads = |blocks: &[Vec<f64>]| {
         let plain: Vec<f64> = blocks
@@ -384,25 +482,20 @@ fn conclude_by_the_steadier(
         .zip(spreads(&medians))
         .any(|(minimum, median)| 2.0 * minimum < median);
     if steadier {
-        let (calibration, called_same_count) = conclude(&minima, process_count, slowdowns)?;
-        let statistic = MINIMUM.to_owned();
-        return Some((
-            Calibration {
-                statistic,
-                ..calibration
-            },
-            called_same_count,
-        ));
+        return concluded(&minima, &minima, MINIMUM);
     }
-    conclude(&medians, process_count, slowdowns)
+    concluded(&medians, &medians, MEDIAN)
 }
 
-/// One of the two statistics of [`measure_block`] for all blocks.
-fn statistic_of(blocks: &[Vec<[f64; 2]>], statistic: usize) -> Vec<Vec<f64>> {
-    blocks
-        .iter()
-        .map(|block| block.iter().map(|both| both[statistic]).collect())
-        .collect()
+/// What comparisons are made of, for all blocks: ratios to the plain kernel by turns, medians or
+/// minima.
+fn statistic_of(blocks: &[Block], statistic: &str) -> Vec<Vec<f64>> {
+    let of = |block: &Block| match statistic {
+        TURNS => block.ratios.clone(),
+        MINIMUM => block.times.iter().map(|both| both[1]).collect(),
+        _ => block.times.iter().map(|both| both[0]).collect(),
+    };
+    blocks.iter().map(of).collect()
 }
 
 /// The blocks that make one comparison each.
@@ -475,12 +568,12 @@ fn apart_width(groups: &[&[Vec<f64>]], tie_width: f64) -> Option<f64> {
 /// What blocks (the plain kernel, the same again, a slowdown) say that were made after the rule was
 /// fixed. `None` where they do not make one comparison.
 fn confirm(
-    blocks: &[Vec<[f64; 2]>],
+    blocks: &[Block],
     process_count: u32,
     calibration: &Calibration,
     slowdown: f64,
 ) -> Option<Confirmation> {
-    let blocks = statistic_of(blocks, usize::from(calibration.statistic == MINIMUM));
+    let blocks = statistic_of(blocks, &calibration.statistic);
     let groups = comparisons(&blocks, process_count);
     let same = judge(&groups, 1, calibration.tie_width, 0.0);
     let slowdown = judge(&groups, 2, calibration.tie_width, slowdown).found;
@@ -491,10 +584,12 @@ fn confirm(
     })
 }
 
-/// What blocks of medians (the plain kernel, the same again, each slowdown) say, and how many
-/// comparisons of the same were called the same. `None` where they do not make one comparison.
+/// What blocks (the plain kernel, the same again, each slowdown) say, and how many comparisons of the
+/// same were called the same: `blocks` holds what is compared, `times` the processes' own times, which
+/// say how they vary. `None` where they do not make one comparison.
 fn conclude(
     blocks: &[Vec<f64>],
+    times: &[Vec<f64>],
     process_count: u32,
     injected: &[f64],
 ) -> Option<(Calibration, u32)> {
@@ -523,7 +618,7 @@ fn conclude(
         .map(|(&injected, index)| judge(&groups, index, tie_width, injected).found)
         .collect();
     // Drift is part of it: two runs of one process each, made apart, differ by it as well.
-    let plain: Vec<f64> = blocks
+    let plain: Vec<f64> = times
         .iter()
         .flat_map(|block| [block[0], block[1]])
         .collect();
@@ -538,7 +633,7 @@ fn conclude(
         detectable_change: detectable(&slowdowns),
         slowdowns,
         tie_width,
-        apart_width: apart_width(&groups, tie_width),
+        apart_width: apart_width(&comparisons(times, process_count), tie_width),
         process_relative_sd: stats::relative_sd(&plain),
         statistic: MEDIAN.to_owned(),
         clocks: None,
@@ -627,7 +722,7 @@ impl Findings {
             format!("; of reports made one after the other: {}", percent(width))
         });
         format!(
-            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\n{confirmation}tie width: {}{apart}\nstandard deviation between processes: {} (by the {} of each)\n",
+            "{} by {} with {}, {} fresh processes a side\n{}\nthe same against the same: {} of {} called faster or slower, {} called the same\n{clocks}smallest change found at least {:.0} % of the time: {detectable}\n{confirmation}tie width: {}{apart}\nstandard deviation between processes: {}; compared by {}\n",
             c.device,
             c.runner,
             c.case_id,
@@ -639,7 +734,10 @@ impl Findings {
             FOUND_SHARE * 100.0,
             percent(c.tie_width),
             percent(c.process_relative_sd),
-            c.statistic,
+            match c.statistic.as_str() {
+                TURNS => "turns of both".to_owned(),
+                other => format!("the {other} of each"),
+            },
         )
     }
 }
@@ -754,6 +852,39 @@ mod tests {
             .collect()
     }
 
+    fn concluded(blocks: &[Vec<f64>]) -> Option<(Calibration, u32)> {
+        conclude(blocks, blocks, 6, &SLOWDOWNS)
+    }
+
+    #[test]
+    fn turns_see_through_what_both_sides_share_and_times_tell_how_much_it_was() {
+        // Times that jump by a fifth from block to block, the same for both sides of each.
+        let all: Vec<Block> = blocks(240, 0.0005)
+            .iter()
+            .zip(blocks(240, 0.2))
+            .map(|(still, jumping)| Block {
+                ratios: still.iter().map(|time_s| time_s / still[0]).collect(),
+                times: still
+                    .iter()
+                    .map(|time_s| [time_s * jumping[0]; 2])
+                    .collect(),
+            })
+            .collect();
+        let (found, _) = conclude_by_the_steadier(&all, 6, &SLOWDOWNS).unwrap();
+        assert_eq!(found.statistic, TURNS);
+        assert_eq!(found.false_alarm_count, 0);
+        assert!(found.detectable_change.unwrap() <= 0.01, "{found:?}");
+        assert!(found.process_relative_sd > 0.15, "{found:?}");
+        assert!(found.apart_width.unwrap() > 0.1, "{found:?}");
+        let confirmed = confirm(&all, 6, &found, SLOWDOWNS[0]).unwrap();
+        assert_eq!((confirmed.same_count, confirmed.false_alarm_count), (40, 0));
+        // One block whose processes took no turns, and nothing can be told by them.
+        let mut mixed = all;
+        mixed[7].ratios.clear();
+        let (found, _) = conclude_by_the_steadier(&mixed, 6, &SLOWDOWNS).unwrap();
+        assert_ne!(found.statistic, TURNS);
+    }
+
     #[test]
     fn injected_steps_are_exactly_the_share_they_claim_in_whole_turns() {
         for steps in [STEPS_UNIT, 4800, STEPS_MAX] {
@@ -769,7 +900,7 @@ mod tests {
 
     #[test]
     fn a_quiet_machine_finds_small_slowdowns_and_raises_no_alarm() {
-        let (found, called_same) = conclude(&blocks(240, 0.0005), 6, &SLOWDOWNS).unwrap();
+        let (found, called_same) = concluded(&blocks(240, 0.0005)).unwrap();
         assert_eq!((found.same_count, found.false_alarm_count), (40, 0));
         assert!(called_same >= 38, "{called_same}");
         assert!((found.tie_width - TIE_WIDTH_MIN).abs() < 1e-12);
@@ -785,24 +916,24 @@ mod tests {
     fn drift_between_comparisons_widens_the_tie_of_reports_made_apart_alone() {
         // A block differs from the next by 5 %, both sides of it alike: medians of six blocks by
         // about 2.5 %, two of them from each other by 3.6 % (standard deviation), 95 % within 7 %.
-        let (found, _) = conclude(&blocks(240, 0.0005), 6, &SLOWDOWNS).unwrap();
+        let (found, _) = concluded(&blocks(240, 0.0005)).unwrap();
         let apart = found.apart_width.unwrap();
         assert!((0.05..0.10).contains(&apart), "{apart}");
         // Few stretches say nothing of drift; and the width is never below that of turns.
-        let (few, _) = conclude(&blocks(24, 0.0005), 6, &SLOWDOWNS).unwrap();
+        let (few, _) = concluded(&blocks(24, 0.0005)).unwrap();
         assert_eq!(few.apart_width, None);
         let still: Vec<Vec<f64>> = (0..30).map(|_| vec![1e-3; 7]).collect();
-        let (still, _) = conclude(&still, 6, &SLOWDOWNS).unwrap();
+        let (still, _) = concluded(&still).unwrap();
         assert_eq!(still.apart_width, Some(TIE_WIDTH_MIN));
     }
 
     #[test]
     fn a_noisy_machine_gets_a_wide_tie_and_still_raises_no_alarm() {
-        let (found, _) = conclude(&blocks(240, 0.02), 6, &SLOWDOWNS).unwrap();
+        let (found, _) = concluded(&blocks(240, 0.02)).unwrap();
         assert!(found.false_alarm_count <= 2);
         assert!((0.01..0.05).contains(&found.tie_width), "{found:?}");
         assert_eq!(found.slowdowns[0].found_count, 0);
-        let (louder, _) = conclude(&blocks(240, 0.2), 6, &SLOWDOWNS).unwrap();
+        let (louder, _) = concluded(&blocks(240, 0.2)).unwrap();
         assert_eq!(louder.detectable_change, None);
     }
 
@@ -846,14 +977,15 @@ mod tests {
 
     #[test]
     fn what_is_confirmed_is_judged_by_the_width_that_was_found_before() {
-        let pairs = |blocks: Vec<Vec<f64>>, slower: f64| -> Vec<Vec<[f64; 2]>> {
+        let pairs = |blocks: Vec<Vec<f64>>, slower: f64| -> Vec<Block> {
             let of = |block: &Vec<f64>| [block[0], block[1], block[1] * slower];
-            blocks
-                .iter()
-                .map(|block| of(block).map(|time_s| [time_s, 0.9 * time_s]).to_vec())
-                .collect()
+            let apart = |times: [f64; 3]| Block {
+                ratios: Vec::new(),
+                times: times.map(|time_s| [time_s, 0.9 * time_s]).to_vec(),
+            };
+            blocks.iter().map(of).map(apart).collect()
         };
-        let (found, _) = conclude(&blocks(240, 0.002), 6, &SLOWDOWNS).unwrap();
+        let (found, _) = concluded(&blocks(240, 0.002)).unwrap();
         let fresh = pairs(blocks(120, 0.002), 1.05);
         let confirmed = confirm(&fresh, 6, &found, 0.05).unwrap();
         assert_eq!((confirmed.same_count, confirmed.slowdown.count), (20, 20));
@@ -876,8 +1008,8 @@ mod tests {
 
     #[test]
     fn blocks_that_make_no_comparison_conclude_nothing() {
-        assert!(conclude(&blocks(5, 0.01), 6, &SLOWDOWNS).is_none());
-        let (found, _) = conclude(&blocks(13, 0.01), 6, &SLOWDOWNS).unwrap();
+        assert!(concluded(&blocks(5, 0.01)).is_none());
+        let (found, _) = concluded(&blocks(13, 0.01)).unwrap();
         assert_eq!(found.same_count, 2);
     }
 

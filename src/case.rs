@@ -19,7 +19,7 @@ use crate::tune::{End, Ready, Session, Task, choose};
 use crate::verify::{self, Verdict};
 
 /// Length of the span by which an external runner's clock is compared with the conductor's.
-const AUDIT_S_EXTERNAL: f64 = 0.25;
+pub const AUDIT_S_EXTERNAL: f64 = 0.25;
 
 /// Longest time for each further regime of a case, and the least that is worth beginning with.
 const REGIME_S_MAX: f64 = 1.5;
@@ -334,6 +334,7 @@ pub fn times(measurement: &Measurement) -> Times {
         burst_median: measurement.burst_s_median,
         process_medians: Vec::new(),
         process_minima: Vec::new(),
+        turn_ratios: Vec::new(),
     }
 }
 
@@ -594,9 +595,7 @@ pub fn sight(
     variant: &Variant,
     policy: &Policy,
 ) -> Result<Sight, End> {
-    session.case(case, seed, &Data::Uniform)?;
-    let ready = session.prepare(variant)?.map_err(End::Failed)?;
-    right(session, case, seed, &Data::Uniform, variant, 0)?;
+    let ready = prepared(session, case, seed, variant)?;
     let measurement = session.measure(policy).map_err(ended)?;
     let verification = right(session, case, seed, &Data::Uniform, variant, 0)?;
     Ok(Sight {
@@ -604,6 +603,58 @@ pub fn sight(
         ready,
         verification,
     })
+}
+
+/// Builds a variant and checks it.
+fn prepared(
+    session: &mut Session<'_>,
+    case: &Case,
+    seed: u32,
+    variant: &Variant,
+) -> Result<Ready, End> {
+    session.case(case, seed, &Data::Uniform)?;
+    let ready = session.prepare(variant)?.map_err(End::Failed)?;
+    right(session, case, seed, &Data::Uniform, variant, 0)?;
+    Ok(ready)
+}
+
+/// Prepares and checks one variant in each of two sessions, times them by turns and checks both
+/// again. Beside what each side would have given alone there is the time of the second over that of
+/// the first.
+///
+/// # Errors
+/// As [`sight`], with the side that it is of.
+pub fn sights_by_turns(
+    first: &mut Session<'_>,
+    second: &mut Session<'_>,
+    cases: [&Case; 2],
+    seed: u32,
+    variants: [&Variant; 2],
+    policy: &Policy,
+) -> Result<([Sight; 2], f64), (usize, End)> {
+    let at = |index: usize| move |end: End| (index, end);
+    let ready = prepared(first, cases[0], seed, variants[0]).map_err(at(0))?;
+    let other_ready = prepared(second, cases[1], seed, variants[1]).map_err(at(1))?;
+    let turns = first
+        .measure_by_turns(second, policy)
+        .map_err(|(index, trouble)| (index, ended(trouble)))?;
+    let data = &Data::Uniform;
+    let verification = right(first, cases[0], seed, data, variants[0], 0).map_err(at(0))?;
+    let other_verification = right(second, cases[1], seed, data, variants[1], 0).map_err(at(1))?;
+    let [measurement, other_measurement] = turns.measurements;
+    let sights = [
+        Sight {
+            measurement,
+            ready,
+            verification,
+        },
+        Sight {
+            measurement: other_measurement,
+            ready: other_ready,
+            verification: other_verification,
+        },
+    ];
+    Ok((sights, turns.ratio))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::display;
 use crate::error::{Error, Result};
 use crate::portability::{self, Portability, portability};
-use crate::report::{Calibration, MINIMUM, Outcome, OutcomeStatus, Report, Times};
+use crate::report::{Calibration, MINIMUM, Outcome, OutcomeStatus, Report, TURNS, Times};
 use crate::stats::{self, Estimate};
 
 /// Relative difference below which two times count as the same, unless a calibration or the user
@@ -63,7 +63,10 @@ impl Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// Medians of fresh processes taken by turns: the median ratio of the pairs, a bootstrap
+    /// Ratios of fresh processes that took turns of milliseconds: their median, a bootstrap interval,
+    /// the signed-rank test.
+    PairedTurns,
+    /// Medians of fresh processes of which one side's ran after the other's, pair by pair: the median ratio of the pairs, a bootstrap
     /// interval, the signed-rank test.
     PairedProcesses,
     /// Medians of fresh processes: the ratio of their medians, a bootstrap interval, the rank-sum
@@ -467,6 +470,16 @@ fn has_minima(times: &Times) -> bool {
         && times.process_minima.len() == times.process_medians.len()
 }
 
+/// Whether the processes of a race took turns, every one of them.
+fn has_turns(times: &Times) -> bool {
+    !times.turn_ratios.is_empty()
+        && times.turn_ratios.len() == times.process_medians.len()
+        && times
+            .turn_ratios
+            .iter()
+            .all(|ratio| ratio.is_finite() && *ratio > 0.0)
+}
+
 /// What makes two outcomes incomparable.
 fn obstacle(baseline: &Outcome, candidate: &Outcome) -> Option<String> {
     for (side, outcome) in [("baseline", baseline), ("candidate", candidate)] {
@@ -575,11 +588,15 @@ fn weigh(
         calibration(base_report, baseline),
         calibration(other_report, candidate),
     ];
+    let raced = base_report.interleave_id.is_some()
+        && base_report.interleave_id == other_report.interleave_id;
+    let by_turns = raced && has_turns(base) && has_turns(other);
     // A calibration may have found that medians scatter with other work on the machine.
-    let by_minimum = calibrations
-        .iter()
-        .flatten()
-        .any(|c| c.statistic == MINIMUM)
+    let by_minimum = !by_turns
+        && calibrations
+            .iter()
+            .flatten()
+            .any(|c| c.statistic == MINIMUM)
         && has_minima(base)
         && has_minima(other);
     if by_minimum {
@@ -593,11 +610,10 @@ fn weigh(
         result.baseline_process_count,
         result.candidate_process_count,
     ) = (ours.len(), theirs.len());
-    let interleaved = base_report.interleave_id.is_some()
-        && base_report.interleave_id == other_report.interleave_id
-        && ours.len() == theirs.len();
+    let interleaved = raced && ours.len() == theirs.len();
     let calibrated = calibrations.iter().flatten().map(|c| {
-        if interleaved {
+        // What turns can tell, processes one after the other cannot.
+        if interleaved && (by_turns || c.statistic != TURNS) {
             c.tie_width
         } else {
             c.width_apart()
@@ -617,6 +633,9 @@ fn weigh(
                 Method::SamplesAndSpread,
                 medians.and_then(|(a, b)| stats::assumed(a, b, error)),
             )
+        } else if interleaved && by_turns {
+            let one = vec![1.0; theirs.len()];
+            (Method::PairedTurns, stats::paired(&one, &other.turn_ratios))
         } else if interleaved {
             (Method::PairedProcesses, stats::paired(&ours, &theirs))
         } else {
@@ -681,8 +700,11 @@ fn judge(cases: &mut [CaseComparison]) {
         let survives = survives.next().unwrap_or(false);
         case.verdict = decide(&estimate, tie_width, survives);
         if case.verdict == Verdict::Ambiguous {
-            let pairs = (case.method == Some(Method::PairedProcesses))
-                .then_some(case.baseline_process_count);
+            let paired = matches!(
+                case.method,
+                Some(Method::PairedProcesses | Method::PairedTurns)
+            );
+            let pairs = paired.then_some(case.baseline_process_count);
             case.reason = Some(doubt(&estimate, tie_width, p_values.len(), pairs));
         }
     }
@@ -788,6 +810,7 @@ impl Comparison {
                     },
                     match case.method {
                         Some(Method::PairedProcesses) => format!("{ours} pairs"),
+                        Some(Method::PairedTurns) => format!("{ours} pairs by turns"),
                         Some(_) => format!("{ours} and {theirs}"),
                         None => "-".to_owned(),
                     },
@@ -1007,6 +1030,7 @@ const HEADINGS: [&str; 8] = [
 mod tests {
     use super::*;
     use crate::op::{Case, Dtype, OpName, Shape};
+    use crate::report::MEDIAN;
     use crate::report::{Labels, Times, unmeasured};
 
     fn outcome(low: f64, median: f64, high: f64) -> Outcome {
@@ -1175,6 +1199,46 @@ mod tests {
         assert_eq!(verdict(1.03), Verdict::Slower);
         assert_eq!(verdict(0.97), Verdict::Faster);
         assert_eq!(verdict(1.01), Verdict::Ambiguous);
+    }
+
+    #[test]
+    fn turns_decide_where_there_were_any_and_only_within_one_race() {
+        // Times that jump by a third, and a candidate that is slower by 3 % in every round.
+        let jumping: Vec<f64> = (0..8).map(|i| if i % 3 == 0 { 1.3 } else { 1.0 }).collect();
+        let with_turns = |ratio: f64, race: &str, statistic: &str| {
+            let mut report = calibrated(of_processes(&jumping, Some(race)), 0.008, 0.1);
+            let times = report.outcomes[0].time_s.as_mut().unwrap();
+            times.process_medians.rotate_left(usize::from(ratio > 1.0));
+            times.turn_ratios = (0..8).map(|i| ratio + 1e-4 * f64::from(i)).collect();
+            let calibration = report.calibration.as_mut().unwrap();
+            statistic.clone_into(&mut calibration.statistic);
+            calibration.apart_width = Some(0.4);
+            report
+        };
+        let base = with_turns(1.0 / 1.03, "x", TURNS);
+        let found = case(&base, &with_turns(1.03, "x", TURNS), None);
+        assert_eq!(found.method, Some(Method::PairedTurns));
+        assert_eq!(found.verdict, Verdict::Slower);
+        assert!(
+            (found.ratio.unwrap() - 1.0 / 1.03).abs() < 1e-3,
+            "{found:?}"
+        );
+        assert_eq!(found.tie_width, Some(0.008));
+        // Of another race, turns say nothing, nor does a width that was found by turns.
+        let found = case(&base, &with_turns(1.03, "y", TURNS), None);
+        assert_eq!(found.method, Some(Method::Processes));
+        assert_eq!(found.tie_width, Some(0.4));
+        // One block without a turn: processes one after the other, and their width.
+        let mut part = with_turns(1.03, "x", TURNS);
+        part.outcomes[0].time_s.as_mut().unwrap().turn_ratios.pop();
+        let found = case(&base, &part, None);
+        assert_eq!(found.method, Some(Method::PairedProcesses));
+        assert_eq!(found.tie_width, Some(0.4));
+        // A calibration by medians is a wider one, and holds for turns too.
+        let base = with_turns(1.0 / 1.03, "x", MEDIAN);
+        let found = case(&base, &with_turns(1.03, "x", MEDIAN), None);
+        assert_eq!(found.method, Some(Method::PairedTurns));
+        assert_eq!(found.tie_width, Some(0.008));
     }
 
     #[test]

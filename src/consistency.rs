@@ -222,6 +222,22 @@ fn time(place: &str, field: &str, times: &Times, found: &mut Found) {
         let field = format!("{field}.{name}");
         found.equal(place, &field, stated, follows, "that of the samples");
     }
+    let turn_count = times.turn_ratios.len();
+    if turn_count != 0 && turn_count != times.process_medians.len() {
+        found.add(
+            place,
+            format!(
+                "{field}.turn_ratios has {turn_count} values for {} processes",
+                times.process_medians.len()
+            ),
+        );
+    }
+    if times.turn_ratios.iter().any(|ratio| *ratio <= 0.0) {
+        found.add(
+            place,
+            format!("{field}.turn_ratios has one that is not above zero"),
+        );
+    }
     if let Some(&first) = times.process_medians.first() {
         found.equal(
             place,

@@ -414,7 +414,7 @@ fn look(
     seed: u32,
     variant: &Variant,
 ) -> std::result::Result<Found, End> {
-    let policy = policy(&session.timer, session.silence);
+    let policy = policy(&request.runner, &session.timer, session.silence);
     let launch_s = launch(session, seed)?;
     session.case(case, seed, &Data::Uniform)?;
     let cold = session.what_if(variant, WhatIf::Cold)?;

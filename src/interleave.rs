@@ -1,17 +1,18 @@
 //! Two runners raced by turns: every time is taken in a fresh process, and the processes of both
-//! sides alternate.
+//! sides live at the same time and take turns of a few milliseconds.
 //!
 //! What two runs an hour apart disagree about is mostly the hour: clocks, temperature, neighbours,
 //! where memory happened to lie. A fresh process for every observation makes the last of these part
-//! of the spread; taking both sides in one block, first one then the other and in the next block
-//! the other way round (A B, B A, A B, ...), makes the rest common to both, so that a slow drift
-//! cancels in each pair.
+//! of the spread; turns (A B, B A, A B, ...) that are short against what the rest comes and goes in
+//! make it common to both sides, so that it cancels in each round. Where a device is not given to two
+//! processes at once, they run one after the other, in the next block the other way round, and only
+//! what is slower than a process cancels.
 
 use std::time::{Duration, Instant};
 
 use regex::Regex;
 
-use crate::case::{Sight, ended, right, set_time, sight, times};
+use crate::case::{AUDIT_S_EXTERNAL, Sight, ended, right, set_time, sight, sights_by_turns, times};
 use crate::datasheet::Datasheets;
 use crate::display;
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ use crate::report::{
     Status, Suite, Times, Tool, Tried, Verification,
 };
 use crate::run::{self, Opened, Reach, WRONG, Watcher};
-use crate::runner::Fault;
+use crate::runner::{Fault, NATIVE};
 use crate::shader::sha256;
 use crate::stats;
 use crate::tune::{self, End, Session, Task};
@@ -71,13 +72,22 @@ pub struct Race {
 /// The words for the two sides.
 const SIDES: [&str; 2] = ["baseline", "candidate"];
 
-/// How one process measures, in an interleaved race and in a calibration alike.
+/// How one process of the runner `name` measures, in an interleaved race and in a calibration alike.
 #[must_use]
-pub fn policy(timer: &Timer, silence: Duration) -> Policy {
-    Policy {
+pub fn policy(name: &str, timer: &Timer, silence: Duration) -> Policy {
+    let policy = Policy {
         sample_count_floor: 3,
         sampled_s_min: SAMPLED_S_MIN,
         ..Policy::thorough(timer, PROCESS_S_MAX, silence)
+    };
+    let external_s = if NATIVE.contains(&name) {
+        0.0
+    } else {
+        AUDIT_S_EXTERNAL
+    };
+    Policy {
+        audit_s: policy.audit_s.max(external_s),
+        ..policy
     }
 }
 
@@ -127,9 +137,114 @@ pub fn fresh(
     }
     let mut opened = reopen(name, reach, first)?;
     with_session(&mut opened, reach.silence, |session| {
-        let policy = policy(&session.timer, session.silence);
+        let policy = policy(name, &session.timer, session.silence);
         sight(session, case, seed, variant, &policy)
     })
+}
+
+/// What one process of a block runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Contestant<'a> {
+    /// The runner by name, path or command.
+    pub name: &'a str,
+    /// What it was when it was opened first.
+    pub first: &'a RunnerRecord,
+    /// The case.
+    pub case: &'a Case,
+    /// The variant.
+    pub variant: &'a Variant,
+}
+
+/// Two fresh processes, and how they compare.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// What each of them measured.
+    pub sights: [Sight; 2],
+    /// Time of a call in the second over that in the first by turns; `None` where they ran one after
+    /// the other.
+    pub ratio: Option<f64>,
+}
+
+/// How the two processes of a block share the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Both live, and take turns of milliseconds.
+    Turns,
+    /// One is gone before the other starts.
+    Apart,
+}
+
+/// Measures two fresh processes. `turned` says which of them is opened first, or runs first.
+///
+/// # Errors
+/// As [`fresh`], with the side that it is of.
+pub fn pair(
+    way: Way,
+    reach: &Reach,
+    contestants: [Contestant<'_>; 2],
+    seed: u32,
+    turned: bool,
+) -> std::result::Result<Pair, (usize, End)> {
+    let alone = |index: usize| {
+        let side = contestants[index];
+        fresh(side.name, reach, side.first, side.case, seed, side.variant)
+    };
+    if way == Way::Apart {
+        let sights = in_order(turned, alone)?;
+        return Ok(Pair {
+            sights,
+            ratio: None,
+        });
+    }
+    if interrupted() {
+        return Err((0, End::Interrupted));
+    }
+    let [mut one, mut other] = in_order(turned, |index| {
+        reopen(contestants[index].name, reach, contestants[index].first)
+    })?;
+    with_session(&mut one, reach.silence, |first| {
+        with_session(&mut other, reach.silence, |second| {
+            // The coarser clock of the two says how long spans must be.
+            let [ours, theirs] = contestants.map(|side| side.name);
+            let mut shared = policy(ours, &first.timer, reach.silence);
+            let theirs = policy(theirs, &second.timer, reach.silence);
+            shared.span_s_min = shared.span_s_min.max(theirs.span_s_min);
+            shared.audit_s = shared.audit_s.max(theirs.audit_s);
+            let cases = contestants.map(|side| side.case);
+            let variants = contestants.map(|side| side.variant);
+            let (sights, ratio) = sights_by_turns(first, second, cases, seed, variants, &shared)?;
+            Ok(Pair {
+                sights,
+                ratio: Some(ratio),
+            })
+        })
+    })
+}
+
+/// [`pair`] for the first block of a comparison, which finds out whether both processes can live at
+/// the same time. What two processes of the same would not do one after the other either is an error.
+///
+/// # Errors
+/// As [`pair`].
+pub fn first_pair(
+    reach: &Reach,
+    contestants: [Contestant<'_>; 2],
+    seed: u32,
+    say: &mut dyn FnMut(&str),
+) -> std::result::Result<(Pair, Way), (usize, End)> {
+    match pair(Way::Turns, reach, contestants, seed, false) {
+        Ok(pair) => Ok((pair, Way::Turns)),
+        Err((index, end @ (End::Wrong(_) | End::Interrupted))) => Err((index, end)),
+        Err((_, end)) if interrupted() => Err((0, end)),
+        Err((_, end)) => {
+            let found = pair(Way::Apart, reach, contestants, seed, false)?;
+            say(&format!(
+                "the processes run one after the other, not by turns, for both at once did not work: {}",
+                end.reason()
+            ));
+            Ok((found, Way::Apart))
+        }
+    }
 }
 
 /// The variant that a side will run, and how it was found.
@@ -418,21 +533,32 @@ fn race_case(
         second.variant = variant;
     }
     let choices = [first, second];
+    let contestants = [0, 1].map(|index| Contestant {
+        name: sides[index].name,
+        first: &sides[index].record,
+        case,
+        variant: &choices[index].variant,
+    });
     let mut blocks: [Vec<Sight>; 2] = [Vec::new(), Vec::new()];
+    let mut ratios = Vec::new();
+    let mut way = None;
     let mut losses = 0;
     let mut lost = None;
     for block in 0..options.pair_count {
-        let result = race_block(block, |index| {
-            let side = &sides[index];
-            let variant = &choices[index].variant;
-            fresh(side.name, &options.reach, &side.record, case, seed, variant)
-        });
+        let result = match way {
+            Some(way) => pair(way, &options.reach, contestants, seed, block % 2 == 1),
+            None => first_pair(&options.reach, contestants, seed, say).map(|(pair, found)| {
+                way = Some(found);
+                pair
+            }),
+        };
         match result {
-            Ok(pair) if blocks_agree(&blocks, &pair) => {
+            Ok(pair) if blocks_agree(&blocks, &pair.sights) => {
                 losses = 0;
-                for (blocks, fresh) in blocks.iter_mut().zip(pair) {
+                for (blocks, fresh) in blocks.iter_mut().zip(pair.sights) {
                     blocks.push(fresh);
                 }
+                ratios.extend(pair.ratio);
             }
             Ok(_) => {
                 losses += 1;
@@ -469,17 +595,23 @@ fn race_case(
     let [base, other] = blocks;
     let [first, second] = choices;
     [
-        outcome(options, &sides[0], case, first, &base),
-        outcome(options, &sides[1], case, second, &other),
+        outcome(
+            options,
+            &sides[0],
+            case,
+            first,
+            &base,
+            ratios.iter().map(|ratio| 1.0 / ratio).collect(),
+        ),
+        outcome(options, &sides[1], case, second, &other, ratios),
     ]
 }
 
-/// Both processes of a block in the order that this block has; with an error the side it is of.
-fn race_block<T>(
-    block: u32,
+/// Both sides of a block in the order that this block has; with an error the side it is of.
+fn in_order<T>(
+    turned: bool,
     mut take: impl FnMut(usize) -> std::result::Result<T, End>,
 ) -> std::result::Result<[T; 2], (usize, End)> {
-    let turned = block % 2 == 1;
     let mut side = |index: usize| take(index).map_err(|end| (index, end));
     if turned {
         let second = side(1)?;
@@ -503,6 +635,7 @@ fn outcome(
     case: &Case,
     choice: Choice,
     blocks: &[Sight],
+    turn_ratios: Vec<f64>,
 ) -> Outcome {
     let Some(first) = blocks.first() else {
         return side.end(case, End::Interrupted);
@@ -531,6 +664,7 @@ fn outcome(
             .iter()
             .map(|fresh| fresh.measurement.summary.min)
             .collect(),
+        turn_ratios,
         ..times(&first.measurement)
     });
     outcome.verification = Some(first.verification.clone());
@@ -609,14 +743,20 @@ fn at_its_best(mut outcome: Outcome) -> Outcome {
 
 /// One line about a case that was raced.
 fn news(pair: &[Outcome; 2]) -> String {
-    let medians = |outcome: &Outcome| Some(outcome.time_s.as_ref()?.process_medians.clone());
-    let raced = medians(&pair[0]).zip(medians(&pair[1]));
-    let found = raced.and_then(|(a, b)| Some((a.len(), stats::median(&a)?, stats::median(&b)?)));
+    let raced = pair[0].time_s.as_ref().zip(pair[1].time_s.as_ref());
+    let found = raced.and_then(|(first, second)| {
+        let medians =
+            stats::median(&first.process_medians).zip(stats::median(&second.process_medians))?;
+        Some((first.process_medians.len(), medians, second))
+    });
     match found {
-        Some((count, a, b)) => format!(
-            "{} and {} in {count} pairs",
+        Some((count, (a, b), second)) => format!(
+            "{} and {} in {count} pairs{}",
             display::seconds(a),
-            display::seconds(b)
+            display::seconds(b),
+            stats::median(&second.turn_ratios).map_or_else(String::new, |ratio| format!(
+                ", by turns {ratio:.4} of the baseline's time"
+            ))
         ),
         None => {
             let told = pair.iter().find(|o| o.status == OutcomeStatus::Failed);
@@ -638,7 +778,7 @@ mod tests {
     fn the_sides_take_turns_in_going_first_and_a_loss_names_its_side() {
         let mut order = Vec::new();
         for block in 0..4 {
-            let pair = race_block(block, |index| {
+            let pair = in_order(block % 2 == 1, |index| {
                 order.push(index);
                 Ok(index)
             });
@@ -646,7 +786,7 @@ mod tests {
         }
         assert_eq!(order, [0, 1, 1, 0, 0, 1, 1, 0]);
         let mut taken = 0;
-        let lost = race_block(0, |index| {
+        let lost = in_order(false, |index| {
             taken += 1;
             if index == 0 {
                 Err(End::Failed("no".to_owned()))

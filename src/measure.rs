@@ -45,6 +45,13 @@ const SLOWER_AMONG_MANY_MAX: f64 = 4.0;
 /// What one request may cost beside its spans: pipes, wake-ups, reading timestamps back.
 const REQUEST_S_MAX: f64 = 0.05;
 
+/// Seconds of one turn where two runners are timed by turns: far below what other work on a machine
+/// comes and goes in, and enough for a few spans.
+const TURN_S: f64 = 0.01;
+
+/// Fewest rounds of one turn each, also when the time is up.
+const ROUND_COUNT_FLOOR: usize = 5;
+
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -232,6 +239,104 @@ pub fn measure(
     measure_by(runner, timer, policy, &|| started.elapsed().as_secs_f64())
 }
 
+/// Two measurements that were taken by turns.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    /// Each side's own.
+    pub measurements: [Measurement; 2],
+    /// Time of a call on the second side over that on the first: the median over all rounds, each of
+    /// one turn a side.
+    pub ratio: f64,
+}
+
+/// Times what two runners have prepared, by turns of a few milliseconds: a b, b a, a b, ... What
+/// disturbs a machine for longer than that disturbs both turns of a round alike and falls out of
+/// their ratio, even where it makes each side's own times jump by half.
+///
+/// # Errors
+/// As [`measure`], with the side that it is of.
+pub fn measure_by_turns(
+    runners: [(&mut dyn Conversation, &Timer); 2],
+    policy: &Policy,
+) -> Result<Turns, (usize, Trouble)> {
+    let started = Instant::now();
+    measure_by_turns_by(runners, policy, &|| started.elapsed().as_secs_f64())
+}
+
+/// As [`measure_by_turns`], with the conductor's clock given: seconds since any moment.
+fn measure_by_turns_by(
+    runners: [(&mut dyn Conversation, &Timer); 2],
+    policy: &Policy,
+    now: &dyn Fn() -> f64,
+) -> Result<Turns, (usize, Trouble)> {
+    let mut sides = runners.map(|(runner, timer)| Stopwatch::new(runner, timer, policy, now));
+    let mut bursts = [None, None];
+    let mut ramps = [None, None];
+    for index in 0..2 {
+        let of = |trouble| (index, trouble);
+        sides[index].fill_a_span().map_err(of)?;
+        (bursts[index], ramps[index]) = sides[index].warm_up().map_err(of)?;
+    }
+    let begun = now();
+    let mut samples = [Samples::default(), Samples::default()];
+    let mut ratios = Vec::new();
+    for round in 0u32.. {
+        let mut medians = [None, None];
+        for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let mode = sides[index].mode;
+            medians[index] = sides[index]
+                .turn(&mut samples[index], round == 0)
+                .map_err(|trouble| (index, trouble))?;
+            if sides[index].mode != mode {
+                ratios.clear(); // the two clocks are never mixed
+                medians = [None, None];
+                break;
+            }
+        }
+        if let [Some(first), Some(second)] = medians {
+            ratios.push(f64::ln(second / first));
+        }
+        let of_both = |is: &dyn Fn(&Samples) -> bool| samples.iter().all(is);
+        let enough = of_both(&|s| {
+            s.count() >= policy.sample_count_min && s.host_s_total >= policy.sampled_s_min
+        });
+        // Both sides share the time, so there is twice as much of it.
+        let late = now() - begun >= 2.0 * policy.time_s_max
+            && of_both(&|s| s.count() >= policy.sample_count_floor);
+        if (enough || late) && ratios.len() >= ROUND_COUNT_FLOOR {
+            break;
+        }
+    }
+    let mut finished = Vec::new();
+    for (index, samples) in samples.into_iter().enumerate() {
+        let side = &mut sides[index];
+        let of = |trouble| (index, trouble);
+        let unmet = Summary::of(&samples.seconds).and_then(|summary| unmet(&summary, policy));
+        let stop_reason = match &unmet {
+            None => "precision_reached",
+            Some(_) if samples.host_s_total >= policy.sampled_s_min => "sample_limit",
+            Some(_) => "time_limit",
+        };
+        let unmet: Vec<String> = [ramps[index].take(), unmet].into_iter().flatten().collect();
+        let unmet = (!unmet.is_empty()).then(|| unmet.join("; "));
+        let measurement = side
+            .finish(samples, bursts[index], stop_reason, unmet)
+            .map_err(of)?;
+        if policy.audit_s > 0.0 {
+            side.audit(measurement.summary.median).map_err(of)?;
+        }
+        finished.push(measurement);
+    }
+    let ratio = Summary::of(&ratios).map_or(f64::NAN, |summary| summary.median.exp());
+    match <[Measurement; 2]>::try_from(finished) {
+        Ok(measurements) if ratio.is_finite() => Ok(Turns {
+            measurements,
+            ratio,
+        }),
+        _ => Err((0, Trouble::Refused("no round has a valid ratio".to_owned()))),
+    }
+}
+
 /// As [`measure`], with the conductor's clock given: seconds since any moment.
 ///
 /// # Errors
@@ -242,22 +347,19 @@ pub fn measure_by(
     policy: &Policy,
     now: &dyn Fn() -> f64,
 ) -> Result<Measurement, Trouble> {
-    let mut stopwatch = Stopwatch {
-        runner,
-        timer,
-        policy,
-        now,
-        started: now(),
-        mode: if timer.clock == "device" && !policy.host_slope {
-            Mode::Device
-        } else {
-            Mode::Host
-        },
-        repeat_count: 1,
-        span_s: policy.span_s_min,
-        note: None,
-    };
-    stopwatch.run()
+    Stopwatch::new(runner, timer, policy, now).run()
+}
+
+/// The interval of the median that was wanted and what it is, where it is wider.
+fn unmet(summary: &Summary, policy: &Policy) -> Option<String> {
+    let half_width = summary.relative_half_width();
+    (half_width > policy.precision).then(|| {
+        format!(
+            "half the interval's width is {:.2} % of the median; wanted {:.2} %",
+            100.0 * half_width,
+            100.0 * policy.precision
+        )
+    })
 }
 
 /// Asks for timed spans, as many as `sample_count`, and wants them of `repeat_count` calls each.
@@ -328,6 +430,31 @@ struct Stopwatch<'a> {
     /// Seconds that one span takes on the host, as last seen.
     span_s: f64,
     note: Option<String>,
+}
+
+impl<'a> Stopwatch<'a> {
+    fn new(
+        runner: &'a mut dyn Conversation,
+        timer: &'a Timer,
+        policy: &'a Policy,
+        now: &'a dyn Fn() -> f64,
+    ) -> Self {
+        Self {
+            runner,
+            timer,
+            policy,
+            now,
+            started: now(),
+            mode: if timer.clock == "device" && !policy.host_slope {
+                Mode::Device
+            } else {
+                Mode::Host
+            },
+            repeat_count: 1,
+            span_s: policy.span_s_min,
+            note: None,
+        }
+    }
 }
 
 impl Stopwatch<'_> {
@@ -488,50 +615,16 @@ impl Stopwatch<'_> {
         let mut poison = true;
         loop {
             let chunk = self.chunk(samples.asked_count);
-            let short = self.ask(self.repeat_count, chunk, poison)?;
+            let (before, mode) = (samples.seconds.len(), self.mode);
+            self.take(chunk, poison, &mut samples)?;
             poison = false;
-            let before = samples.seconds.len();
-            if self.mode == Mode::HostSlope {
-                let long =
-                    self.ask(self.repeat_count.saturating_mul(SLOPE_FACTOR), chunk, false)?;
-                samples.take_pairs(&short, &long, self.repeat_count);
-            } else {
-                samples.take(&short, self.mode, self.repeat_count);
-            }
-            if let Some(seen) = short.last() {
-                self.span_s = seen.span.host_s.max(1e-6);
-            }
-            if self.mode == Mode::Device
-                && samples.mostly_invalid(policy.sample_count_min.min(MEDIAN_SAMPLES_MIN))
-            {
-                // The two clocks are never mixed: everything is taken again by the other one.
-                self.note = Some(format!(
-                    "{} of {} spans by the device's clock were zero, backwards or longer than the host waited",
-                    samples.invalid_count, samples.asked_count
-                ));
-                self.mode = if short.iter().any(|seen| seen.span.submit_s.is_some()) {
-                    Mode::HostSlope
-                } else {
-                    Mode::Host
-                };
-                self.repeat_count = self.repeat_count.min(self.repeat_count_max());
-                samples = Samples {
-                    invalid_count: samples.invalid_count,
-                    ..Samples::default()
-                };
+            if self.mode != mode {
                 settling = None;
                 poison = true;
                 continue;
             }
-            let count = u32::try_from(samples.seconds.len()).unwrap_or(u32::MAX);
-            if samples.asked_count >= 2 * policy.sample_count_max.max(MEDIAN_SAMPLES_MIN)
-                && count < policy.sample_count_floor
-            {
-                return Err(Trouble::Refused(format!(
-                    "{} of {} timed spans are zero, backwards or longer than the conductor waited",
-                    samples.invalid_count, samples.asked_count
-                )));
-            }
+            let count = samples.count();
+            self.refuse_if_hopeless(&samples)?;
             let Some(summary) = Summary::of(&samples.seconds) else {
                 continue;
             };
@@ -544,14 +637,8 @@ impl Stopwatch<'_> {
             for &sample in &samples.seconds[before..] {
                 settling.push(sample);
             }
-            let reached = summary.relative_half_width() <= policy.precision;
-            let unmet = (!reached).then(|| {
-                format!(
-                    "half the interval's width is {:.2} % of the median; wanted {:.2} %",
-                    100.0 * summary.relative_half_width(),
-                    100.0 * policy.precision
-                )
-            });
+            let unmet = unmet(&summary, policy);
+            let reached = unmet.is_none();
             let enough =
                 count >= policy.sample_count_min && samples.host_s_total >= policy.sampled_s_min;
             if enough && reached {
@@ -573,15 +660,80 @@ impl Stopwatch<'_> {
         }
     }
 
+    /// One more chunk of samples. Where the device's clock turns out not to be believed, the samples
+    /// by it are dropped, and the next ones are by the host's: the two are never mixed.
+    fn take(&mut self, chunk: u32, poison: bool, samples: &mut Samples) -> Result<(), Trouble> {
+        let short = self.ask(self.repeat_count, chunk, poison)?;
+        if self.mode == Mode::HostSlope {
+            let long = self.ask(self.repeat_count.saturating_mul(SLOPE_FACTOR), chunk, false)?;
+            samples.take_pairs(&short, &long, self.repeat_count);
+        } else {
+            samples.take(&short, self.mode, self.repeat_count);
+        }
+        if let Some(seen) = short.last() {
+            self.span_s = seen.span.host_s.max(1e-6);
+        }
+        let enough = self.policy.sample_count_min.min(MEDIAN_SAMPLES_MIN);
+        if self.mode == Mode::Device && samples.mostly_invalid(enough) {
+            self.note = Some(format!(
+                "{} of {} spans by the device's clock were zero, backwards or longer than the host waited",
+                samples.invalid_count, samples.asked_count
+            ));
+            self.mode = if short.iter().any(|seen| seen.span.submit_s.is_some()) {
+                Mode::HostSlope
+            } else {
+                Mode::Host
+            };
+            self.repeat_count = self.repeat_count.min(self.repeat_count_max());
+            *samples = Samples {
+                invalid_count: samples.invalid_count,
+                ..Samples::default()
+            };
+        }
+        Ok(())
+    }
+
+    /// Refuses a clock of which many spans have not given few valid samples.
+    fn refuse_if_hopeless(&self, samples: &Samples) -> Result<(), Trouble> {
+        let many = 2 * self.policy.sample_count_max.max(MEDIAN_SAMPLES_MIN);
+        if samples.asked_count >= many && samples.count() < self.policy.sample_count_floor {
+            return Err(Trouble::Refused(format!(
+                "{} of {} timed spans are zero, backwards or longer than the conductor waited",
+                samples.invalid_count, samples.asked_count
+            )));
+        }
+        Ok(())
+    }
+
+    /// One turn of a race: the median of its valid samples, which are added to `samples`.
+    fn turn(&mut self, samples: &mut Samples, poison: bool) -> Result<Option<f64>, Trouble> {
+        // The other side has had the caches: its first span is what it costs to get them back.
+        let lead = self.span_s < TURN_S;
+        if lead {
+            self.ask(self.repeat_count, 1, poison)?;
+        }
+        let span_s = self.span_s.max(1e-6) * self.spans_a_sample();
+        let chunk = whole(TURN_S / span_s).clamp(1, 50);
+        let before = samples.seconds.len();
+        self.take(chunk, poison && !lead, samples)?;
+        self.refuse_if_hopeless(samples)?;
+        let taken = samples.seconds.get(before..).unwrap_or_default();
+        Ok(Summary::of(taken).map(|summary| summary.median))
+    }
+
+    /// How long one sample is, in shorter spans.
+    fn spans_a_sample(&self) -> f64 {
+        match self.mode {
+            Mode::HostSlope => f64::from(1 + SLOPE_FACTOR),
+            Mode::Device | Mode::Host => 1.0,
+        }
+    }
+
     /// Spans to ask for at once: near a quarter of a second, so that an interrupt is heeded soon,
     /// and no more than there is time for.
     fn chunk(&self, asked_count: u32) -> u32 {
         let policy = self.policy;
-        let span_s = match self.mode {
-            Mode::HostSlope => self.span_s * f64::from(1 + SLOPE_FACTOR),
-            Mode::Device | Mode::Host => self.span_s,
-        }
-        .max(1e-6);
+        let span_s = (self.span_s * self.spans_a_sample()).max(1e-6);
         let wanted = if asked_count == 0 {
             policy.sample_count_min
         } else {
@@ -719,6 +871,11 @@ impl Samples {
         }
     }
 
+    /// Valid samples so far.
+    fn count(&self) -> u32 {
+        u32::try_from(self.seconds.len()).unwrap_or(u32::MAX)
+    }
+
     fn note(&mut self, seen: &Seen) {
         let calls = f64::from(seen.span.repeat_count);
         self.asked_count += 1;
@@ -761,6 +918,8 @@ mod tests {
         submit_s: f64,
         /// Relative to the number of spans so far.
         noise: fn(u32) -> f64,
+        /// What other work makes of a time, by the moment.
+        neighbours: fn(f64) -> f64,
         /// What the runner says of a span that took so many seconds and calls.
         device: fn(f64, u32) -> Option<f64>,
         host: fn(f64, u32) -> f64,
@@ -777,6 +936,7 @@ mod tests {
                 call_s,
                 submit_s: 0.0,
                 noise: |_| 0.0,
+                neighbours: |_| 1.0,
                 device: |s, _| Some(s),
                 host: |s, _| s,
                 calls_max: u32::MAX,
@@ -810,7 +970,10 @@ mod tests {
             let samples = (0..sample_count)
                 .map(|i| {
                     let calls = f64::from(repeat_count.min(self.calls_max));
-                    let work_s = self.call_s * calls * (1.0 + (self.noise)(self.spans + i));
+                    let work_s = self.call_s
+                        * calls
+                        * (1.0 + (self.noise)(self.spans + i))
+                        * (self.neighbours)(self.clock.get());
                     let host_s = work_s + self.submit_s;
                     self.clock.set(self.clock.get() + host_s);
                     Span {
@@ -837,6 +1000,80 @@ mod tests {
 
     fn close(a: f64, b: f64) -> bool {
         (a / b - 1.0).abs() < 1e-6
+    }
+
+    /// Two sides in the same world.
+    fn raced(first: &mut Fake, second: &mut Fake) -> Result<Turns, (usize, Trouble)> {
+        second.clock = Rc::clone(&first.clock);
+        let clock = Rc::clone(&first.clock);
+        let policy = Policy {
+            sample_count_floor: 3,
+            sampled_s_min: 0.4,
+            audit_s: 0.25,
+            ..Policy::thorough(&timer(), 0.6, Duration::from_secs(1))
+        };
+        let timer = timer();
+        measure_by_turns_by([(first, &timer), (second, &timer)], &policy, &|| {
+            clock.get()
+        })
+    }
+
+    #[test]
+    fn turns_see_through_neighbours_that_make_both_sides_jump() {
+        // Half as slow again for 0.17 s of every 0.3, which no median of one side survives.
+        let fake = |call_s: f64| Fake {
+            neighbours: |now| if now % 0.3 < 0.17 { 1.5 } else { 1.0 },
+            noise: |i| f64::from(i * 7 % 5) * 1e-3,
+            ..Fake::new(call_s)
+        };
+        for slower in [1.0, 1.02, 0.9] {
+            let turns = raced(&mut fake(1e-3), &mut fake(1e-3 * slower)).unwrap();
+            assert!(
+                (turns.ratio / slower - 1.0).abs() < 2e-3,
+                "{slower}: {turns:?}"
+            );
+            for measurement in &turns.measurements {
+                assert!(measurement.summary.max > 1.4 * measurement.summary.min);
+                let seconds: f64 = measurement.samples.iter().sum();
+                assert!(
+                    seconds * f64::from(measurement.repeat_count) >= 0.4,
+                    "{seconds}"
+                );
+            }
+        }
+        // A call that is longer than a turn takes one turn.
+        let turns = raced(&mut fake(0.02), &mut fake(0.021)).unwrap();
+        assert!((turns.ratio / 1.05 - 1.0).abs() < 2e-3, "{turns:?}");
+    }
+
+    #[test]
+    fn a_side_whose_clock_fails_is_raced_by_the_hosts_and_one_without_any_is_named() {
+        // Its device's clock is good for the warm-up and stands still from then on.
+        let mut bad = Fake {
+            device: |s, i| (i < 150).then_some(s),
+            ..Fake::new(2e-3)
+        };
+        let turns = raced(&mut Fake::new(1e-3), &mut bad).unwrap();
+        assert_eq!(turns.measurements[0].clock, "device");
+        assert_ne!(turns.measurements[1].clock, "device");
+        assert!((turns.ratio / 2.0 - 1.0).abs() < 0.01, "{}", turns.ratio);
+        let mut broken = Fake {
+            device: |_, _| Some(-1.0),
+            host: |_, _| -1.0,
+            ..Fake::new(1e-3)
+        };
+        let (side, trouble) = raced(&mut Fake::new(1e-3), &mut broken).unwrap_err();
+        assert_eq!(side, 1);
+        assert!(matches!(trouble, Trouble::Refused(_)), "{trouble:?}");
+        // What is claimed must still agree with the conductor's own clock.
+        let mut lying = Fake {
+            device: |s, _| Some(0.3 * s),
+            host: |s, _| 0.3 * s,
+            ..Fake::new(1e-3)
+        };
+        let (side, trouble) = raced(&mut lying, &mut Fake::new(1e-3)).unwrap_err();
+        assert_eq!(side, 0);
+        assert!(matches!(trouble, Trouble::Untrue(_)), "{trouble:?}");
     }
 
     #[test]

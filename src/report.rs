@@ -17,7 +17,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.6.0";
+pub const SCHEMA_VERSION: &str = "1.7.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -613,8 +613,9 @@ pub struct Calibration {
     pub apart_width: Option<f64>,
     /// Relative standard deviation between processes of the statistic that is compared.
     pub process_relative_sd: f64,
-    /// What is compared of each process: its `median`, or its `minimum` where other work on the
-    /// machine makes medians scatter more than twice as much.
+    /// What is compared of the processes of a block: the ratio of their `turns`, which they took in
+    /// milliseconds; where they ran one after the other, the `median` of each, or its `minimum` where
+    /// other work on the machine makes medians scatter more than twice as much.
     #[serde(default = "median_statistic")]
     pub statistic: String,
     /// The device's clock against the slope of the host's on the same kernel; absent where there is
@@ -650,6 +651,8 @@ pub struct Confirmation {
 pub const MEDIAN: &str = "median";
 /// The value of [`Calibration::statistic`] for fastest samples.
 pub const MINIMUM: &str = "minimum";
+/// The value of [`Calibration::statistic`] for ratios of turns.
+pub const TURNS: &str = "turns";
 
 fn median_statistic() -> String {
     MEDIAN.to_owned()
@@ -717,6 +720,11 @@ pub struct Times {
     /// Fastest samples of the same processes, in the same order.
     #[serde(default)]
     pub process_minima: Vec<f64>,
+    /// Where two sides were raced by turns of a few milliseconds: for each of the same processes, the
+    /// time of a call over that on the other side, the median over the rounds. Empty where processes
+    /// ran one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turn_ratios: Vec<f64>,
 }
 
 /// The evidence that an output is right.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::estimate;
 use crate::input::{Data, Element, Values};
-use crate::measure::{Measurement, Policy, Trouble, measure};
+use crate::measure::{Measurement, Policy, Trouble, Turns, measure, measure_by_turns};
 use crate::op::Case;
 use crate::protocol::{
     Device, Estimate, Inspection, Refused, Request, Response, Timer, Variant, WhatIf,
@@ -52,6 +52,21 @@ pub enum End {
     Wrong(String),
     /// The user wants to stop.
     Interrupted,
+}
+
+impl End {
+    /// Why, in words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Fault(fault) => &fault.message,
+            Self::Skipped(reason)
+            | Self::Failed(reason)
+            | Self::Implausible(reason)
+            | Self::Wrong(reason) => reason,
+            Self::Interrupted => "it was interrupted",
+        }
+    }
 }
 
 impl From<Fault> for End {
@@ -308,14 +323,35 @@ impl Session<'_> {
     /// # Errors
     /// When the runner dies or refuses.
     pub fn measure(&mut self, policy: &Policy) -> Result<Measurement, Trouble> {
-        let timer = match &self.clock {
+        let timer = self.clock_in_use();
+        measure(self.runner, &timer, policy)
+    }
+
+    /// Times what this session and another have prepared, by turns.
+    ///
+    /// # Errors
+    /// When a runner dies or refuses: this one (0) or the other (1).
+    pub fn measure_by_turns(
+        &mut self,
+        other: &mut Session<'_>,
+        policy: &Policy,
+    ) -> Result<Turns, (usize, Trouble)> {
+        let timers = [self.clock_in_use(), other.clock_in_use()];
+        let sides: [(&mut dyn Conversation, &Timer); 2] = [
+            (&mut *self.runner, &timers[0]),
+            (&mut *other.runner, &timers[1]),
+        ];
+        measure_by_turns(sides, policy)
+    }
+
+    fn clock_in_use(&self) -> Timer {
+        match &self.clock {
             Some(clock) => Timer {
                 clock: clock.clone(),
                 ..self.timer.clone()
             },
             None => self.timer.clone(),
-        };
-        measure(self.runner, &timer, policy)
+        }
     }
 }
 
