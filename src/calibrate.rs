@@ -19,7 +19,7 @@ use crate::interleave::{
     Choice, Contestant, Way, choose, first_pair, fresh, pair, policy, with_session,
 };
 use crate::interrupt::interrupted;
-use crate::measure::Policy;
+use crate::measure::ask_spans;
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
 use crate::report::{
@@ -181,16 +181,20 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
         cases.push(slowed(invocations, steps, slowdown)?);
     }
     let block_count = request.process_count * request.comparison_count;
+    let clocks = compare_clocks(request, &first, &cases[0], &choice);
+    let way = find_way(request, &first, &cases[0], &choice, watcher)?;
     watcher.say(&format!(
-        "calibrating {} on {} ({}) with {}: {block_count} blocks, each racing it against {} others",
+        "calibrating {} on {} ({}) with {}: {block_count} blocks, {} of it against {} others",
         first.runner.name,
         device.name,
         device.backend,
         cases[0].id(),
+        match way {
+            Way::Turns => "each a race by turns",
+            Way::Apart => "each one process after the other",
+        },
         cases.len() - 1
     ));
-    let clocks = compare_clocks(request, &first, &cases[0], &choice);
-    let way = find_way(request, &first, &cases[0], &choice, watcher)?;
     let blocks = measure_blocks(request, &first, &cases, &choice, way, 0, watcher)?;
     let (mut calibration, called_same_count) =
         conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
@@ -395,12 +399,15 @@ fn measure_block(
     })
 }
 
-/// How often each clock is read when the two are compared, and for how long.
-const CLOCK_PAIRS: u32 = 9;
-const CLOCK_S: f64 = 0.6;
+/// Pairs of spans by which the two clocks are compared, and the length of the shorter of each; the
+/// other has three times its calls.
+const CLOCK_PAIRS: u32 = 60;
+const CLOCK_SPAN_S: f64 = 10e-3;
+const CLOCK_FACTOR: u32 = 3;
 
-/// The same kernel by the device's clock and by the slope of the host's, by turns in one process;
-/// `None` where the device has no clock of its own or does not keep to it.
+/// The same kernel by the device's clock and by the slope of the host's, both of the very same spans,
+/// so that nothing else can differ; `None` where the device has no clock of its own or does not keep
+/// to it.
 fn compare_clocks(
     request: &Request,
     first: &RunnerRecord,
@@ -412,34 +419,42 @@ fn compare_clocks(
     }
     let mut opened = run::open(&request.runner, &request.reach).ok()?;
     with_session(&mut opened, request.reach.silence, |session| {
-        let by_device = Policy {
-            warm_up_s_max: 0.1,
-            sampled_s_min: CLOCK_S,
-            time_s_max: CLOCK_S,
-            ..policy(&request.runner, &session.timer, session.silence)
-        };
-        let by_host = Policy {
-            host_slope: true,
-            span_s_min: 10e-3,
-            ..by_device
-        };
-        let checked = sight(session, case, request.seed, &choice.variant, &by_device).ok()?;
+        let policy = policy(&request.runner, &session.timer, session.silence);
+        let checked = sight(session, case, request.seed, &choice.variant, &policy).ok()?;
         if checked.measurement.clock == "host_slope" {
             return None;
         }
-        let (mut device, mut host, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most a million
+        let calls = (CLOCK_SPAN_S / checked.measurement.summary.median)
+            .ceil()
+            .clamp(1.0, 1e6) as u32;
+        let mut span = |calls| {
+            let spans = ask_spans(session.runner, session.silence, calls, 1, false).ok()?;
+            Some((spans[0].host_s, spans[0].device_s?))
+        };
+        let mut pairs = Vec::new();
         for _ in 0..CLOCK_PAIRS {
-            let one = session.measure(&by_device).ok()?.summary.median;
-            let other = session.measure(&by_host).ok()?.summary.median;
-            device.push(one);
-            host.push(other);
-            ratios.push(other / one);
+            let (short, long) = (span(calls)?, span(CLOCK_FACTOR * calls)?);
+            pairs.push((long.0 - short.0, long.1 - short.1));
         }
-        Some(ClockAgreement {
-            device_s: stats::median(&device)?,
-            host_slope_s: stats::median(&host)?,
-            ratio: stats::median(&ratios)?,
-        })
+        agreement(&pairs, f64::from((CLOCK_FACTOR - 1) * calls))
+    })
+}
+
+/// What pairs of slopes (host's, device's) over so many calls say of the two clocks.
+fn agreement(pairs: &[(f64, f64)], calls: f64) -> Option<ClockAgreement> {
+    let valid = |pair: &&(f64, f64)| pair.0 > 0.0 && pair.1 > 0.0;
+    let valid: Vec<&(f64, f64)> = pairs.iter().filter(valid).collect();
+    if 2 * valid.len() < pairs.len() {
+        return None;
+    }
+    let median = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        stats::median(&valid.iter().map(|pair| of(pair)).collect::<Vec<_>>())
+    };
+    Some(ClockAgreement {
+        device_s: median(&|pair| pair.1 / calls)?,
+        host_slope_s: median(&|pair| pair.0 / calls)?,
+        ratio: median(&|pair| pair.0 / pair.1)?,
     })
 }
 
@@ -1004,6 +1019,29 @@ mod tests {
             0
         );
         assert!(confirm(&fresh[..5], 6, &wide, 0.05).is_none());
+    }
+
+    #[test]
+    fn clocks_are_compared_by_the_slopes_of_the_same_spans() {
+        // Jumping times, and a host's clock that runs half a per cent faster.
+        let pairs: Vec<(f64, f64)> = (0..60)
+            .map(|i| {
+                let device_s = 0.02 * (1.0 + 0.3 * f64::from(i % 3));
+                (device_s * 1.005, device_s)
+            })
+            .collect();
+        let found = agreement(&pairs, 10.0).unwrap();
+        assert!((found.ratio - 1.005).abs() < 1e-12);
+        assert!((found.device_s - 0.0026).abs() < 1e-12, "{found:?}");
+        // A hiccup or two make a slope negative; a clock that does so half of the time is none.
+        let mut some = pairs.clone();
+        some[3].0 = -0.1;
+        assert!((agreement(&some, 10.0).unwrap().ratio - 1.005).abs() < 1e-12);
+        let mut none = pairs;
+        for pair in none.chunks_mut(3) {
+            (pair[1].1, pair[2].1) = (-0.02, -0.02);
+        }
+        assert_eq!(agreement(&none, 10.0), None);
     }
 
     #[test]

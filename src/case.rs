@@ -631,12 +631,13 @@ pub fn sights_by_turns(
     seed: u32,
     variants: [&Variant; 2],
     policy: &Policy,
+    second_begins: bool,
 ) -> Result<([Sight; 2], f64), (usize, End)> {
     let at = |index: usize| move |end: End| (index, end);
     let ready = prepared(first, cases[0], seed, variants[0]).map_err(at(0))?;
     let other_ready = prepared(second, cases[1], seed, variants[1]).map_err(at(1))?;
     let turns = first
-        .measure_by_turns(second, policy)
+        .measure_by_turns(second, policy, second_begins)
         .map_err(|(index, trouble)| (index, ended(trouble)))?;
     let data = &Data::Uniform;
     let verification = right(first, cases[0], seed, data, variants[0], 0).map_err(at(0))?;

@@ -66,8 +66,8 @@ pub enum Method {
     /// Ratios of fresh processes that took turns of milliseconds: their median, a bootstrap interval,
     /// the signed-rank test.
     PairedTurns,
-    /// Medians of fresh processes of which one side's ran after the other's, pair by pair: the median ratio of the pairs, a bootstrap
-    /// interval, the signed-rank test.
+    /// Medians of fresh processes of which one side's ran after the other's, pair by pair: the median
+    /// ratio of the pairs, a bootstrap interval, the signed-rank test.
     PairedProcesses,
     /// Medians of fresh processes: the ratio of their medians, a bootstrap interval, the rank-sum
     /// test.
@@ -470,9 +470,9 @@ fn has_minima(times: &Times) -> bool {
         && times.process_minima.len() == times.process_medians.len()
 }
 
-/// Whether the processes of a race took turns, every one of them.
+/// Whether the processes of a race took turns, every one of them, and are enough.
 fn has_turns(times: &Times) -> bool {
-    !times.turn_ratios.is_empty()
+    times.turn_ratios.len() >= PROCESSES_MIN
         && times.turn_ratios.len() == times.process_medians.len()
         && times
             .turn_ratios
@@ -726,8 +726,8 @@ pub fn decide(estimate: &Estimate, tie_width: f64, survives: bool) -> Verdict {
     }
 }
 
-/// The verdict on one pair of lists of process medians taken by turns, as a comparison of that one
-/// case would give it; `None` where they are no times.
+/// The verdict on one pair of lists, times of a race's processes or their ratios beside ones, as a
+/// comparison of that one case would give it; `None` where they are no times.
 #[must_use]
 pub fn verdict_of_pairs(
     baseline: &[f64],
@@ -1234,6 +1234,10 @@ mod tests {
         let found = case(&base, &part, None);
         assert_eq!(found.method, Some(Method::PairedProcesses));
         assert_eq!(found.tie_width, Some(0.4));
+        // Where a calibration was too short to see the machine drift, its spread stands for that.
+        let mut short = with_turns(1.03, "y", TURNS);
+        short.calibration.as_mut().unwrap().apart_width = None;
+        assert_eq!(short.calibration.as_ref().unwrap().width_apart(), 0.2);
         // A calibration by medians is a wider one, and holds for turns too.
         let base = with_turns(1.0 / 1.03, "x", MEDIAN);
         let found = case(&base, &with_turns(1.03, "x", MEDIAN), None);

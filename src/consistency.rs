@@ -598,7 +598,7 @@ mod tests {
 
     #[test]
     fn every_figure_that_is_changed_alone_is_found_by_outcome_and_field() {
-        let forgeries: [(Forgery, &str); 23] = [
+        let forgeries: [(Forgery, &str); 25] = [
             (|r| r.suite.sha256 = "a1".to_owned(), "suite: sha256"),
             (|r| r.suite.name.clear(), "suite: name"),
             (|r| r.device.name = "Better".to_owned(), "device: name"),
@@ -643,6 +643,14 @@ mod tests {
             (
                 |r| r.outcomes[3].time_s.as_mut().unwrap().process_medians[0] *= 0.5,
                 "process_medians[0]",
+            ),
+            (
+                |r| r.outcomes[3].time_s.as_mut().unwrap().turn_ratios = vec![1.0; 3],
+                "turn_ratios has 3 values for 2 processes",
+            ),
+            (
+                |r| r.outcomes[3].time_s.as_mut().unwrap().turn_ratios = vec![1.0, -1.0],
+                "turn_ratios has one that is not above zero",
             ),
             (
                 |r| r.outcomes[3].flops_per_second = Some(1e9),

@@ -174,7 +174,7 @@ pub enum Way {
     Apart,
 }
 
-/// Measures two fresh processes. `turned` says which of them is opened first, or runs first.
+/// Measures two fresh processes; where `turned`, the second begins.
 ///
 /// # Errors
 /// As [`fresh`], with the side that it is of.
@@ -212,7 +212,8 @@ pub fn pair(
             shared.audit_s = shared.audit_s.max(theirs.audit_s);
             let cases = contestants.map(|side| side.case);
             let variants = contestants.map(|side| side.variant);
-            let (sights, ratio) = sights_by_turns(first, second, cases, seed, variants, &shared)?;
+            let (sights, ratio) =
+                sights_by_turns(first, second, cases, seed, variants, &shared, turned)?;
             Ok(Pair {
                 sights,
                 ratio: Some(ratio),
@@ -222,7 +223,7 @@ pub fn pair(
 }
 
 /// [`pair`] for the first block of a comparison, which finds out whether both processes can live at
-/// the same time. What two processes of the same would not do one after the other either is an error.
+/// the same time. `say` is told where they cannot.
 ///
 /// # Errors
 /// As [`pair`].
@@ -232,19 +233,44 @@ pub fn first_pair(
     seed: u32,
     say: &mut dyn FnMut(&str),
 ) -> std::result::Result<(Pair, Way), (usize, End)> {
-    match pair(Way::Turns, reach, contestants, seed, false) {
-        Ok(pair) => Ok((pair, Way::Turns)),
-        Err((index, end @ (End::Wrong(_) | End::Interrupted))) => Err((index, end)),
-        Err((_, end)) if interrupted() => Err((0, end)),
-        Err((_, end)) => {
-            let found = pair(Way::Apart, reach, contestants, seed, false)?;
-            say(&format!(
-                "the processes run one after the other, not by turns, for both at once did not work: {}",
-                end.reason()
-            ));
-            Ok((found, Way::Apart))
-        }
+    let by_turns = || pair(Way::Turns, reach, contestants, seed, false);
+    let obstacle = match too_large_together(contestants) {
+        Some(reason) => reason,
+        None => match by_turns() {
+            Ok(pair) => return Ok((pair, Way::Turns)),
+            Err((index, end @ (End::Wrong(_) | End::Implausible(_) | End::Interrupted))) => {
+                return Err((index, end));
+            }
+            Err((index, end)) if interrupted() => return Err((index, end)),
+            Err((_, end)) => end.reason().to_owned(),
+        },
+    };
+    let apart = pair(Way::Apart, reach, contestants, seed, false)?;
+    // It may have been an accident.
+    if too_large_together(contestants).is_none()
+        && let Ok(pair) = by_turns()
+    {
+        return Ok((pair, Way::Turns));
     }
+    say(&format!(
+        "the processes run one after the other, not by turns, for both at once did not work: {obstacle}"
+    ));
+    Ok((apart, Way::Apart))
+}
+
+/// Why two processes must not even be tried at once: each runner checks that one fits, and where
+/// memory is overcommitted the system kills somebody instead of refusing.
+fn too_large_together(contestants: [Contestant<'_>; 2]) -> Option<String> {
+    let bytes: u64 = contestants
+        .map(|side| side.case.tensor_bytes())
+        .iter()
+        .sum();
+    let limits = contestants
+        .iter()
+        .filter_map(|side| side.first.device.limits.get("memory_bytes_budget"));
+    let limit = limits.copied().min()?;
+    (bytes > limit)
+        .then(|| format!("both need {bytes} bytes together, and {limit} are there for one process"))
 }
 
 /// The variant that a side will run, and how it was found.
@@ -621,7 +647,7 @@ fn in_order<T>(
     }
 }
 
-/// Times by different clocks are never mixed, within a side or between the two.
+/// Times by different clocks are never mixed within a side. Two runners may well have different ones.
 fn blocks_agree(blocks: &[Vec<Sight>; 2], pair: &[Sight; 2]) -> bool {
     let clock = |fresh: &Sight| fresh.measurement.clock;
     let settled = |index: usize| blocks[index].first().map_or(clock(&pair[index]), clock);

@@ -49,8 +49,11 @@ const REQUEST_S_MAX: f64 = 0.05;
 /// comes and goes in, and enough for a few spans.
 const TURN_S: f64 = 0.01;
 
-/// Fewest rounds of one turn each, also when the time is up.
-const ROUND_COUNT_FLOOR: usize = 5;
+/// Longest time for the turns of both sides, in times that one side alone would have.
+const TURNS_TIME: f64 = 3.0;
+
+/// Fewest ratios of two rounds each, also when the time is up.
+const RATIO_COUNT_FLOOR: usize = 2;
 
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
@@ -244,67 +247,90 @@ pub fn measure(
 pub struct Turns {
     /// Each side's own.
     pub measurements: [Measurement; 2],
-    /// Time of a call on the second side over that on the first: the median over all rounds, each of
-    /// one turn a side.
+    /// Time of a call on the second side over that on the first: the median over pairs of rounds, in
+    /// which each side comes first once.
     pub ratio: f64,
 }
 
-/// Times what two runners have prepared, by turns of a few milliseconds: a b, b a, a b, ... What
-/// disturbs a machine for longer than that disturbs both turns of a round alike and falls out of
-/// their ratio, even where it makes each side's own times jump by half.
+/// Times what two runners have prepared, by turns of a few milliseconds: a b, b a, a b, ..., or the
+/// other side first. What disturbs a machine for longer than that disturbs all four turns of two
+/// rounds alike and falls out of their ratio, even where it makes each side's own times jump by half;
+/// and so does what it costs to come second, once each.
 ///
 /// # Errors
 /// As [`measure`], with the side that it is of.
 pub fn measure_by_turns(
     runners: [(&mut dyn Conversation, &Timer); 2],
     policy: &Policy,
+    second_begins: bool,
 ) -> Result<Turns, (usize, Trouble)> {
     let started = Instant::now();
-    measure_by_turns_by(runners, policy, &|| started.elapsed().as_secs_f64())
+    let now = || started.elapsed().as_secs_f64();
+    measure_by_turns_by(runners, policy, second_begins, &now)
 }
 
 /// As [`measure_by_turns`], with the conductor's clock given: seconds since any moment.
 fn measure_by_turns_by(
     runners: [(&mut dyn Conversation, &Timer); 2],
     policy: &Policy,
+    second_begins: bool,
     now: &dyn Fn() -> f64,
 ) -> Result<Turns, (usize, Trouble)> {
+    let order = if second_begins { [1, 0] } else { [0, 1] };
     let mut sides = runners.map(|(runner, timer)| Stopwatch::new(runner, timer, policy, now));
-    let mut bursts = [None, None];
     let mut ramps = [None, None];
-    for index in 0..2 {
+    for index in order {
         let of = |trouble| (index, trouble);
         sides[index].fill_a_span().map_err(of)?;
-        (bursts[index], ramps[index]) = sides[index].warm_up().map_err(of)?;
+        // No burst: the side that comes second finds a device that is warm already.
+        (_, ramps[index]) = sides[index].warm_up().map_err(of)?;
     }
     let begun = now();
     let mut samples = [Samples::default(), Samples::default()];
+    let mut poison = [true; 2];
     let mut ratios = Vec::new();
-    for round in 0u32.. {
-        let mut medians = [None, None];
-        for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let mode = sides[index].mode;
-            medians[index] = sides[index]
-                .turn(&mut samples[index], round == 0)
+    loop {
+        // Of both sides, in the two rounds.
+        let mut logarithms = [0.0; 2];
+        let mut whole = true;
+        for index in [order[0], order[1], order[1], order[0]] {
+            let side = &mut sides[index];
+            let mode = side.mode;
+            let median = side
+                .turn(&mut samples[index], poison[index])
                 .map_err(|trouble| (index, trouble))?;
-            if sides[index].mode != mode {
-                ratios.clear(); // the two clocks are never mixed
-                medians = [None, None];
-                break;
+            // The two clocks are never mixed, and what is timed by the other one begins anew.
+            poison[index] = side.mode != mode;
+            if poison[index] {
+                ratios.clear();
+                whole = false;
+            }
+            match median {
+                Some(median) => logarithms[index] += f64::ln(median) / 2.0,
+                None => whole = false,
             }
         }
-        if let [Some(first), Some(second)] = medians {
-            ratios.push(f64::ln(second / first));
+        if whole {
+            ratios.push(logarithms[1] - logarithms[0]);
         }
         let of_both = |is: &dyn Fn(&Samples) -> bool| samples.iter().all(is);
         let enough = of_both(&|s| {
             s.count() >= policy.sample_count_min && s.host_s_total >= policy.sampled_s_min
         });
-        // Both sides share the time, so there is twice as much of it.
-        let late = now() - begun >= 2.0 * policy.time_s_max
+        let late = now() - begun >= TURNS_TIME * policy.time_s_max
             && of_both(&|s| s.count() >= policy.sample_count_floor);
-        if (enough || late) && ratios.len() >= ROUND_COUNT_FLOOR {
+        if (enough || late) && ratios.len() >= RATIO_COUNT_FLOOR {
             break;
+        }
+        let asked_count_max = 2 * policy.sample_count_max;
+        if let Some(index) = (0..2).find(|&index| samples[index].asked_count >= asked_count_max) {
+            return Err((
+                index,
+                Trouble::Refused(format!(
+                    "{} of {} timed spans are zero, backwards or longer than the conductor waited",
+                    samples[index].invalid_count, samples[index].asked_count
+                )),
+            ));
         }
     }
     let mut finished = Vec::new();
@@ -312,16 +338,14 @@ fn measure_by_turns_by(
         let side = &mut sides[index];
         let of = |trouble| (index, trouble);
         let unmet = Summary::of(&samples.seconds).and_then(|summary| unmet(&summary, policy));
-        let stop_reason = match &unmet {
-            None => "precision_reached",
-            Some(_) if samples.host_s_total >= policy.sampled_s_min => "sample_limit",
-            Some(_) => "time_limit",
+        let stop_reason = if samples.host_s_total >= policy.sampled_s_min {
+            "turns_complete"
+        } else {
+            "time_limit"
         };
         let unmet: Vec<String> = [ramps[index].take(), unmet].into_iter().flatten().collect();
         let unmet = (!unmet.is_empty()).then(|| unmet.join("; "));
-        let measurement = side
-            .finish(samples, bursts[index], stop_reason, unmet)
-            .map_err(of)?;
+        let measurement = side.finish(samples, None, stop_reason, unmet).map_err(of)?;
         if policy.audit_s > 0.0 {
             side.audit(measurement.summary.median).map_err(of)?;
         }
@@ -1013,7 +1037,7 @@ mod tests {
             ..Policy::thorough(&timer(), 0.6, Duration::from_secs(1))
         };
         let timer = timer();
-        measure_by_turns_by([(first, &timer), (second, &timer)], &policy, &|| {
+        measure_by_turns_by([(first, &timer), (second, &timer)], &policy, false, &|| {
             clock.get()
         })
     }
@@ -1057,6 +1081,15 @@ mod tests {
         assert_eq!(turns.measurements[0].clock, "device");
         assert_ne!(turns.measurements[1].clock, "device");
         assert!((turns.ratio / 2.0 - 1.0).abs() < 0.01, "{}", turns.ratio);
+        let poisoned = bad.asked.iter().filter(|asked| asked.2).count();
+        assert_eq!(poisoned, 2, "once by each clock");
+        // Valid for a while, and then never again: no ratio can come of it.
+        let mut fading = Fake {
+            device: |_, _| None,
+            host: |s, i| if i < 15 { s } else { -1.0 },
+            ..Fake::new(0.1)
+        };
+        assert!(raced(&mut Fake::new(0.1), &mut fading).is_err());
         let mut broken = Fake {
             device: |_, _| Some(-1.0),
             host: |_, _| -1.0,

@@ -55,8 +55,8 @@ pub struct Report {
     /// What differences this machine can tell, where the run was asked to find out.
     #[serde(default)]
     pub calibration: Option<Calibration>,
-    /// Name of the interleaved pair this report is one side of: the process medians of both sides
-    /// were then taken by turns.
+    /// Name of the race that this report is one side of: the processes of both sides then ran in
+    /// pairs, by turns or one after the other.
     #[serde(default)]
     pub interleave_id: Option<String>,
     /// One per case and runner.
@@ -608,10 +608,12 @@ pub struct Calibration {
     /// The same where one side was measured after the other: what 95 % of the comparisons between
     /// different stretches of the calibration stay within, and so with the drift of the machine over
     /// that time; never below `tie_width`. Absent from calibrations of fewer than five comparisons
-    /// and of versions that did not ask; then `tie_width` stands for it.
+    /// and of versions that did not ask; then `tie_width` stands for it, or, where that is of turns,
+    /// twice `process_relative_sd` if that is more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart_width: Option<f64>,
-    /// Relative standard deviation between processes of the statistic that is compared.
+    /// Relative standard deviation between processes of what is compared of each, or of their medians
+    /// where that is `turns`.
     pub process_relative_sd: f64,
     /// What is compared of the processes of a block: the ratio of their `turns`, which they took in
     /// milliseconds; where they ran one after the other, the `median` of each, or its `minimum` where
@@ -632,7 +634,13 @@ impl Calibration {
     /// Relative difference below which two times count as the same that were not measured by turns.
     #[must_use]
     pub fn width_apart(&self) -> f64 {
-        self.apart_width.unwrap_or(self.tie_width)
+        let unknown = if self.statistic == TURNS {
+            // Turns see nothing of what tells two runs apart.
+            self.tie_width.max(2.0 * self.process_relative_sd)
+        } else {
+            self.tie_width
+        };
+        self.apart_width.unwrap_or(unknown)
     }
 }
 
@@ -661,9 +669,9 @@ fn median_statistic() -> String {
 /// Two clocks on the same kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockAgreement {
-    /// Seconds of one call by the device's clock: the median of several measurements.
+    /// Seconds of one call by the slope of the device's clock: the median of several pairs of spans.
     pub device_s: f64,
-    /// Seconds of one call by the slope of the host's clock, taken by turns with the other.
+    /// Seconds of one call by the slope of the host's clock over the same spans.
     pub host_slope_s: f64,
     /// The host's over the device's: the median of the pairs.
     pub ratio: f64,

@@ -335,13 +335,14 @@ impl Session<'_> {
         &mut self,
         other: &mut Session<'_>,
         policy: &Policy,
+        other_begins: bool,
     ) -> Result<Turns, (usize, Trouble)> {
         let timers = [self.clock_in_use(), other.clock_in_use()];
         let sides: [(&mut dyn Conversation, &Timer); 2] = [
             (&mut *self.runner, &timers[0]),
             (&mut *other.runner, &timers[1]),
         ];
-        measure_by_turns(sides, policy)
+        measure_by_turns(sides, policy, other_begins)
     }
 
     fn clock_in_use(&self) -> Timer {

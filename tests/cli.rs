@@ -1543,11 +1543,21 @@ fn two_builds_are_raced_in_fresh_processes_and_compared_pair_by_pair() {
     let cases = at(&comparison, "/cases").as_array().unwrap();
     assert_eq!(cases.len(), 2, "{comparison:#}");
     for case in cases {
-        assert_eq!(case["method"], "paired_processes");
+        assert_eq!(case["method"], "paired_turns");
         assert_eq!(case["baseline_process_count"], 5);
         assert!(case["p_value"].as_f64().unwrap() <= 1.0);
     }
-    for side in both_sides(&folder.path().join("out")) {
+    let sides = both_sides(&folder.path().join("out"));
+    let ratios = |side: usize| -> Vec<f64> {
+        let ratios = at(&sides[side], "/outcomes/0/time_s/turn_ratios");
+        let ratios = ratios.as_array().unwrap();
+        ratios.iter().map(|ratio| ratio.as_f64().unwrap()).collect()
+    };
+    for (ours, theirs) in ratios(0).into_iter().zip(ratios(1)) {
+        assert!((ours * theirs - 1.0).abs() < 1e-9, "{ours} and {theirs}");
+    }
+    assert_eq!(ratios(1).len(), 5);
+    for side in sides {
         must_follow(&schema("report"), &side);
         assert_eq!(side["status"], "complete");
         assert_eq!((process_count(&side, 0), process_count(&side, 1)), (5, 5));
@@ -1826,6 +1836,34 @@ mod fakes {
             for needle in needles {
                 assert!(reason.contains(needle), "{needle:?} is not in {reason:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_device_that_lets_one_process_in_is_raced_by_one_after_the_other_and_the_run_says_so() {
+        // The real host runner, which refuses while another of its processes lives.
+        let busy = r#"{"type":"error","kind":"no_device","message":"the device is in use"}"#;
+        let stage = Stage::new(&format!(
+            "if kill -0 \"$(cat holder 2>/dev/null)\" 2>/dev/null; then\nread -r line\n{}\nexit 1\nfi\necho $$ >holder\nexec '{}' worker --runner host",
+            say(busy),
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let ab = "ab --baseline ./fake --candidate ./fake --suite tiny.toml --filter k4 --pairs 5 --output out --format json";
+        let arguments: Vec<&str> = ab.split(' ').collect();
+        let done = chipmark(stage.folder.path(), &arguments);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert!(
+            done.stderr.contains("run one after the other")
+                && done.stderr.contains("the device is in use"),
+            "{done:?}"
+        );
+        let comparison = done.json();
+        let case = at(&comparison, "/cases/0");
+        assert_eq!(case["method"], "paired_processes", "{comparison:#}");
+        for side in both_sides(&stage.folder.path().join("out")) {
+            must_follow(&schema("report"), &side);
+            assert_eq!(process_count(&side, 0), 5);
+            assert_eq!(side["outcomes"][0]["time_s"].get("turn_ratios"), None);
         }
     }
 
