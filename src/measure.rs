@@ -46,14 +46,17 @@ const SLOWER_AMONG_MANY_MAX: f64 = 4.0;
 const REQUEST_S_MAX: f64 = 0.05;
 
 /// Seconds of one turn where two runners are timed by turns: far below what other work on a machine
-/// comes and goes in, and enough for a few spans.
-const TURN_S: f64 = 0.01;
+/// comes and goes in. The shorter the better, down to the spans themselves.
+const TURN_S: f64 = 4e-3;
+
+/// Beside longer spans it does not count what the first costs to get the caches back.
+const LEAD_SPAN_S_MAX: f64 = 20e-3;
 
 /// Longest time for the turns of both sides, in times that one side alone would have.
 const TURNS_TIME: f64 = 3.0;
 
-/// Fewest ratios of two rounds each, also when the time is up.
-const RATIO_COUNT_FLOOR: usize = 2;
+/// Fewest rounds of each order, also when the time is up.
+const ROUND_COUNT_FLOOR: usize = 2;
 
 /// What a measurement aims for.
 #[derive(Clone, Copy, Debug)]
@@ -247,15 +250,16 @@ pub fn measure(
 pub struct Turns {
     /// Each side's own.
     pub measurements: [Measurement; 2],
-    /// Time of a call on the second side over that on the first: the median over pairs of rounds, in
-    /// which each side comes first once.
+    /// Time of a call on the second side over that on the first: the geometric mean of the medians over
+    /// the rounds that the first side began and over those that the second did.
     pub ratio: f64,
 }
 
 /// Times what two runners have prepared, by turns of a few milliseconds: a b, b a, a b, ..., or the
-/// other side first. What disturbs a machine for longer than that disturbs all four turns of two
-/// rounds alike and falls out of their ratio, even where it makes each side's own times jump by half;
-/// and so does what it costs to come second, once each.
+/// other side first. What disturbs a machine for longer than that disturbs both turns of a round
+/// alike and falls out of their ratio, even where it makes each side's own times jump by half. What
+/// it costs to come second has one sign in the rounds of one order and the other in those of the
+/// other, and falls out of the mean of both medians.
 ///
 /// # Errors
 /// As [`measure`], with the side that it is of.
@@ -288,30 +292,28 @@ fn measure_by_turns_by(
     let begun = now();
     let mut samples = [Samples::default(), Samples::default()];
     let mut poison = [true; 2];
-    let mut ratios = Vec::new();
+    // Logarithms of the ratios of rounds, by which of the sides began.
+    let mut ratios = [Vec::new(), Vec::new()];
     loop {
-        // Of both sides, in the two rounds.
-        let mut logarithms = [0.0; 2];
-        let mut whole = true;
-        for index in [order[0], order[1], order[1], order[0]] {
-            let side = &mut sides[index];
-            let mode = side.mode;
-            let median = side
-                .turn(&mut samples[index], poison[index])
-                .map_err(|trouble| (index, trouble))?;
-            // The two clocks are never mixed, and what is timed by the other one begins anew.
-            poison[index] = side.mode != mode;
-            if poison[index] {
-                ratios.clear();
-                whole = false;
+        for order in [order, [order[1], order[0]]] {
+            let mut medians = [None; 2];
+            for index in order {
+                let side = &mut sides[index];
+                let mode = side.mode;
+                medians[index] = side
+                    .turn(&mut samples[index], poison[index])
+                    .map_err(|trouble| (index, trouble))?;
+                // The two clocks are never mixed, and what is timed by the other one begins anew.
+                poison[index] = side.mode != mode;
+                if poison[index] {
+                    ratios = [Vec::new(), Vec::new()];
+                    medians = [None; 2];
+                    break;
+                }
             }
-            match median {
-                Some(median) => logarithms[index] += f64::ln(median) / 2.0,
-                None => whole = false,
+            if let [Some(first), Some(second)] = medians {
+                ratios[order[0]].push(f64::ln(second / first));
             }
-        }
-        if whole {
-            ratios.push(logarithms[1] - logarithms[0]);
         }
         let of_both = |is: &dyn Fn(&Samples) -> bool| samples.iter().all(is);
         let enough = of_both(&|s| {
@@ -319,7 +321,8 @@ fn measure_by_turns_by(
         });
         let late = now() - begun >= TURNS_TIME * policy.time_s_max
             && of_both(&|s| s.count() >= policy.sample_count_floor);
-        if (enough || late) && ratios.len() >= RATIO_COUNT_FLOOR {
+        let rounds = ratios.iter().all(|list| list.len() >= ROUND_COUNT_FLOOR);
+        if (enough || late) && rounds {
             break;
         }
         let asked_count_max = 2 * policy.sample_count_max;
@@ -351,7 +354,8 @@ fn measure_by_turns_by(
         }
         finished.push(measurement);
     }
-    let ratio = Summary::of(&ratios).map_or(f64::NAN, |summary| summary.median.exp());
+    let [first, second] = ratios.map(|list| Summary::of(&list).map_or(f64::NAN, |s| s.median));
+    let ratio = f64::midpoint(first, second).exp();
     match <[Measurement; 2]>::try_from(finished) {
         Ok(measurements) if ratio.is_finite() => Ok(Turns {
             measurements,
@@ -732,7 +736,7 @@ impl Stopwatch<'_> {
     /// One turn of a race: the median of its valid samples, which are added to `samples`.
     fn turn(&mut self, samples: &mut Samples, poison: bool) -> Result<Option<f64>, Trouble> {
         // The other side has had the caches: its first span is what it costs to get them back.
-        let lead = self.span_s < TURN_S;
+        let lead = self.span_s < LEAD_SPAN_S_MAX;
         if lead {
             self.ask(self.repeat_count, 1, poison)?;
         }
