@@ -650,7 +650,7 @@ pub(super) struct CalibrateArgs {
     #[command(flatten)]
     pub(super) reach: ReachArgs,
     /// Fresh processes on each side of a comparison; below six none can be clear by itself
-    #[arg(long, value_name = "K", default_value_t = 8, value_parser = clap::value_parser!(u32).range(6..=100))]
+    #[arg(long, value_name = "K", default_value_t = 12, value_parser = clap::value_parser!(u32).range(6..=100))]
     pub(super) processes: u32,
     /// Comparisons of the same with the same, and of each slowdown; forty say what 95 % means
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
