@@ -634,8 +634,16 @@ pub fn sights_by_turns(
     second_begins: bool,
 ) -> Result<([Sight; 2], f64), (usize, End)> {
     let at = |index: usize| move |end: End| (index, end);
-    let ready = prepared(first, cases[0], seed, variants[0]).map_err(at(0))?;
-    let other_ready = prepared(second, cases[1], seed, variants[1]).map_err(at(1))?;
+    let build = |session: &mut Session<'_>, index: usize| {
+        prepared(session, cases[index], seed, variants[index]).map_err(at(index))
+    };
+    // In the order of the turns, so that neither side's memory is always asked for last.
+    let (ready, other_ready) = if second_begins {
+        let other = build(second, 1)?;
+        (build(first, 0)?, other)
+    } else {
+        (build(first, 0)?, build(second, 1)?)
+    };
     let turns = first
         .measure_by_turns(second, policy, second_begins)
         .map_err(|(index, trouble)| (index, ended(trouble)))?;
