@@ -182,7 +182,13 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
     }
     let block_count = request.process_count * request.comparison_count;
     let clocks = compare_clocks(request, &first, &cases[0], &choice);
-    let way = find_way(request, &first, &cases[0], &choice, watcher)?;
+    let bench = Bench {
+        request,
+        first: &first,
+        choice: &choice,
+        cases: &cases,
+    };
+    let way = bench.find_way(watcher)?;
     watcher.say(&format!(
         "calibrating {} on {} ({}) with {}: {block_count} blocks, {} of it against {} others",
         first.runner.name,
@@ -195,7 +201,7 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
         },
         cases.len() - 1
     ));
-    let blocks = measure_blocks(request, &first, &cases, &choice, way, 0, watcher)?;
+    let blocks = bench.measure(way, 0, watcher)?;
     let (mut calibration, called_same_count) =
         conclude_by_the_steadier(&blocks, request.process_count, &request.slowdowns).ok_or_else(
             || {
@@ -212,9 +218,13 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
             "smallest change found: {} %; now twice of it, by processes that had no part in finding it",
             display::digits(calibration.detectable_change.unwrap_or_default() * 100.0)
         ));
-        cases.truncate(2);
-        cases.push(slowed(invocations, steps, slowdown)?);
-        let fresh = measure_blocks(request, &first, &cases, &choice, way, block_count, watcher)?;
+        let slower = slowed(invocations, steps, slowdown)?;
+        let cases = [cases[0].clone(), cases[1].clone(), slower];
+        let bench = Bench {
+            cases: &cases,
+            ..bench
+        };
+        let fresh = bench.measure(way, block_count, watcher)?;
         calibration.confirmation = confirm(&fresh, request.process_count, &calibration, slowdown);
     }
     Ok(Findings {
@@ -252,70 +262,126 @@ struct Block {
     times: Vec<[f64; 2]>,
 }
 
-/// Whether two processes can live at the same time here.
-fn find_way(
-    request: &Request,
-    first: &RunnerRecord,
-    plain: &Case,
-    choice: &Choice,
-    watcher: &mut dyn Watcher,
-) -> Result<Way> {
-    let contestant = Contestant {
-        name: &request.runner,
-        first,
-        case: plain,
-        variant: &choice.variant,
-    };
-    let say = &mut |line: &str| watcher.say(line);
-    first_pair(&request.reach, [contestant; 2], request.seed, say)
-        .map(|(_, way)| way)
-        .map_err(|(_, end)| ended(&request.runner, end))
+/// What every block runs.
+struct Bench<'a> {
+    request: &'a Request,
+    /// The runner as it was when it was opened first.
+    first: &'a RunnerRecord,
+    choice: &'a Choice,
+    /// The plain kernel, the same again, and its slowdowns.
+    cases: &'a [Case],
 }
 
-/// What all blocks say, for as many as the comparisons need, or as many as were made before the user
-/// had enough.
-fn measure_blocks(
-    request: &Request,
-    first: &RunnerRecord,
-    cases: &[Case],
-    choice: &Choice,
-    way: Way,
-    block_first: u32,
-    watcher: &mut dyn Watcher,
-) -> Result<Vec<Block>> {
-    let block_count = request.process_count * request.comparison_count;
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut losses = 0;
-    for index in block_first..block_first + block_count {
-        let measured = match way {
-            Way::Turns => race_block(request, first, cases, choice, index),
-            Way::Apart => measure_block(request, first, cases, choice, index),
-        };
-        match measured {
-            Ok(block) => {
-                losses = 0;
-                blocks.push(block);
-            }
-            Err(_) if interrupted() => break,
-            Err(end @ End::Wrong(_)) => return Err(ended(&request.runner, end)),
-            Err(end) => {
-                losses += 1;
-                let error = ended(&request.runner, end);
-                watcher.say(&format!("block {} is lost: {error}", index + 1));
-                if losses >= LOSSES_MAX {
-                    return Err(error);
-                }
-            }
-        }
-        if blocks.len().is_multiple_of(request.process_count as usize) && losses == 0 {
-            watcher.say(&format!(
-                "[{}/{}] comparisons",
-                blocks.len() / request.process_count as usize,
-                request.comparison_count
-            ));
+impl<'a> Bench<'a> {
+    fn contestant(&self, case: &'a Case) -> Contestant<'a> {
+        Contestant {
+            name: &self.request.runner,
+            first: self.first,
+            case,
+            variant: &self.choice.variant,
         }
     }
-    Ok(blocks)
+
+    /// Whether two processes can live at the same time here.
+    fn find_way(&self, watcher: &mut dyn Watcher) -> Result<Way> {
+        let Request { reach, seed, .. } = self.request;
+        let contestants = [self.contestant(&self.cases[0]); 2];
+        let say = &mut |line: &str| watcher.say(line);
+        first_pair(reach, contestants, *seed, say)
+            .map(|(_, way)| way)
+            .map_err(|(_, end)| ended(&self.request.runner, end))
+    }
+
+    /// What all blocks say, for as many as the comparisons need, or as many as were made before the
+    /// user had enough.
+    fn measure(&self, way: Way, block_first: u32, watcher: &mut dyn Watcher) -> Result<Vec<Block>> {
+        let request = self.request;
+        let block_count = request.process_count * request.comparison_count;
+        let mut blocks: Vec<Block> = Vec::new();
+        let mut losses = 0;
+        for index in block_first..block_first + block_count {
+            let measured = match way {
+                Way::Turns => self.by_turns(index),
+                Way::Apart => self.apart(index),
+            };
+            match measured {
+                Ok(block) => {
+                    losses = 0;
+                    blocks.push(block);
+                }
+                Err(_) if interrupted() => break,
+                Err(end @ End::Wrong(_)) => return Err(ended(&request.runner, end)),
+                Err(end) => {
+                    losses += 1;
+                    let error = ended(&request.runner, end);
+                    watcher.say(&format!("block {} is lost: {error}", index + 1));
+                    if losses >= LOSSES_MAX {
+                        return Err(error);
+                    }
+                }
+            }
+            if blocks.len().is_multiple_of(request.process_count as usize) && losses == 0 {
+                watcher.say(&format!(
+                    "[{}/{}] comparisons",
+                    blocks.len() / request.process_count as usize,
+                    request.comparison_count
+                ));
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// The plain kernel against every other case by turns, each pair in two fresh processes.
+    fn by_turns(&self, block: u32) -> std::result::Result<Block, End> {
+        let Request { reach, seed, .. } = self.request;
+        let cases = self.cases;
+        let mut ratios = vec![1.0; cases.len()];
+        let mut times = vec![[0.0; 2]; cases.len()];
+        for index in shuffled(cases.len() - 1, *seed, block) {
+            let index = index + 1;
+            let sides = [&cases[0], &cases[index]].map(|case| self.contestant(case));
+            let turned = block % 2 == 1;
+            let found = pair(Way::Turns, reach, sides, *seed, turned).map_err(|(_, end)| end)?;
+            one_clock(&found.sights)?;
+            ratios[index] = found
+                .ratio
+                .ok_or_else(|| End::Failed("the processes took no turns".to_owned()))?;
+            times[index] = both_statistics(&found.sights[1]);
+            if index == 1 {
+                times[0] = both_statistics(&found.sights[0]);
+            }
+        }
+        Ok(Block { ratios, times })
+    }
+
+    /// One fresh process for each case, one after the other.
+    fn apart(&self, block: u32) -> std::result::Result<Block, End> {
+        let Request {
+            runner,
+            reach,
+            seed,
+            ..
+        } = self.request;
+        let cases = self.cases;
+        let mut taken: Vec<Option<Sight>> = cases.iter().map(|_| None).collect();
+        for index in shuffled(cases.len(), *seed, block) {
+            let variant = &self.choice.variant;
+            taken[index] = Some(fresh(
+                runner,
+                reach,
+                self.first,
+                &cases[index],
+                *seed,
+                variant,
+            )?);
+        }
+        let taken: Vec<Sight> = taken.into_iter().flatten().collect();
+        one_clock(&taken)?;
+        Ok(Block {
+            ratios: Vec::new(),
+            times: taken.iter().map(both_statistics).collect(),
+        })
+    }
 }
 
 /// Times by different clocks make no block.
@@ -336,67 +402,6 @@ fn one_clock(sights: &[Sight]) -> std::result::Result<(), End> {
 fn both_statistics(sight: &Sight) -> [f64; 2] {
     let summary = sight.measurement.summary;
     [summary.median, summary.min]
-}
-
-/// The plain kernel against every other case by turns, each pair in two fresh processes.
-fn race_block(
-    request: &Request,
-    first: &RunnerRecord,
-    cases: &[Case],
-    choice: &Choice,
-    block: u32,
-) -> std::result::Result<Block, End> {
-    let contestant = |case| Contestant {
-        name: request.runner.as_str(),
-        first,
-        case,
-        variant: &choice.variant,
-    };
-    let mut ratios = vec![1.0; cases.len()];
-    let mut times = vec![[0.0; 2]; cases.len()];
-    for index in shuffled(cases.len() - 1, request.seed, block) {
-        let index = index + 1;
-        let sides = [&cases[0], &cases[index]].map(contestant);
-        let turned = block % 2 == 1;
-        let found = pair(Way::Turns, &request.reach, sides, request.seed, turned)
-            .map_err(|(_, end)| end)?;
-        one_clock(&found.sights)?;
-        ratios[index] = found
-            .ratio
-            .ok_or_else(|| End::Failed("the processes took no turns".to_owned()))?;
-        times[index] = both_statistics(&found.sights[1]);
-        if index == 1 {
-            times[0] = both_statistics(&found.sights[0]);
-        }
-    }
-    Ok(Block { ratios, times })
-}
-
-/// One fresh process for each case, one after the other.
-fn measure_block(
-    request: &Request,
-    first: &RunnerRecord,
-    cases: &[Case],
-    choice: &Choice,
-    block: u32,
-) -> std::result::Result<Block, End> {
-    let mut taken: Vec<Option<Sight>> = cases.iter().map(|_| None).collect();
-    for index in shuffled(cases.len(), request.seed, block) {
-        taken[index] = Some(fresh(
-            &request.runner,
-            &request.reach,
-            first,
-            &cases[index],
-            request.seed,
-            &choice.variant,
-        )?);
-    }
-    let taken: Vec<Sight> = taken.into_iter().flatten().collect();
-    one_clock(&taken)?;
-    Ok(Block {
-        ratios: Vec::new(),
-        times: taken.iter().map(both_statistics).collect(),
-    })
 }
 
 /// Pairs of spans by which the two clocks are compared, and the length of the shorter of each; the

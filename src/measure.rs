@@ -327,13 +327,7 @@ fn measure_by_turns_by(
         }
         let asked_count_max = 2 * policy.sample_count_max;
         if let Some(index) = (0..2).find(|&index| samples[index].asked_count >= asked_count_max) {
-            return Err((
-                index,
-                Trouble::Refused(format!(
-                    "{} of {} timed spans are zero, backwards or longer than the conductor waited",
-                    samples[index].invalid_count, samples[index].asked_count
-                )),
-            ));
+            return Err((index, samples[index].useless()));
         }
     }
     let mut finished = Vec::new();
@@ -725,10 +719,7 @@ impl Stopwatch<'_> {
     fn refuse_if_hopeless(&self, samples: &Samples) -> Result<(), Trouble> {
         let many = 2 * self.policy.sample_count_max.max(MEDIAN_SAMPLES_MIN);
         if samples.asked_count >= many && samples.count() < self.policy.sample_count_floor {
-            return Err(Trouble::Refused(format!(
-                "{} of {} timed spans are zero, backwards or longer than the conductor waited",
-                samples.invalid_count, samples.asked_count
-            )));
+            return Err(samples.useless());
         }
         Ok(())
     }
@@ -874,6 +865,14 @@ struct Samples {
 }
 
 impl Samples {
+    /// What is said of a clock of which too few spans are valid.
+    fn useless(&self) -> Trouble {
+        Trouble::Refused(format!(
+            "{} of {} timed spans are zero, backwards or longer than the conductor waited",
+            self.invalid_count, self.asked_count
+        ))
+    }
+
     fn take(&mut self, spans: &[Seen], mode: Mode, repeat_count: u32) {
         for seen in spans {
             self.note(seen);

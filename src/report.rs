@@ -729,8 +729,9 @@ pub struct Times {
     #[serde(default)]
     pub process_minima: Vec<f64>,
     /// Where two sides were raced by turns of a few milliseconds: for each of the same processes, the
-    /// time of a call over that on the other side, the median over the rounds. Empty where processes
-    /// ran one after the other.
+    /// time of a call over that on the other side: the geometric mean of two medians, over the rounds
+    /// that this side began and over those that the other began. Empty where processes ran one after
+    /// the other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub turn_ratios: Vec<f64>,
 }

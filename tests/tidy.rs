@@ -390,6 +390,62 @@ fn no_file_is_so_large_that_every_clone_suffers() {
     none(&violations, "large files belong elsewhere");
 }
 
+/// Such a runner is built with `--locked` by itself, which nothing else here does.
+#[test]
+fn the_lock_of_every_runner_in_rust_knows_what_chipmark_needs() {
+    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
+    let names = |table: Option<&toml::Value>| -> Vec<String> {
+        let table = table.and_then(toml::Value::as_table);
+        table.into_iter().flat_map(|t| t.keys().cloned()).collect()
+    };
+    let mut needed: BTreeSet<String> = names(manifest.get("dependencies")).into_iter().collect();
+    for target in manifest["target"].as_table().unwrap().values() {
+        needed.extend(names(target.get("dependencies")));
+    }
+    let mut violations = Vec::new();
+    let mut lock_count = 0;
+    for path in files() {
+        if !(path.starts_with("runners/") && path.ends_with("/Cargo.lock")) {
+            continue;
+        }
+        lock_count += 1;
+        let lock: toml::Value = toml::from_str(&read(&path)).unwrap();
+        let packages = lock["package"].as_array().unwrap();
+        let ours = packages
+            .iter()
+            .find(|package| package["name"].as_str() == Some("chipmark"))
+            .unwrap_or_else(|| panic!("{path}: it has no chipmark"));
+        // "NAME" or, where there are several, "NAME VERSION".
+        let locked: BTreeSet<String> = ours["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                entry
+                    .as_str()
+                    .unwrap()
+                    .split(' ')
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        for name in needed.symmetric_difference(&locked) {
+            violations.push(format!(
+                "{path}: {name} is in one of it and Cargo.toml only"
+            ));
+        }
+        if ours["version"].as_str() != Some(env!("CARGO_PKG_VERSION")) {
+            violations.push(format!("{path}: it holds another version of chipmark"));
+        }
+    }
+    assert!(lock_count > 0, "no runner in Rust was found");
+    none(
+        &violations,
+        "run `cargo metadata` in the folder of the runner, which mends it",
+    );
+}
+
 #[test]
 fn every_public_item_must_be_documented() {
     let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
