@@ -209,6 +209,37 @@ pub enum Response {
     Bye,
 }
 
+impl Response {
+    /// The answer of a runner that offers these variants in so many sets of buffers, refuses none and
+    /// estimates nothing. Runners that are built on their own are best written with it: it keeps its
+    /// form when this protocol grows.
+    #[must_use]
+    pub fn variants(variants: Vec<Variant>, set_count: u32) -> Self {
+        Self::Variants {
+            variants,
+            refused: Vec::new(),
+            set_count,
+            estimates: Vec::new(),
+        }
+    }
+
+    /// The answer of a runner that compiles nothing of its own and uses the ordinary arithmetic units,
+    /// as far as it knows; for the same runners.
+    #[must_use]
+    pub fn ready(first_call_s: f64) -> Self {
+        Self::Ready {
+            compile_s: 0.0,
+            first_call_s,
+            shader_sha256: None,
+            engine: "alu".to_owned(),
+            passes: Vec::new(),
+            clock: None,
+            output: None,
+            left_out: None,
+        }
+    }
+}
+
 /// What is changed in a kernel to see what a part of it costs.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,

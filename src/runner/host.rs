@@ -339,12 +339,7 @@ impl Open {
             turn: 0,
             prepared: None,
         });
-        Ok(Response::Variants {
-            variants,
-            refused: Vec::new(),
-            set_count: set_count.max(1),
-            estimates: Vec::new(),
-        })
+        Ok(Response::variants(variants, set_count.max(1)))
     }
 
     fn loaded(&mut self) -> Result<&mut Loaded, Refusal> {
@@ -374,16 +369,7 @@ impl Loaded {
         self.call(&prepared);
         let first_call_s = started.elapsed().as_secs_f64();
         self.prepared = Some(prepared);
-        Ok(Response::Ready {
-            compile_s: 0.0,
-            first_call_s,
-            shader_sha256: None,
-            engine: "alu".to_owned(),
-            passes: Vec::new(),
-            clock: None,
-            output: None,
-            left_out: None,
-        })
+        Ok(Response::ready(first_call_s))
     }
 
     fn measure(

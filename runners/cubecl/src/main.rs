@@ -20,8 +20,8 @@ use burn::tensor::{Device as BurnDevice, DeviceKind, Tensor, TensorData};
 use chipmark::input::Data;
 use chipmark::op::{Case, Dtype, OpName};
 use chipmark::protocol::{
-    Device, FaultKind, PROTOCOL_VERSION, Refused, Request, Response, Runner, RunnerInfo, Span,
-    Timer, Variant, serve,
+    Device, FaultKind, PROTOCOL_VERSION, Request, Response, Runner, RunnerInfo, Span, Timer,
+    Variant, serve,
 };
 use chipmark::runner::{error, outputs};
 use chipmark::verify;
@@ -195,14 +195,11 @@ impl CubeCl {
             prepared: false,
             output: None,
         });
-        Response::Variants {
-            variants: vec![Variant {
-                kernel,
-                ..Variant::default()
-            }],
-            refused: Vec::<Refused>::new(),
-            set_count: 1,
-        }
+        let variant = Variant {
+            kernel,
+            ..Variant::default()
+        };
+        Response::variants(vec![variant], 1)
     }
 }
 
@@ -243,15 +240,7 @@ impl Loaded {
         // The first call tunes and compiles; what it took beyond a later call counts as compiling.
         let first_call_s = self.timed(device, 1)?;
         self.prepared = true;
-        Ok(Response::Ready {
-            compile_s: 0.0,
-            first_call_s,
-            shader_sha256: None,
-            engine: "alu".to_owned(),
-            passes: Vec::new(),
-            clock: None,
-            output: None,
-        })
+        Ok(Response::ready(first_call_s))
     }
 
     fn measure(
