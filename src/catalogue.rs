@@ -161,6 +161,10 @@ pub struct Kernel {
     pub scratch: Option<&'static str>,
     /// Constant of the kernel that says how many such extents the scratch buffer holds, if not one.
     pub scratch_copies: Option<&'static str>,
+    /// Whether scratch is a texture of vectors of four, [`TEXTURE_WIDTH`](crate::gpu::TEXTURE_WIDTH)
+    /// to a row: the passes that write it know it at the binding after the output, those that read it
+    /// at the next one.
+    pub scratch_is_texture: bool,
     /// What it needs of the device.
     pub features: &'static [Feature],
     /// What it needs of the shape.
@@ -205,6 +209,7 @@ impl Kernel {
         passes: &[],
         scratch: None,
         scratch_copies: None,
+        scratch_is_texture: false,
         features: &[],
         requirements: &[],
         engine: Engine::Alu,
@@ -343,6 +348,14 @@ pub fn kernels() -> Vec<Kernel> {
     ];
     const MATMUL_QUADS: &[Requirement] =
         &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)];
+    const SUBGROUP_PACKED: &[Pass] = &[
+        pass("pack_a", [Each("m"), One, Each("batch")]),
+        pass("pack_b", [Each("k"), One, Each("batch")]),
+        pass(
+            "multiply",
+            [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
+        ),
+    ];
     const SUBGROUP_PANEL: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
         tune("ROWS", &[64, 32, 16]),
@@ -500,6 +513,13 @@ pub fn kernels() -> Vec<Kernel> {
         tune("ROWS", &[4, 8]),
         tune("THREADS_Y", &[16, 8]),
         tune("DEPTH", &[16, 32]),
+    ];
+    const ATTENTION_PACKED: &[Pass] = &[
+        pass("pack", [Each("kv_len"), Each("batch_kv_heads"), One]),
+        pass(
+            "main",
+            [tiles("query_len", "TILE_Q"), Each("batch_heads"), One],
+        ),
     ];
     // A block has as many keys as the subgroup has lanes, and is unrolled: larger ones are too large.
     const FLASH_PANEL: &[Tunable] = &[
@@ -896,19 +916,19 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup],
             requirements: TRANS_B_VEC4,
         }),
+        kernel!("matmul/subgroup_packed_texture", Matmul, {
+            whole_tiles: WHOLE,
+            tunables: SUBGROUP_PANEL,
+            passes: SUBGROUP_PACKED,
+            scratch: Some("operands"),
+            scratch_is_texture: true,
+            features: &[Feature::Subgroup],
+            requirements: MATMUL_QUADS,
+        }),
         kernel!("matmul/subgroup_packed_u64", Matmul, {
             whole_tiles: WHOLE,
             tunables: SUBGROUP_PANEL,
-            passes: const {
-                &[
-                    pass("pack_a", [Each("m"), One, Each("batch")]),
-                    pass("pack_b", [Each("k"), One, Each("batch")]),
-                    pass(
-                        "multiply",
-                        [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
-                    ),
-                ]
-            },
+            passes: SUBGROUP_PACKED,
             scratch: Some("operands"),
             features: &[Feature::Subgroup, Feature::Int64],
             requirements: MATMUL_QUADS,
@@ -1131,6 +1151,22 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: FLASH_PANEL,
             passes: ATTENTION,
             features: &[Feature::Subgroup, Feature::Int64],
+            requirements: CAUSAL_VEC4,
+        }),
+        kernel!("attention/flash_panel_texture", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION_PACKED,
+            scratch: Some("keys_and_values"),
+            scratch_is_texture: true,
+            features: &[Feature::Subgroup],
+            requirements: FULL_VEC4,
+        }),
+        kernel!("attention/flash_panel_texture_causal", Attention, {
+            tunables: FLASH_PANEL,
+            passes: ATTENTION_PACKED,
+            scratch: Some("keys_and_values"),
+            scratch_is_texture: true,
+            features: &[Feature::Subgroup],
             requirements: CAUSAL_VEC4,
         }),
         kernel!("attention/flash_panel_f16", Attention, {

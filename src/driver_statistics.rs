@@ -7,8 +7,7 @@
 
 use crate::protocol::{Device, Executable};
 
-/// What the driver of `device` says of each entry point of `module`, whose bindings are a uniform
-/// block and so many storage buffers behind it.
+/// What the driver of `device` says of each entry point of `module`.
 ///
 /// # Errors
 /// Why it says nothing, as one line.
@@ -16,7 +15,6 @@ pub fn statistics(
     device: &Device,
     module: &naga::Module,
     entry_points: &[&str],
-    storage_count: u32,
 ) -> Result<Vec<Executable>, String> {
     if device.backend != "vulkan" {
         return Err(format!(
@@ -26,11 +24,11 @@ pub fn statistics(
     }
     #[cfg(not(target_vendor = "apple"))]
     {
-        vulkan::statistics(device, module, entry_points, storage_count)
+        vulkan::statistics(device, module, entry_points)
     }
     #[cfg(target_vendor = "apple")]
     {
-        let _ = (module, entry_points, storage_count);
+        let _ = (module, entry_points);
         Err("this build has no Vulkan".to_owned())
     }
 }
@@ -103,6 +101,21 @@ mod vulkan {
 
     fn failed(what: &str) -> impl Fn(vk::Result) -> String + '_ {
         move |error| format!("{what} failed: {error}")
+    }
+
+    /// As what Vulkan binds a variable of a module.
+    fn descriptor_type(
+        module: &naga::Module,
+        variable: &naga::GlobalVariable,
+    ) -> vk::DescriptorType {
+        match (variable.space, &module.types[variable.ty].inner) {
+            (naga::AddressSpace::Uniform, _) => vk::DescriptorType::UNIFORM_BUFFER,
+            (_, naga::TypeInner::Image { class, .. }) => match class {
+                naga::ImageClass::Storage { .. } => vk::DescriptorType::STORAGE_IMAGE,
+                _ => vk::DescriptorType::SAMPLED_IMAGE,
+            },
+            _ => vk::DescriptorType::STORAGE_BUFFER,
+        }
     }
 
     impl Compiler {
@@ -248,20 +261,20 @@ mod vulkan {
             &self,
             module: &naga::Module,
             entry_point: &str,
-            storage_count: u32,
         ) -> Result<Vec<Executable>, String> {
             let words = self.spirv(module, entry_point)?;
             let name = CString::new(entry_point).map_err(|error| error.to_string())?;
-            let bindings: Vec<_> = (0..=storage_count)
-                .map(|binding| {
-                    vk::DescriptorSetLayoutBinding::default()
+            let bindings: Vec<_> = module
+                .global_variables
+                .iter()
+                .filter_map(|(_, variable)| {
+                    let binding = variable.binding.as_ref()?.binding;
+                    let layout = vk::DescriptorSetLayoutBinding::default()
                         .binding(binding)
                         .descriptor_count(1)
                         .stage_flags(vk::ShaderStageFlags::COMPUTE)
-                        .descriptor_type(match binding {
-                            0 => vk::DescriptorType::UNIFORM_BUFFER,
-                            _ => vk::DescriptorType::STORAGE_BUFFER,
-                        })
+                        .descriptor_type(descriptor_type(module, variable));
+                    Some(layout)
                 })
                 .collect();
             let device = &self.device;
@@ -399,7 +412,6 @@ mod vulkan {
         device: &Device,
         module: &naga::Module,
         entry_points: &[&str],
-        storage_count: u32,
     ) -> Result<Vec<Executable>, String> {
         let compiler = Compiler::open(device)?;
         if !compiler.tells {
@@ -409,7 +421,7 @@ mod vulkan {
         }
         let mut all = Vec::new();
         for entry_point in entry_points {
-            all.extend(compiler.compile(module, entry_point, storage_count)?);
+            all.extend(compiler.compile(module, entry_point)?);
         }
         Ok(all)
     }
@@ -500,7 +512,7 @@ mod vulkan {
         fn what_is_not_there_is_a_reason_and_no_failure() {
             let (module, entry_points) = module("probe/empty");
             let ask =
-                |device: &Device| driver_statistics::statistics(device, &module, &entry_points, 2);
+                |device: &Device| driver_statistics::statistics(device, &module, &entry_points);
             let metal = Device {
                 backend: "metal".to_owned(),
                 ..Device::default()
@@ -533,15 +545,16 @@ mod vulkan {
                 return;
             };
             let compiler = Compiler::open(&device).unwrap();
-            for (kernel, storage_count) in [
-                ("probe/empty", 2),
-                ("matmul/naive", 3),
-                ("matmul/register_tile", 3),
-                ("attention/naive", 5),
+            for kernel in [
+                "probe/empty",
+                "matmul/naive",
+                "matmul/register_tile",
+                "matmul/subgroup_packed_texture",
+                "attention/naive",
             ] {
                 let (module, entry_points) = module(kernel);
                 for entry_point in entry_points {
-                    let made = compiler.compile(&module, entry_point, storage_count);
+                    let made = compiler.compile(&module, entry_point);
                     assert!(made.is_ok(), "{kernel} {entry_point}: {made:?}");
                 }
             }

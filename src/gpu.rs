@@ -67,6 +67,8 @@ pub struct Capacity {
     pub buffer_bytes_max: u64,
     /// Largest storage binding.
     pub binding_bytes_max: u64,
+    /// Largest texture of [`Gpu::create_texture`]; zero where it could not be written and read.
+    pub texture_bytes_max: u64,
     /// Workgroup memory of one workgroup.
     pub workgroup_bytes_max: u32,
     /// Invocations of one workgroup.
@@ -176,6 +178,16 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
     Capacity {
         buffer_bytes_max: limits.max_buffer_size,
         binding_bytes_max: limits.max_storage_buffer_binding_size,
+        texture_bytes_max: {
+            let usages = adapter.get_texture_format_features(TEXTURE_FORMAT);
+            if usages.allowed_usages.contains(TEXTURE_USAGES)
+                && limits.max_texture_dimension_2d >= TEXTURE_WIDTH
+            {
+                TEXEL_BYTES * u64::from(TEXTURE_WIDTH) * u64::from(limits.max_texture_dimension_2d)
+            } else {
+                0
+            }
+        },
         workgroup_bytes_max: limits.max_compute_workgroup_storage_size,
         invocation_count_max: limits.max_compute_invocations_per_workgroup,
         workgroup_size_max: [
@@ -384,6 +396,34 @@ impl Buffer {
     }
 }
 
+/// Texels in a row of a texture that stands for a buffer; kernels know it as `TEXTURE_WIDTH`.
+pub const TEXTURE_WIDTH: u32 = 4096;
+
+/// Four floats, which every API can write from a shader and read without a filter.
+const TEXTURE_FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Float;
+const TEXEL_BYTES: u64 = 16;
+/// Copies into it are there for wgpu, which zeroes what nobody has written: without them it does so by
+/// a render pass, and after one lavapipe takes timestamps by its rasteriser's threads, which get no
+/// turn while a dispatch has all cores (17 us were stated of a dispatch that took 3 ms).
+const TEXTURE_USAGES: wgpu::TextureUsages = wgpu::TextureUsages::STORAGE_BINDING
+    .union(wgpu::TextureUsages::TEXTURE_BINDING)
+    .union(wgpu::TextureUsages::COPY_DST);
+
+/// A texture that stands for a buffer of vectors of four f32: vector `i` is the texel at
+/// `i % TEXTURE_WIDTH`, `i / TEXTURE_WIDTH`.
+pub struct Texture {
+    view: wgpu::TextureView,
+    size_bytes: u64,
+}
+
+impl Texture {
+    /// Its size.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
 /// How a kernel uses a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -391,23 +431,74 @@ pub enum Access {
     Read,
     /// Storage that is read and written.
     Write,
+    /// A texture, which no dispatch may both write and read: the entry points that write it know it
+    /// at this binding, those that read it at the next one. It is the last.
+    Texture,
 }
 
-/// Compiled entry points that share bindings: a uniform block, then storage buffers. Cheap to clone.
+/// What is bound.
+#[derive(Clone, Copy)]
+pub enum Bound<'a> {
+    /// A buffer with the bytes that the kernel may see.
+    Buffer(&'a Buffer, u64),
+    /// A whole texture.
+    Texture(&'a Texture),
+}
+
+/// Compiled entry points that share bindings: a uniform block, then storage buffers, then a texture
+/// where there is one. Cheap to clone.
 #[derive(Clone)]
 pub struct Pipeline {
-    layout: wgpu::BindGroupLayout,
-    stages: Vec<wgpu::ComputePipeline>,
+    /// One; where there is a texture, that of the entry points which read it, then that of those
+    /// which write it.
+    layouts: Vec<wgpu::BindGroupLayout>,
+    /// In the order of dispatch, each with the index of its layout.
+    stages: Vec<(wgpu::ComputePipeline, usize)>,
+}
+
+/// Whether an entry point stores to a texture.
+fn stores_to_texture(module: &naga::Module, entry_point: &str) -> bool {
+    let stores = |handle| {
+        let variable: &naga::GlobalVariable = &module.global_variables[handle];
+        let class = match module.types[variable.ty].inner {
+            naga::TypeInner::Image { class, .. } => Some(class),
+            _ => None,
+        };
+        matches!(class, Some(naga::ImageClass::Storage { .. }))
+    };
+    let mut entries = module.entry_points.iter();
+    entries.any(|entry| {
+        entry.name == entry_point
+            && entry.function.expressions.iter().any(|(_, expression)| {
+                matches!(*expression, naga::Expression::GlobalVariable(handle) if stores(handle))
+            })
+    })
 }
 
 /// A pipeline with its buffers and grids: ready to be called.
 pub struct Call {
     pipeline: Pipeline,
-    /// One for each set of buffers that successive calls take by turns.
-    bindings: Vec<wgpu::BindGroup>,
+    /// One for each set of buffers that successive calls take by turns and each layout.
+    bindings: Vec<Vec<wgpu::BindGroup>>,
     /// The set that the next call takes.
     turn: Cell<usize>,
     grids: Vec<[u32; 3]>,
+}
+
+impl Call {
+    /// Encodes one call on the set whose turn it is. `bound` says what the pass has bound.
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, bound: &mut Option<(usize, usize)>) {
+        let turn = self.turn.get();
+        self.turn.set((turn + 1) % self.bindings.len());
+        for ((stage, layout), grid) in self.pipeline.stages.iter().zip(&self.grids) {
+            if *bound != Some((turn, *layout)) {
+                pass.set_bind_group(0, &self.bindings[turn][*layout], &[]);
+                *bound = Some((turn, *layout));
+            }
+            pass.set_pipeline(stage);
+            pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        }
+    }
 }
 
 struct Clock {
@@ -656,6 +747,46 @@ impl Gpu {
         Ok(Buffer { inner })
     }
 
+    /// A texture of at least `bytes`, uninitialised.
+    ///
+    /// # Errors
+    /// When it is over a limit or there is no memory for it.
+    pub fn create_texture(&self, label: &str, bytes: u64) -> GpuResult<Texture> {
+        let row_bytes = TEXEL_BYTES * u64::from(TEXTURE_WIDTH);
+        let size_bytes = bytes.max(1).next_multiple_of(row_bytes);
+        let height = u32::try_from(size_bytes / row_bytes)
+            .ok()
+            .filter(|_| size_bytes <= self.capacity.texture_bytes_max)
+            .ok_or_else(|| {
+                GpuError::new(
+                    FaultKind::OutOfMemory,
+                    format!(
+                        "{label} needs {size_bytes} bytes; the largest texture is {}",
+                        self.capacity.texture_bytes_max
+                    ),
+                )
+            })?;
+        let view = self.guarded(|| {
+            self.device
+                .create_texture(&wgpu::TextureDescriptor {
+                    label: Some(label),
+                    size: wgpu::Extent3d {
+                        width: TEXTURE_WIDTH,
+                        height,
+                        depth_or_array_layers: 1,
+                    },
+                    mip_level_count: 1,
+                    sample_count: 1,
+                    dimension: wgpu::TextureDimension::D2,
+                    format: TEXTURE_FORMAT,
+                    usage: TEXTURE_USAGES,
+                    view_formats: &[],
+                })
+                .create_view(&wgpu::TextureViewDescriptor::default())
+        })?;
+        Ok(Texture { view, size_bytes })
+    }
+
     /// Uploads `bytes` to the start of `buffer`.
     ///
     /// # Errors
@@ -768,36 +899,70 @@ impl Gpu {
         entry_points: &[&str],
         accesses: &[Access],
     ) -> GpuResult<Pipeline> {
-        let entry = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
+        let entry = |binding: u32, ty: wgpu::BindingType| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer {
-                ty,
-                has_dynamic_offset: false,
-                min_binding_size: None,
-            },
+            ty,
             count: None,
         };
-        let entries: Vec<_> = std::iter::once(entry(0, wgpu::BufferBindingType::Uniform))
-            .chain((1u32..).zip(accesses).map(|(binding, access)| {
-                let read_only = *access == Access::Read;
-                entry(binding, wgpu::BufferBindingType::Storage { read_only })
-            }))
-            .collect();
+        let buffer = |ty: wgpu::BufferBindingType| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let entries = |writes: bool| -> Vec<_> {
+            std::iter::once(entry(0, buffer(wgpu::BufferBindingType::Uniform)))
+                .chain((1u32..).zip(accesses).map(|(binding, access)| {
+                    let read_only = *access == Access::Read;
+                    match access {
+                        Access::Read | Access::Write => {
+                            let ty = wgpu::BufferBindingType::Storage { read_only };
+                            entry(binding, buffer(ty))
+                        }
+                        Access::Texture if writes => entry(
+                            binding,
+                            wgpu::BindingType::StorageTexture {
+                                access: wgpu::StorageTextureAccess::WriteOnly,
+                                format: TEXTURE_FORMAT,
+                                view_dimension: wgpu::TextureViewDimension::D2,
+                            },
+                        ),
+                        Access::Texture => entry(
+                            binding + 1,
+                            wgpu::BindingType::Texture {
+                                sample_type: wgpu::TextureSampleType::Float { filterable: false },
+                                view_dimension: wgpu::TextureViewDimension::D2,
+                                multisampled: false,
+                            },
+                        ),
+                    }
+                }))
+                .collect()
+        };
+        let layout_count = 1 + usize::from(accesses.contains(&Access::Texture));
+        let layout_of = |name: &str| usize::from(stores_to_texture(&module, name));
+        let layouts_of: Vec<usize> = entry_points.iter().map(|name| layout_of(name)).collect();
         self.guarded(|| {
-            let layout = self
-                .device
-                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                    label: Some(label),
-                    entries: &entries,
-                });
-            let pipeline_layout =
-                self.device
-                    .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                        label: Some(label),
-                        bind_group_layouts: &[Some(&layout)],
-                        immediate_size: 0,
-                    });
+            let layouts: Vec<wgpu::BindGroupLayout> = (0..layout_count)
+                .map(|index| {
+                    self.device
+                        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                            label: Some(label),
+                            entries: &entries(index == 1),
+                        })
+                })
+                .collect();
+            let pipeline_layouts: Vec<wgpu::PipelineLayout> = layouts
+                .iter()
+                .map(|layout| {
+                    self.device
+                        .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                            label: Some(label),
+                            bind_group_layouts: &[Some(layout)],
+                            immediate_size: 0,
+                        })
+                })
+                .collect();
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(label),
                 source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
@@ -817,15 +982,15 @@ impl Gpu {
                 }
             };
             // An entry point that comes several times is compiled once.
-            let mut stages: Vec<wgpu::ComputePipeline> = Vec::new();
+            let mut stages: Vec<(wgpu::ComputePipeline, usize)> = Vec::new();
             for (index, name) in entry_points.iter().enumerate() {
+                let layout = layouts_of[index];
                 let stage = match entry_points[..index].iter().position(|other| other == name) {
                     Some(first) => stages[first].clone(),
-                    None => self
-                        .device
-                        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    None => {
+                        let descriptor = wgpu::ComputePipelineDescriptor {
                             label: Some(label),
-                            layout: Some(&pipeline_layout),
+                            layout: pipeline_layouts.get(layout),
                             module: &shader,
                             entry_point: Some(name),
                             compilation_options: wgpu::PipelineCompilationOptions {
@@ -833,16 +998,18 @@ impl Gpu {
                                 ..Default::default()
                             },
                             cache: None,
-                        }),
+                        };
+                        (self.device.create_compute_pipeline(&descriptor), layout)
+                    }
                 };
                 stages.push(stage);
             }
-            Pipeline { layout, stages }
+            Pipeline { layouts, stages }
         })
     }
 
-    /// Binds a uniform block and, for each of `sets`, its buffers with the bytes the kernel may see,
-    /// and sets the grid of every entry point. Successive calls take the sets by turns.
+    /// Binds a uniform block and what each of `sets` holds, and sets the grid of every entry point.
+    /// Successive calls take the sets by turns.
     ///
     /// # Errors
     /// When the device objects.
@@ -850,7 +1017,7 @@ impl Gpu {
         &self,
         pipeline: &Pipeline,
         params: &[u32],
-        sets: &[Vec<(&Buffer, u64)>],
+        sets: &[Vec<Bound<'_>>],
         grids: Vec<[u32; 3]>,
     ) -> GpuResult<Call> {
         let bytes: &[u8] = bytemuck::cast_slice(params);
@@ -862,13 +1029,13 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             self.queue.write_buffer(&uniform, 0, bytes);
-            let group = |buffers: &Vec<(&Buffer, u64)>| {
+            let group = |set: &Vec<Bound<'_>>, (index, layout): (usize, &_)| {
                 let mut entries = vec![wgpu::BindGroupEntry {
                     binding: 0,
                     resource: uniform.as_entire_binding(),
                 }];
-                entries.extend((1u32..).zip(buffers).map(|(binding, (buffer, size))| {
-                    wgpu::BindGroupEntry {
+                entries.extend((1u32..).zip(set).map(|(binding, bound)| match *bound {
+                    Bound::Buffer(buffer, size) => wgpu::BindGroupEntry {
                         binding,
                         resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                             buffer: &buffer.inner,
@@ -877,15 +1044,23 @@ impl Gpu {
                             // besides.
                             size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
                         }),
-                    }
+                    },
+                    Bound::Texture(texture) => wgpu::BindGroupEntry {
+                        binding: binding + u32::from(index == 0),
+                        resource: wgpu::BindingResource::TextureView(&texture.view),
+                    },
                 }));
                 self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: None,
-                    layout: &pipeline.layout,
+                    layout,
                     entries: &entries,
                 })
             };
-            sets.iter().map(group).collect()
+            let groups = |set| {
+                let layouts = pipeline.layouts.iter().enumerate();
+                layouts.map(|layout| group(set, layout)).collect()
+            };
+            sets.iter().map(groups).collect()
         })?;
         Ok(Call {
             pipeline: pipeline.clone(),
@@ -920,16 +1095,7 @@ impl Gpu {
                 });
                 let mut bound = None;
                 for _ in 0..repeat_count {
-                    let turn = call.turn.get();
-                    if bound != Some(turn) {
-                        pass.set_bind_group(0, &call.bindings[turn], &[]);
-                        bound = Some(turn);
-                    }
-                    call.turn.set((turn + 1) % call.bindings.len());
-                    for (stage, grid) in call.pipeline.stages.iter().zip(&call.grids) {
-                        pass.set_pipeline(stage);
-                        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-                    }
+                    call.dispatch(&mut pass, &mut bound);
                 }
             }
             encoder.finish()
@@ -966,13 +1132,7 @@ impl Gpu {
                 {
                     let mut pass =
                         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                    let turn = call.turn.get();
-                    pass.set_bind_group(0, &call.bindings[turn], &[]);
-                    call.turn.set((turn + 1) % call.bindings.len());
-                    for (stage, grid) in call.pipeline.stages.iter().zip(&call.grids) {
-                        pass.set_pipeline(stage);
-                        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-                    }
+                    call.dispatch(&mut pass, &mut None);
                 }
                 encoder.finish()
             })?;

@@ -157,10 +157,15 @@ pub fn fit(
     let scratch_bytes = kernel.scratch.map_or(0, |extent| {
         4 * copies * case.op.op().extent(&case.shape, extent)
     });
-    if scratch_bytes > capacity.binding_bytes_max.min(capacity.buffer_bytes_max) {
+    let (scratch_bytes_max, what) = if kernel.scratch_is_texture {
+        (capacity.texture_bytes_max, "texture")
+    } else {
+        let limit = capacity.binding_bytes_max.min(capacity.buffer_bytes_max);
+        (limit, "binding")
+    };
+    if scratch_bytes > scratch_bytes_max {
         return Err(format!(
-            "it needs {scratch_bytes} bytes of scratch memory; the largest binding is {}",
-            capacity.binding_bytes_max
+            "it needs {scratch_bytes} bytes of scratch memory; the largest {what} is {scratch_bytes_max}"
         ));
     }
     if let Some(budget) = capacity.memory_bytes_budget {
@@ -319,6 +324,7 @@ pub fn default_capacity() -> Capacity {
     Capacity {
         buffer_bytes_max: 256 << 20,
         binding_bytes_max: 128 << 20,
+        texture_bytes_max: 512 << 20,
         workgroup_bytes_max: 16384,
         invocation_count_max: 256,
         workgroup_size_max: [256, 256, 64],
@@ -375,6 +381,50 @@ mod tests {
         let tunables = Tunables::from([("TILE_N".to_owned(), 16), ("TILE_M".to_owned(), 8)]);
         let legal = fit(&naive(), &tunables, &matmul(17, 33, 5), &default_capacity()).unwrap();
         assert_eq!(legal.grids, [[3, 3, 1]]);
+    }
+
+    #[test]
+    fn scratch_in_a_texture_is_addressed_and_bounded_as_one() {
+        let mut found = 0;
+        for kernel in kernels().iter().filter(|kernel| kernel.scratch_is_texture) {
+            found += 1;
+            let case = match kernel.op {
+                OpName::Matmul => matmul(64, 64, 64),
+                _ => Case::new(
+                    kernel.op,
+                    &Shape::of(&[
+                        ("batch", 2),
+                        ("heads", 4),
+                        ("kv_heads", 2),
+                        ("query_len", 16),
+                        ("kv_len", 16),
+                        ("head_dim", 64),
+                        ("causal", u64::from(kernel.name.ends_with("causal"))),
+                    ]),
+                    Dtype::F32,
+                )
+                .unwrap(),
+            };
+            let size = 8;
+            let mut capacity = Capacity {
+                subgroup_size_min: Some(size),
+                ..default_capacity()
+            };
+            let tunables = combinations(kernel)
+                .into_iter()
+                .find(|tunables| fit(kernel, tunables, &case, &capacity).is_ok())
+                .unwrap();
+            let legal = fit(kernel, &tunables, &case, &capacity).unwrap();
+            let width = legal.reflection.constants["TEXTURE_WIDTH"];
+            assert_eq!(width, crate::gpu::TEXTURE_WIDTH, "{}", kernel.name);
+            // Two matrices of 64 x 64; two sequences of two heads of 16 keys and values of 64.
+            let elements = 2 * 64 * 64;
+            assert_eq!(legal.scratch_bytes, 4 * elements, "{}", kernel.name);
+            capacity.texture_bytes_max = 4 * elements - 1;
+            let refusal = fit(kernel, &tunables, &case, &capacity).unwrap_err();
+            assert!(refusal.contains("largest texture is"), "{refusal}");
+        }
+        assert!(found > 0);
     }
 
     #[test]

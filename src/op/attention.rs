@@ -315,6 +315,7 @@ impl Op for Attention {
             "group_rows" => s.heads / s.kv_heads * s.query_len,
             // For each row of the output, one of sums, and the state of a softmax as a vector.
             "partial_rows" => s.batch * s.heads * s.query_len * (s.head_dim + 4),
+            "keys_and_values" => 2 * s.batch * s.kv_heads * s.kv_len * s.head_dim,
             "query_rows" => s.batch * s.heads * s.query_len,
             "scores" => s.batch * s.heads * s.query_len * s.kv_len,
             _ => shape.get(name),

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::catalogue::{Engine, Kernel};
 use crate::driver_statistics;
 use crate::estimate;
-use crate::gpu::{self, Access, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline};
+use crate::gpu::{self, Access, Bound, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline, Texture};
 use crate::input::{self, Cycle, Data, Element};
 use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Tensor};
@@ -47,6 +47,8 @@ struct Open {
     /// Buffers by set and binding, kept between cases because allocating is slow. There is always
     /// one set; scratch belongs to the first.
     sets: Vec<Vec<Option<Buffer>>>,
+    /// Scratch of a kernel that wants it so.
+    texture: Option<Texture>,
     case: Option<Case>,
     /// The host's side of a transfer: what is sent, or where it arrives.
     host: Vec<f32>,
@@ -75,6 +77,11 @@ fn transfer_kernel(op: OpName) -> Option<&'static str> {
         OpName::Readback => Some("transfer/readback"),
         _ => None,
     }
+}
+
+/// Whether what holds so many bytes can be kept for `bytes`: enough, and not many more.
+fn serves(held_bytes: u64, bytes: u64) -> bool {
+    held_bytes > 0 && held_bytes >= bytes && held_bytes / 4 <= bytes.max(1 << 20)
 }
 
 /// A compiled variant. Its source does not depend on the shape.
@@ -128,7 +135,7 @@ impl WgpuRunner {
         let shortest = gpu.bind(
             &fill,
             &[1, 2, 0, 0, 0, 0, 1, 0],
-            &[vec![(&word, 4)]],
+            &[vec![Bound::Buffer(&word, 4)]],
             vec![[1, 1, 1]],
         )?;
         gpu.measure_quantum(&shortest)?;
@@ -145,6 +152,7 @@ impl WgpuRunner {
             gpu,
             fill,
             sets: vec![Vec::new()],
+            texture: None,
             case: None,
             host: Vec::new(),
             job: None,
@@ -271,7 +279,10 @@ impl WgpuRunner {
             })
             .collect();
         let mut sizes: Vec<u64> = tensors.iter().map(Tensor::size_bytes).collect();
-        if scratch_bytes > 0 {
+        let in_texture = kernel.scratch_is_texture;
+        if scratch_bytes > 0 && in_texture {
+            accesses.push(Access::Texture);
+        } else if scratch_bytes > 0 {
             accesses.push(Access::Write);
             sizes.push(scratch_bytes);
         }
@@ -297,7 +308,9 @@ impl WgpuRunner {
 
         passes.extend(shortened);
         open.job = None;
-        if scratch_bytes > 0 {
+        if scratch_bytes > 0 && in_texture {
+            open.reserve_texture(scratch_bytes)?;
+        } else if scratch_bytes > 0 {
             open.reserve(0, tensors.len(), scratch_bytes)?;
         }
         let mut sets = Vec::new();
@@ -306,7 +319,10 @@ impl WgpuRunner {
             for (slot, &size) in sizes.iter().enumerate() {
                 // Scratch is an intermediate result that any application would use again.
                 let from = if slot < tensors.len() { set } else { 0 };
-                bound.push((open.buffer(from, slot)?, size));
+                bound.push(Bound::Buffer(open.buffer(from, slot)?, size));
+            }
+            if in_texture {
+                bound.extend(open.texture.as_ref().map(Bound::Texture));
             }
             sets.push(bound);
         }
@@ -373,13 +389,7 @@ impl WgpuRunner {
             kernel.passes.iter().map(|pass| pass.entry_point).collect();
         entry_points.sort_unstable();
         entry_points.dedup();
-        let storage_count = case.tensors().len() + usize::from(legal.scratch_bytes > 0);
-        let asked = driver_statistics::statistics(
-            &open.gpu.info,
-            &module,
-            &entry_points,
-            count(storage_count),
-        );
+        let asked = driver_statistics::statistics(&open.gpu.info, &module, &entry_points);
         let (driver_statistics, driver_statistics_reason) = match asked {
             Ok(found) => (Some(found), None),
             Err(reason) => (None, Some(reason)),
@@ -602,16 +612,25 @@ impl Open {
         }
     }
 
+    /// Makes sure that there is a texture of at least `bytes`, and of not many more.
+    fn reserve_texture(&mut self, bytes: u64) -> GpuResult<()> {
+        let held = self.texture.as_ref().map_or(0, Texture::size_bytes);
+        if !serves(held, bytes) {
+            // The old one goes first: both together may not fit.
+            self.texture = None;
+            self.texture = Some(self.gpu.create_texture("scratch", bytes)?);
+        }
+        Ok(())
+    }
+
     /// Makes sure that `slot` of a set holds a buffer of at least `bytes`, and of not many more.
     fn reserve(&mut self, set: usize, slot: usize, bytes: u64) -> GpuResult<()> {
         let buffers = &mut self.sets[set];
         if buffers.len() <= slot {
             buffers.resize_with(slot + 1, || None);
         }
-        let fits = |buffer: &Buffer| {
-            buffer.size_bytes() >= bytes && buffer.size_bytes() / 4 <= bytes.max(1 << 20)
-        };
-        if buffers[slot].as_ref().is_some_and(fits) {
+        let held = buffers[slot].as_ref().map_or(0, Buffer::size_bytes);
+        if serves(held, bytes) {
             return Ok(());
         }
         // The old one goes first: both together may not fit.
@@ -646,6 +665,7 @@ impl Open {
         }
         self.case = None;
         // What earlier cases needed beyond this one's tensors is free to go.
+        self.texture = None;
         self.sets.resize_with(set_count.max(1) as usize, Vec::new);
         for set in 0..self.sets.len() {
             self.sets[set].truncate(tensors.len());
@@ -734,7 +754,7 @@ impl Open {
         let call = self.gpu.bind(
             &self.fill,
             &params,
-            &[vec![(self.buffer(set, slot)?, words * 4)]],
+            &[vec![Bound::Buffer(self.buffer(set, slot)?, words * 4)]],
             vec![[word(across), word(down), 1]],
         )?;
         self.gpu.run(&call, 1).map(|_| ())
