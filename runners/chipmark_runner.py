@@ -515,12 +515,21 @@ def available_bytes():
 
 
 def cpu_name():
-    """What the processor calls itself."""
+    """What the processor calls itself, as the native runners have it: with the family and the model of
+    the silicon where the name has no number of a product."""
+    facts = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
-            return next(line.split(":")[1].strip() for line in info if "model name" in line)
-    except (OSError, StopIteration):
-        return "CPU"
+            for line in info:
+                key, _, value = line.partition(":")
+                facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = facts.get("model name") or "CPU"
+    numbered = any(letter.isdigit() for letter in name.split("@")[0])
+    if numbered or "cpu family" not in facts or "model" not in facts:
+        return name
+    return f"{name}, family {facts['cpu family']} model {facts['model']}"
 
 
 def host_timer(note):

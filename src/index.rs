@@ -1,10 +1,10 @@
 //! `chipmark index`: what a folder of published reports holds, as a page, and its headline as a table.
 //!
-//! A report is current if no better one of the same platform, driver and suite is in the folder: a
-//! complete one goes before one that is not, then the newest counts. Nothing is taken out of the
-//! folder for being old.
+//! A report is current if no better one of the same platform, driver and suite that has all it has is
+//! in the folder: a complete one goes before one that is not, then the newest counts. Nothing is taken
+//! out of the folder for being old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::display;
@@ -20,7 +20,7 @@ pub struct Index<'a> {
     store: &'a Store,
     /// What stands before each place in a link.
     prefix: String,
-    /// The current ones, by platform, driver and suite.
+    /// The current ones, by platform, driver, suite and age.
     current: Vec<&'a Stored>,
 }
 
@@ -37,6 +37,29 @@ fn rank(stored: &Stored) -> (u8, Option<jiff::Timestamp>, &str) {
 /// What two reports must share for one to replace the other, or for their figures to stand together.
 fn kind(stored: &Stored) -> (&str, &str) {
     (&stored.platform.key, &stored.report.device.driver)
+}
+
+/// Whether nothing is missed where `new` is read and `old` is not: it is of the same kind and suite and
+/// has the same runners, with all cases that `old` has a number of. Of another text of the suite, whose
+/// cases may have other names, it is their count that matters. So a run of a few cases or of fewer
+/// runners puts nothing out of sight.
+fn stands_for(new: &Stored, old: &Stored) -> bool {
+    let alike = kind(new) == kind(old) && new.report.suite.name == old.report.suite.name;
+    let (new, old) = (&new.report, &old.report);
+    let names = |report: &Report| -> BTreeSet<String> {
+        let records = report.runners.iter();
+        records.map(|record| record.runner.name.clone()).collect()
+    };
+    let has_cases = || {
+        if new.suite.sha256 != old.suite.sha256 {
+            return new.outcomes.len() >= old.outcomes.len();
+        }
+        let place = |outcome: &Outcome| (outcome.runner.clone(), outcome.case_id.clone());
+        let all: BTreeSet<_> = new.outcomes.iter().map(place).collect();
+        old.with_status(OutcomeStatus::Measured)
+            .all(|outcome| all.contains(&place(outcome)))
+    };
+    alike && names(old).is_subset(&names(new)) && has_cases()
 }
 
 /// A row of a Markdown table is one line.
@@ -81,18 +104,16 @@ impl<'a> Index<'a> {
     /// The index of a folder; links to its reports begin with `prefix`.
     #[must_use]
     pub fn of(store: &'a Store, prefix: &str) -> Self {
-        let mut current: BTreeMap<_, &Stored> = BTreeMap::new();
-        for stored in &store.reports {
-            let key = (kind(stored), &*stored.report.suite.name);
-            let best = current.entry(key).or_insert(stored);
-            if rank(stored) > rank(best) {
-                *best = stored;
-            }
-        }
+        let replaced = |old: &Stored| {
+            let mut reports = store.reports.iter();
+            reports.any(|new| rank(new) > rank(old) && stands_for(new, old))
+        };
+        let mut current: Vec<&Stored> = store.reports.iter().filter(|one| !replaced(one)).collect();
+        current.sort_by_key(|stored| (kind(stored), &stored.report.suite.name, rank(stored)));
         Self {
             store,
             prefix: prefix.to_owned(),
-            current: current.into_values().collect(),
+            current,
         }
     }
 
@@ -144,7 +165,7 @@ impl<'a> Index<'a> {
             display::markdown_table(&headings, &rows)
         };
         let mut text = format!(
-            "## Current\n\nThe newest complete report of each device, driver and suite.\n\n{}",
+            "## Current\n\nNo newer complete report of the same device, driver and suite has all that one of these has.\n\n{}",
             table(&current)
         );
         if !replaced.is_empty() {
@@ -317,21 +338,63 @@ mod tests {
     }
 
     #[test]
-    fn every_published_report_stands_on_the_page_once_and_one_of_each_kind_is_current() {
+    fn every_published_report_stands_on_the_page_once_and_a_current_one_stands_for_it() {
         let store = published();
         let page = Index::of(&store, "").page();
         for stored in &store.reports {
             assert_eq!(page.matches(&format!("]({})", stored.place)).count(), 1);
         }
-        let current = page.split("## Replaced").next().unwrap();
+        let index = Index::of(&store, "");
         for stored in &store.reports {
-            let of_its_kind = store.reports.iter().filter(|other| {
-                kind(other) == kind(stored)
-                    && other.report.suite.name == stored.report.suite.name
-                    && current.contains(&format!("]({})", other.place))
-            });
-            assert_eq!(of_its_kind.count(), 1, "{}", stored.place);
+            let stands = |one: &&Stored| stands_for(one, stored);
+            assert!(index.current.iter().any(stands), "{}", stored.place);
         }
+        let current = page.split("## Replaced").next().unwrap();
+        let rows = current
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .count();
+        assert_eq!(rows, index.current.len() + 2, "{current}");
+    }
+
+    #[test]
+    fn a_report_of_fewer_cases_or_runners_replaces_none_that_has_more() {
+        let mut store = published();
+        let newest = store
+            .reports
+            .iter()
+            .find(|one| one.report.runners.len() > 1);
+        let old = newest.unwrap().clone();
+        let mut new = old.clone();
+        new.place = "newer.json".to_owned();
+        new.report.started_at = "2999-01-01T00:00:00Z".to_owned();
+        new.report.status = Status::Complete;
+        let mut count_of_current = |change: &dyn Fn(&mut Report)| {
+            let mut changed = new.clone();
+            change(&mut changed.report);
+            store.reports = vec![old.clone(), changed];
+            Index::of(&store, "").current.len()
+        };
+        assert_eq!(count_of_current(&|_| {}), 1);
+        assert_eq!(count_of_current(&|report| report.outcomes.truncate(3)), 2);
+        let fewer_runners = |report: &mut Report| {
+            let gone = report.runners.pop().unwrap().runner.name;
+            report.outcomes.retain(|outcome| outcome.runner != gone);
+        };
+        assert_eq!(count_of_current(&fewer_runners), 2);
+        // A text that calls its cases by other names.
+        let renamed = |report: &mut Report| {
+            report.suite.sha256 = "0".repeat(64);
+            for outcome in &mut report.outcomes {
+                outcome.case_id.push_str("_renamed");
+            }
+        };
+        assert_eq!(count_of_current(&renamed), 1);
+        let renamed_and_few = |report: &mut Report| {
+            renamed(report);
+            report.outcomes.truncate(3);
+        };
+        assert_eq!(count_of_current(&renamed_and_few), 2);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn memory_bytes() -> u64 {
 /// The processor's name; empty where the system does not tell.
 #[must_use]
 pub fn cpu_name() -> String {
-    System::new().map_or_else(
+    let name = System::new().map_or_else(
         |_| String::new(),
         |mut system| {
             system.refresh_cpu_list(CpuRefreshKind::nothing());
@@ -35,7 +35,30 @@ pub fn cpu_name() -> String {
                 .map(|cpu| cpu.brand().trim().to_owned())
                 .unwrap_or_default()
         },
-    )
+    );
+    let facts = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    with_generation(&name, &facts)
+}
+
+/// The name with the family and the model of the silicon, as Linux tells them, where it has no number
+/// of a product: hypervisors call processors of several generations `AMD EPYC` or `Intel Xeon
+/// Processor @ 2.80GHz`, and reports of one must not stand in the series of another.
+fn with_generation(name: &str, facts: &str) -> String {
+    let product = name.split('@').next().unwrap_or_default();
+    let fact = |wanted: &str| {
+        facts.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == wanted).then(|| value.trim())
+        })
+    };
+    match (fact("cpu family"), fact("model")) {
+        (Some(family), Some(model))
+            if !name.is_empty() && !product.contains(|c: char| c.is_ascii_digit()) =>
+        {
+            format!("{name}, family {family} model {model}")
+        }
+        _ => name.to_owned(),
+    }
 }
 
 /// Logical processors that this process may use.
@@ -113,6 +136,25 @@ pub fn host() -> Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_a_number_gets_the_generation_where_it_is_told() {
+        let facts = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n";
+        for (name, wanted) in [
+            ("AMD EPYC", "AMD EPYC, family 25 model 17"),
+            (
+                "AMD EPYC 9354 32-Core Processor",
+                "AMD EPYC 9354 32-Core Processor",
+            ),
+            (
+                "Intel Xeon Processor @ 2.80GHz",
+                "Intel Xeon Processor @ 2.80GHz, family 25 model 17",
+            ),
+        ] {
+            assert_eq!(with_generation(name, facts), wanted);
+            assert_eq!(with_generation(name, ""), name);
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_linux_writes_them() {

@@ -1,9 +1,10 @@
 //! Finding the best variant for a case within a budget, by successive halving.
 //!
 //! Every variant is verified before it is timed. Where the full size would make slow variants take
-//! seconds, a first round looks at all of them at a smaller one of the same kind.
+//! seconds, a first round looks at all of them at a smaller one of the same kind, and a second one at
+//! the best of each kernel between the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::estimate;
@@ -425,6 +426,17 @@ const REMEMBERED: &str = "an earlier search found others to be the best (--no-ca
 const LOOK_AROUND: f64 = 0.4;
 const FIRST_LOOKS: f64 = 0.6;
 
+/// How many kernels are looked at in the second round, how much slower than the best of the first one
+/// they may be, which share of the search's time it may take by what the first let expect, and by which
+/// share it ends.
+const SECOND_LOOKS: usize = 8;
+const SECOND_LOOK_WITHIN: f64 = 4.0;
+const SECOND_LOOKS_SHARE: f64 = 0.25;
+const SECOND_LOOKS_END: f64 = 0.7;
+
+/// Calls that a look at a slow variant takes: when it is built, a warm-up, three samples, one to spare.
+const CALLS_OF_A_LOOK: f64 = 6.0;
+
 /// Looks that cost less than this count as if they cost as much: below it the budget does not feel it.
 const LOOK_S_MIN: f64 = 0.1;
 
@@ -548,6 +560,7 @@ impl Search<'_, '_, '_> {
         if pool.is_empty() {
             pool = self.look_around(&task.scout)?;
             if scouting {
+                pool = self.look_nearer(pool)?;
                 pool = self.at_full_size(pool)?;
             }
         }
@@ -763,21 +776,82 @@ impl Search<'_, '_, '_> {
         Ok(pool)
     }
 
-    /// The best of the first round at the full size, and the best of every other kernel too where
-    /// that is affordable, so that a report can say how kernels compare.
+    /// The largest size at which the search has time to look at the best of every promising kernel,
+    /// where that is larger than the first round's and not yet the full one. `best_s` is the shortest
+    /// time of the first round.
+    fn nearer(&self, best_s: f64) -> Option<Case> {
+        let Task { case, scout, .. } = self.task;
+        #[allow(clippy::cast_precision_loss)]
+        let looks = SECOND_LOOKS as f64 * CALLS_OF_A_LOOK;
+        let affordable = |size: &Case| {
+            looks * best_s * growth(scout, size) <= SECOND_LOOKS_SHARE * self.task.budget_s
+        };
+        let smaller = |size: &Case| {
+            let shape = case.op.op().shrink(&size.shape)?;
+            Some(Case {
+                shape,
+                ..size.clone()
+            })
+        };
+        std::iter::successors(Some((*case).clone()), smaller)
+            .find(affordable)
+            .filter(|size| size != *case && growth(scout, size) > 1.0)
+    }
+
+    /// Second round, where at the full size there is time for a few looks only: what is done once for a
+    /// tensor, such as copying it, weighs more at a small size, and kernels that do it would be out
+    /// before the size at which they are best. What it had no look at comes after what it had; the times
+    /// are those to expect at the full size.
+    fn look_nearer(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
+        let task = self.task;
+        let expect = |size: &Case, pool: &mut [Runner]| {
+            for runner in pool {
+                runner.time_s *= growth(size, task.case);
+            }
+        };
+        let best_s = fastest(&pool);
+        let Some(size) = self.nearer(best_s) else {
+            let mut pool = pool;
+            expect(&task.scout, &mut pool);
+            return Ok(pool);
+        };
+        let (variants, _) = self.session.case(&size, task.seed, &Data::Uniform)?;
+        let inputs = self.inputs(&size)?;
+        let mut kernels = BTreeSet::new();
+        let (chosen, mut others): (Vec<_>, Vec<_>) = pool.into_iter().partition(|runner| {
+            kernels.len() < SECOND_LOOKS
+                && runner.time_s <= SECOND_LOOK_WITHIN * best_s
+                && variants.contains(&runner.variant)
+                && kernels.insert(runner.variant.kernel.clone())
+        });
+        let mut nearer: Vec<Runner> = Vec::new();
+        for runner in chosen {
+            if !nearer.is_empty() && self.spent(SECOND_LOOKS_END) {
+                others.push(runner);
+                continue;
+            }
+            let limit_s = Some(SECOND_LOOK_WITHIN * fastest(&nearer));
+            if let Some(time_s) = self.time(&size, &inputs, &runner.variant, 3, limit_s)? {
+                let variant = runner.variant;
+                nearer.push(Runner { variant, time_s });
+            }
+        }
+        nearer.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        others.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        expect(&size, &mut nearer);
+        expect(&task.scout, &mut others);
+        nearer.append(&mut others);
+        Ok(nearer)
+    }
+
+    /// The best of the rounds before at the full size, and the best of every other kernel too where
+    /// that is affordable, so that a report can say how kernels compare. The times of `pool` are those to
+    /// expect at the full size.
     fn at_full_size(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
         let (variants, _) = self
             .session
             .case(self.task.case, self.task.seed, &Data::Uniform)?;
         let inputs = self.inputs(self.task.case)?;
-        #[allow(clippy::cast_precision_loss)]
-        let growth = self.task.case.flop_count().max(self.task.case.bytes_min()) as f64
-            / self
-                .task
-                .scout
-                .flop_count()
-                .max(self.task.scout.bytes_min())
-                .max(1) as f64;
         let mut kernels: Vec<String> = Vec::new();
         let mut full: Vec<Runner> = Vec::new();
         let mut finalists = 0;
@@ -792,7 +866,7 @@ impl Search<'_, '_, '_> {
                 continue;
             }
             // Preparing calls it once, timing once more if it is slow.
-            let affordable = 2.0 * runner.time_s * growth < 0.3 * self.task.budget_s;
+            let affordable = 2.0 * runner.time_s < 0.3 * self.task.budget_s;
             if finalists < 8 && !self.spent(0.75)
                 || first_of_kernel && affordable && !self.spent(0.9)
                 || full.is_empty()
@@ -905,6 +979,13 @@ impl Search<'_, '_, '_> {
             }
         }
     }
+}
+
+/// How many times the work of one size is that of another.
+#[allow(clippy::cast_precision_loss)]
+fn growth(from: &Case, to: &Case) -> f64 {
+    let work = |case: &Case| case.flop_count().max(case.bytes_min()).max(1) as f64;
+    work(to) / work(from)
 }
 
 /// The variants of one kernel that are still to be looked at, and what is known of the others.
@@ -1150,33 +1231,53 @@ mod tests {
 
     /// A runner whose variants take as long as a test says, and which notes what it is asked to build.
     struct Fake {
-        /// Variants with the seconds of a call, and the operations of those that pad.
-        variants: Vec<(Variant, f64, Option<u64>)>,
+        variants: Vec<Offer>,
         tells: bool,
         output: Vec<f64>,
         case: Case,
-        built: Vec<Variant>,
+        /// In which case, and which variant.
+        built: Vec<(Case, Variant)>,
+    }
+
+    /// Seconds of a call in a case.
+    type CallTime = fn(&Case) -> f64;
+
+    /// A variant, what a call takes, and its operations where it pads.
+    type Offer = (Variant, CallTime, Option<u64>);
+
+    fn offer(kernel: &str, a: u32, call_s: CallTime, flop_count: Option<u64>) -> Offer {
+        (variant(kernel, a, 0), call_s, flop_count)
     }
 
     impl Conversation for Fake {
         fn ask(&mut self, request: &Request, _: Duration) -> Result<Response, Fault> {
             Ok(match request {
-                Request::Case { .. } => Response::Variants {
-                    variants: self.variants.iter().map(|(v, ..)| v.clone()).collect(),
-                    refused: Vec::new(),
-                    set_count: 1,
-                    estimates: (self.variants.iter())
-                        .filter(|_| self.tells)
-                        .map(|(variant, _, flop_count)| Estimate {
-                            variant: variant.clone(),
-                            engine: Some("alu".to_owned()),
-                            flop_count: *flop_count,
-                            ..Estimate::default()
-                        })
-                        .collect(),
-                },
+                Request::Case {
+                    case, seed, data, ..
+                } => {
+                    let inputs = verify::inputs(case, *seed, data).unwrap();
+                    let positions: Vec<u64> = (0..case.output().len()).collect();
+                    let given = case.given(&inputs, data);
+                    let expected = case.op.op().reference(given, &positions);
+                    self.output = expected.iter().map(|expected| expected.value).collect();
+                    self.case = case.clone();
+                    Response::Variants {
+                        variants: self.variants.iter().map(|(v, ..)| v.clone()).collect(),
+                        refused: Vec::new(),
+                        set_count: 1,
+                        estimates: (self.variants.iter())
+                            .filter(|_| self.tells)
+                            .map(|(variant, _, flop_count)| Estimate {
+                                variant: variant.clone(),
+                                engine: Some("alu".to_owned()),
+                                flop_count: *flop_count,
+                                ..Estimate::default()
+                            })
+                            .collect(),
+                    }
+                }
                 Request::Prepare { variant } => {
-                    self.built.push(variant.clone());
+                    self.built.push((self.case.clone(), variant.clone()));
                     Response::Ready {
                         compile_s: 0.0,
                         first_call_s: 0.0,
@@ -1193,9 +1294,9 @@ mod tests {
                     sample_count,
                     ..
                 } => {
-                    let built = self.built.last().unwrap();
+                    let (_, built) = self.built.last().unwrap();
                     let (_, call_s, _) = self.variants.iter().find(|(v, ..)| v == built).unwrap();
-                    let span_s = call_s * f64::from(*repeat_count);
+                    let span_s = call_s(&self.case) * f64::from(*repeat_count);
                     std::thread::sleep(Duration::from_secs_f64(span_s * f64::from(*sample_count)));
                     let span = crate::protocol::Span {
                         device_s: Some(span_s),
@@ -1225,23 +1326,33 @@ mod tests {
         }
     }
 
+    fn matmul(m: u64, n: u64, k: u64) -> Case {
+        use crate::op::{Dtype, OpName, Shape};
+        let shape = Shape::of(&[("m", m), ("n", n), ("k", k)]);
+        Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+    }
+
     /// What comes of a search over these variants, and what was built for it. The ceiling is such that
     /// the case as it is takes 0.3 ms at least.
-    fn search(
-        variants: &[(Variant, f64, Option<u64>)],
+    fn search(variants: &[Offer], tells: bool) -> (Vec<Variant>, Vec<Tried>, Vec<Variant>) {
+        let case = matmul(17, 32, 32);
+        let (ranking, tried, built) = search_from(&case, &case, 20.0, variants, tells);
+        let built = built.into_iter().map(|(_, variant)| variant).collect();
+        (ranking, tried, built)
+    }
+
+    /// The same, of any case, with a first round at the size of `scout` and so many seconds for it all.
+    fn search_from(
+        scout: &Case,
+        case: &Case,
+        budget_s: f64,
+        variants: &[Offer],
         tells: bool,
-    ) -> (Vec<Variant>, Vec<Tried>, Vec<Variant>) {
-        use crate::op::{Dtype, OpName, Shape};
-        let shape = Shape::of(&[("m", 17), ("n", 32), ("k", 32)]);
-        let case = Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap();
-        let inputs = verify::inputs(&case, 1, &Data::Uniform).unwrap();
-        let positions: Vec<u64> = (0..case.output().len()).collect();
-        let given = case.given(&inputs, &Data::Uniform);
-        let expected = case.op.op().reference(given, &positions);
+    ) -> (Vec<Variant>, Vec<Tried>, Vec<(Case, Variant)>) {
         let mut fake = Fake {
             variants: variants.to_vec(),
             tells,
-            output: expected.iter().map(|expected| expected.value).collect(),
+            output: Vec::new(),
             case: case.clone(),
             built: Vec::new(),
         };
@@ -1260,11 +1371,11 @@ mod tests {
             runner: "fake".to_owned(),
         }];
         let task = Task {
-            case: &case,
-            scout: case.clone(),
+            case,
+            scout: scout.clone(),
             seed: 1,
-            budget_s: 20.0,
-            case_budget_s: 30.0,
+            budget_s,
+            case_budget_s: 1.5 * budget_s,
             share_s: None,
             banned: &[],
             remembered: &[],
@@ -1287,11 +1398,11 @@ mod tests {
     #[test]
     fn what_cannot_beat_the_best_is_never_built_and_says_why() {
         let mut variants = vec![
-            (variant("plain", 0, 0), 3e-3, None),
-            (variant("small", 0, 0), 1e-3, padded(1)),
-            (variant("small", 1, 0), 1.5e-3, padded(2)),
+            offer("plain", 0, |_| 3e-3, None),
+            offer("small", 0, |_| 1e-3, padded(1)),
+            offer("small", 1, |_| 1.5e-3, padded(2)),
         ];
-        variants.extend((0..6).map(|a| (variant("large", a, 0), 4e-3, padded(8))));
+        variants.extend((0..6).map(|a| offer("large", a, |_| 4e-3, padded(8))));
         let (with, tried, built) = search(&variants, true);
         let (without, all, all_built) = search(&variants, false);
         assert_eq!(with[0], variant("small", 0, 0));
@@ -1318,19 +1429,49 @@ mod tests {
 
     #[test]
     fn the_last_candidate_is_built_however_much_it_pads() {
-        let only = [(variant("large", 0, 0), 4e-3, padded(8))];
+        let only = [offer("large", 0, |_| 4e-3, padded(8))];
         let (ranking, tried, _) = search(&only, true);
         assert_eq!(ranking, [variant("large", 0, 0)]);
         assert_eq!(tried[0].status, "timed");
     }
 
+    /// The plain kernel takes a time that grows with the products, the other half of that and a time for
+    /// copying, which grows with the operands: at 64 cubed it is slower, at 256 cubed it is faster.
+    #[test]
+    fn a_kernel_that_copies_is_judged_at_a_size_near_the_full_one() {
+        let plain: CallTime = |case| 1e-3 * growth(&matmul(64, 64, 64), case);
+        let copies: CallTime = |case| {
+            let elements = case.shape.get("k") * (case.shape.get("m") + case.shape.get("n"));
+            0.5e-3 * growth(&matmul(64, 64, 64), case) + 1e-7 * f64::from(elements as u32)
+        };
+        let variants = [
+            offer("copies", 0, copies, None),
+            offer("plain", 0, plain, None),
+        ];
+        let (small, full) = (matmul(64, 64, 64), matmul(256, 256, 256));
+        assert!(copies(&small) > plain(&small) && copies(&full) < plain(&full));
+        let (ranking, tried, built) = search_from(&small, &full, 6.0, &variants, false);
+        let between = matmul(256, 128, 128);
+        for variant in ["copies", "plain"].map(|kernel| variant(kernel, 0, 0)) {
+            for case in [&small, &between] {
+                assert!(
+                    built.contains(&(case.clone(), variant.clone())),
+                    "{built:?}"
+                );
+            }
+        }
+        let (_, first) = built.iter().find(|(case, _)| *case == full).unwrap();
+        assert_eq!(*first, variant("copies", 0, 0));
+        assert_eq!(ranking[0], variant("copies", 0, 0), "{tried:?}");
+    }
+
     #[test]
     fn a_ceiling_that_a_variant_has_beaten_bounds_nothing() {
         let variants = [
-            (variant("small", 0, 0), 1e-3, padded(1)),
+            offer("small", 0, |_| 1e-3, padded(1)),
             // It pads three times and yet is faster than 0.9 ms: the probe was slow that day.
-            (variant("middle", 0, 0), 5e-4, padded(3)),
-            (variant("large", 0, 0), 4e-4, padded(8)),
+            offer("middle", 0, |_| 5e-4, padded(3)),
+            offer("large", 0, |_| 4e-4, padded(8)),
         ];
         let (ranking, tried, _) = search(&variants, true);
         assert_eq!(ranking[0], variant("large", 0, 0), "{tried:?}");

@@ -4,11 +4,11 @@
 //! Their results are wrong by design. They exist for `chipmark diagnose` alone: nothing that they
 //! compute is checked, and no time of theirs enters a report, a search or a cache.
 //!
-//! * [`math_only`] sends every load at a run-time place of a read-only storage array to one of its
-//!   first elements. What is read then lies in the nearest cache, and arithmetic, workgroup memory,
-//!   barriers and stores stay. The place is clamped and not masked: of a place that a loop moves in
-//!   steps of a power of two, a mask would leave nothing that changes, and a compiler would take the
-//!   load out of the loop.
+//! * [`math_only`] sends every load at a run-time place of a storage array or a texture that the pass
+//!   does not write to one of its first elements. What is read then lies in the nearest cache, and
+//!   arithmetic, workgroup memory, barriers and stores stay. The place is clamped and not masked: of a
+//!   place that a loop moves in steps of a power of two, a mask would leave nothing that changes, and a
+//!   compiler would take the load out of the loop.
 //! * [`loads_only`] takes multiply-adds out, and keeps as few as it takes for every loaded value to be
 //!   needed. What is loaded can so not be dropped by a compiler, and comes to the sums as before.
 //! * [`unique`] changes nothing that is computed, only what a compiler sees: no cache of a driver's
@@ -20,15 +20,18 @@ use naga::front::Typifier;
 use naga::proc::ResolveContext;
 use naga::{
     AddressSpace, Arena, ArraySize, BinaryOperator, Block, Expression, Function, Handle, Literal,
-    LocalVariable, MathFunction, Module, ScalarKind, Span, Statement, StorageAccess, SwitchCase,
-    Type, TypeInner, UniqueArena,
+    LocalVariable, MathFunction, Module, ScalarKind, Span, Statement, SwitchCase, Type, TypeInner,
+    UniqueArena,
 };
 
 use crate::unroll::walk::{
     emit, root_local, statement_result, visit_operands, visit_statement_operands,
 };
 
-/// The last element that a load of [`math_only`] may read.
+/// A variable of a module.
+type Global = Handle<naga::GlobalVariable>;
+
+/// The last element that a load of [`math_only`] may read; of a texture the last row and column.
 const LAST: u8 = 31;
 
 /// How much of what a pass looks for it has changed.
@@ -40,11 +43,60 @@ pub struct Changed {
     pub changed: u32,
 }
 
-/// The module with its loads from read-only storage sent to a few elements; counts such loads'
-/// places.
+/// The module with its loads from storage and textures that their pass does not write sent to a few
+/// elements; counts such loads' places.
 #[must_use]
 pub fn math_only(module: &Module) -> (Module, Changed) {
-    rewrite(module, |function, types| near(module, function, types))
+    let helpers = module.functions.iter();
+    let by_helpers: HashSet<_> = helpers.flat_map(|(_, f)| written(f, &f.body)).collect();
+    rewrite(module, |function, _| near(module, function, &by_helpers))
+}
+
+/// The variable of the module that `pointer` points into, if it points into one.
+fn root_global(source: &Function, mut pointer: Handle<Expression>) -> Option<Global> {
+    loop {
+        match source.expressions[pointer] {
+            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => {
+                pointer = base;
+            }
+            Expression::GlobalVariable(global) => return Some(global),
+            _ => return None,
+        }
+    }
+}
+
+/// What a block of a function writes of the module's variables, those of its calls left out.
+fn written(source: &Function, block: &Block) -> HashSet<Global> {
+    let mut all = HashSet::new();
+    for statement in block {
+        match statement {
+            Statement::Store { pointer, .. } | Statement::Atomic { pointer, .. } => {
+                all.extend(root_global(source, *pointer));
+            }
+            Statement::CooperativeStore { data, .. } => {
+                all.extend(root_global(source, data.pointer));
+            }
+            Statement::ImageStore { image, .. } | Statement::ImageAtomic { image, .. } => {
+                all.extend(root_global(source, *image));
+            }
+            Statement::Block(inner) => all.extend(written(source, inner)),
+            Statement::If { accept, reject, .. } => {
+                all.extend(written(source, accept));
+                all.extend(written(source, reject));
+            }
+            Statement::Switch { cases, .. } => {
+                all.extend(cases.iter().flat_map(|case| written(source, &case.body)));
+            }
+            Statement::Loop {
+                body, continuing, ..
+            } => {
+                all.extend(written(source, body));
+                all.extend(written(source, continuing));
+            }
+            _ => {}
+        }
+    }
+    all
 }
 
 /// The module with the multiply-adds left out that no loaded value needs; counts them by lane.
@@ -146,50 +198,64 @@ fn typed(module: &Module, function: &Function) -> Option<Typifier> {
     Some(types)
 }
 
-/// [`math_only`] on one function.
+/// [`math_only`] on one function of a module whose helpers write `by_helpers`.
 fn near(
     module: &Module,
     source: &Function,
-    _: &mut UniqueArena<Type>,
+    by_helpers: &HashSet<Global>,
 ) -> Option<(Function, Changed)> {
     let types = typed(module, source)?;
     let type_of = |handle: Handle<Expression>| types.get(handle, &module.types);
-    let is_input = |pointer: Handle<Expression>| match *type_of(pointer) {
+    let own = written(source, &source.body);
+    let is_array = |pointer: Handle<Expression>| match *type_of(pointer) {
         TypeInner::Pointer {
             base,
-            space: AddressSpace::Storage { access },
-        } => {
-            !access.contains(StorageAccess::STORE)
-                && matches!(
-                    module.types[base].inner,
-                    TypeInner::Array {
-                        size: ArraySize::Dynamic,
-                        ..
-                    }
-                )
-        }
+            space: AddressSpace::Storage { .. },
+        } => matches!(
+            module.types[base].inner,
+            TypeInner::Array {
+                size: ArraySize::Dynamic,
+                ..
+            }
+        ),
         _ => false,
+    };
+    let is_only_read = |pointer: Handle<Expression>| {
+        root_global(source, pointer)
+            .is_some_and(|global| !own.contains(&global) && !by_helpers.contains(&global))
     };
     let mut changed = Changed::default();
     let mut change = |copy: &mut Copy<'_>, old: Handle<Expression>, span: Span, out: &mut Block| {
-        let (base, index) = match source.expressions[old] {
-            Expression::Access { base, index } if is_input(base) => (base, index),
+        let place = match source.expressions[old] {
+            Expression::Access { base, index } if is_array(base) && is_only_read(base) => index,
+            Expression::ImageLoad {
+                image, coordinate, ..
+            } if is_only_read(image) => coordinate,
             // A place that the program itself fixes is read from a cache as it is.
             _ => return None,
         };
         changed.found += 1;
-        let last = match *type_of(index) {
-            TypeInner::Scalar(naga::Scalar::U32) => Literal::U32(u32::from(LAST)),
-            TypeInner::Scalar(naga::Scalar::I32) => Literal::I32(i32::from(LAST)),
+        let (scalar, size) = match *type_of(place) {
+            TypeInner::Scalar(scalar) => (scalar, None),
+            TypeInner::Vector { size, scalar } => (scalar, Some(size)),
+            _ => return None,
+        };
+        let last = match scalar {
+            naga::Scalar::U32 => Literal::U32(u32::from(LAST)),
+            naga::Scalar::I32 => Literal::I32(i32::from(LAST)),
             _ => return None,
         };
         changed.changed += 1;
-        let (base, index) = (copy.operand(base), copy.operand(index));
-        let last = copy.expressions.append(Expression::Literal(last), span);
-        let index = copy.emitted(
+        let mut expression = copy.mapped(old);
+        let mut last = copy.expressions.append(Expression::Literal(last), span);
+        if let Some(size) = size {
+            last = copy.emitted(Expression::Splat { size, value: last }, span, out);
+        }
+        let place = copy.operand(place);
+        let near = copy.emitted(
             Expression::Math {
                 fun: MathFunction::Min,
-                arg: index,
+                arg: place,
                 arg1: Some(last),
                 arg2: None,
                 arg3: None,
@@ -197,7 +263,12 @@ fn near(
             span,
             out,
         );
-        Some(copy.emitted(Expression::Access { base, index }, span, out))
+        match &mut expression {
+            Expression::Access { index, .. } => *index = near,
+            Expression::ImageLoad { coordinate, .. } => *coordinate = near,
+            _ => unreachable!("what is changed is one of the two"),
+        }
+        Some(copy.emitted(expression, span, out))
     };
     let function = Copy::new(source).run(&mut change);
     Some((function, changed))
@@ -1005,6 +1076,28 @@ mod tests {
         let (module, found) = loads_only(&parsed(source));
         passes(&module, "written anew");
         assert_eq!((found.found, found.changed), (4, 1));
+    }
+
+    #[test]
+    fn what_an_earlier_pass_laid_out_is_an_input_of_the_next_in_a_buffer_or_a_texture() {
+        let source = "
+            @group(0) @binding(0) var<uniform> d: vec4<u32>;
+            @group(0) @binding(1) var<storage, read> x: array<f32>;
+            @group(0) @binding(2) var<storage, read_write> o: array<f32>;
+            @group(0) @binding(3) var<storage, read_write> scratch: array<f32>;
+            @group(0) @binding(4) var texels: texture_2d<f32>;
+            @compute @workgroup_size(8)
+            fn lay_out(@builtin(global_invocation_id) id: vec3<u32>) {
+                if (id.x < d.x) { scratch[id.x] = x[id.y] + scratch[id.z]; }
+            }
+            @compute @workgroup_size(8)
+            fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+                o[id.x] = scratch[id.y] + textureLoad(texels, id.xy, 0).x;
+            }";
+        let (module, found) = math_only(&parsed(source));
+        passes(&module, "two passes");
+        // In the first pass x alone, in the second one both.
+        assert_eq!((found.found, found.changed), (3, 3));
     }
 
     #[test]

@@ -301,7 +301,7 @@ fn what_if_variants_run_and_compute_something_else_but_for_the_one_that_only_com
         };
         let says = match what_if {
             WhatIf::Cold => "unlike any program",
-            WhatIf::MathOnly => "loads of inputs",
+            WhatIf::MathOnly => "loads come from few",
             WhatIf::LoadsOnly => "multiply-adds are left out",
             WhatIf::StoresOnly => "k is 1 instead of 64",
         };

@@ -485,12 +485,14 @@ fn changed(
         WhatIf::MathOnly => {
             let (module, found) = what_if::math_only(module);
             if found.changed == 0 {
-                return Err("it has no loads of inputs at places of its own choice".to_owned());
+                return Err(
+                    "it has no loads at places of its own choice but of what it writes".to_owned(),
+                );
             }
             let places = found.changed;
             Ok((
                 module,
-                format!("{places} loads of inputs come from 32 elements"),
+                format!("{places} loads come from few elements"),
                 share(found),
             ))
         }
