@@ -25,7 +25,7 @@ use naga::{
 };
 
 use crate::unroll::walk::{
-    emit, root_local, statement_result, visit_operands, visit_statement_operands,
+    emit, root, root_local, statement_result, visit_operands, visit_statement_operands,
 };
 
 /// A variable of a module.
@@ -53,15 +53,10 @@ pub fn math_only(module: &Module) -> (Module, Changed) {
 }
 
 /// The variable of the module that `pointer` points into, if it points into one.
-fn root_global(source: &Function, mut pointer: Handle<Expression>) -> Option<Global> {
-    loop {
-        match source.expressions[pointer] {
-            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => {
-                pointer = base;
-            }
-            Expression::GlobalVariable(global) => return Some(global),
-            _ => return None,
-        }
+fn root_global(source: &Function, pointer: Handle<Expression>) -> Option<Global> {
+    match *root(|handle| &source.expressions[handle], pointer) {
+        Expression::GlobalVariable(global) => Some(global),
+        _ => None,
     }
 }
 

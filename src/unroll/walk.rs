@@ -300,19 +300,29 @@ pub(crate) fn statement_result(statement: &mut Statement) -> Option<&mut Handle<
     }
 }
 
+/// The variable that `pointer` points into, as the expression that names it.
+pub(crate) fn root<'a>(
+    expressions: impl Fn(Handle<Expression>) -> &'a Expression,
+    mut pointer: Handle<Expression>,
+) -> &'a Expression {
+    loop {
+        match expressions(pointer) {
+            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => {
+                pointer = *base;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// The local that `pointer` points into, if it is a pointer into a local.
 pub(crate) fn root_local<'a>(
     expressions: impl Fn(Handle<Expression>) -> &'a Expression,
-    mut pointer: Handle<Expression>,
+    pointer: Handle<Expression>,
 ) -> Option<Handle<LocalVariable>> {
-    loop {
-        match *expressions(pointer) {
-            Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => {
-                pointer = base;
-            }
-            Expression::LocalVariable(local) => return Some(local),
-            _ => return None,
-        }
+    match *root(expressions, pointer) {
+        Expression::LocalVariable(local) => Some(local),
+        _ => None,
     }
 }
 
