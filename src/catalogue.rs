@@ -362,6 +362,14 @@ pub fn kernels() -> Vec<Kernel> {
         tune("VECTORS", &[2, 1]),
         tune("DEPTH", &[8, 4]),
     ];
+    // Loads are cheap there, so what counts is that the unrolled turn fits the first cache of
+    // instructions.
+    const SUBGROUP_TEXTURE: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        tune("ROWS", &[32, 16, 64]),
+        tune("VECTORS", &[2, 1]),
+        tune("DEPTH", &[4, 8]),
+    ];
     const F32_F16: &[Dtype] = &[Dtype::F32, Dtype::F16];
     const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
     const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::Subgroup];
@@ -918,7 +926,7 @@ pub fn kernels() -> Vec<Kernel> {
         }),
         kernel!("matmul/subgroup_packed_texture", Matmul, {
             whole_tiles: WHOLE,
-            tunables: SUBGROUP_PANEL,
+            tunables: SUBGROUP_TEXTURE,
             passes: SUBGROUP_PACKED,
             scratch: Some("operands"),
             scratch_is_texture: true,

@@ -179,8 +179,11 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
         buffer_bytes_max: limits.max_buffer_size,
         binding_bytes_max: limits.max_storage_buffer_binding_size,
         texture_bytes_max: {
-            let usages = adapter.get_texture_format_features(TEXTURE_FORMAT);
-            if usages.allowed_usages.contains(TEXTURE_USAGES)
+            let features = adapter.get_texture_format_features(TEXTURE_FORMAT);
+            let access = wgpu::TextureFormatFeatureFlags::STORAGE_READ_ONLY
+                | wgpu::TextureFormatFeatureFlags::STORAGE_WRITE_ONLY;
+            if features.allowed_usages.contains(TEXTURE_USAGES)
+                && features.flags.contains(access)
                 && limits.max_texture_dimension_2d >= TEXTURE_WIDTH
             {
                 TEXEL_BYTES * u64::from(TEXTURE_WIDTH) * u64::from(limits.max_texture_dimension_2d)
@@ -399,18 +402,18 @@ impl Buffer {
 /// Texels in a row of a texture that stands for a buffer; kernels know it as `TEXTURE_WIDTH`.
 pub const TEXTURE_WIDTH: u32 = 4096;
 
-/// Four floats, which every API can write from a shader and read without a filter.
+/// Four floats, which shaders of every API can write and read as storage.
 const TEXTURE_FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Float;
 const TEXEL_BYTES: u64 = 16;
 /// Copies into it are there for wgpu, which zeroes what nobody has written: without them it does so by
 /// a render pass, and after one lavapipe takes timestamps by its rasteriser's threads, which get no
 /// turn while a dispatch has all cores (17 us were stated of a dispatch that took 3 ms).
-const TEXTURE_USAGES: wgpu::TextureUsages = wgpu::TextureUsages::STORAGE_BINDING
-    .union(wgpu::TextureUsages::TEXTURE_BINDING)
-    .union(wgpu::TextureUsages::COPY_DST);
+const TEXTURE_USAGES: wgpu::TextureUsages =
+    wgpu::TextureUsages::STORAGE_BINDING.union(wgpu::TextureUsages::COPY_DST);
 
 /// A texture that stands for a buffer of vectors of four f32: vector `i` is the texel at
-/// `i % TEXTURE_WIDTH`, `i / TEXTURE_WIDTH`.
+/// `i % TEXTURE_WIDTH`, `i / TEXTURE_WIDTH`. Kernels read it as storage and not through a sampler's
+/// way, which asks of each lane which level of detail it wants: on lavapipe twice the time of a load.
 pub struct Texture {
     view: wgpu::TextureView,
     size_bytes: u64,
@@ -464,7 +467,8 @@ fn stores_to_texture(module: &naga::Module, entry_point: &str) -> bool {
             naga::TypeInner::Image { class, .. } => Some(class),
             _ => None,
         };
-        matches!(class, Some(naga::ImageClass::Storage { .. }))
+        matches!(class, Some(naga::ImageClass::Storage { access, .. })
+            if access.contains(naga::StorageAccess::STORE))
     };
     let mut entries = module.entry_points.iter();
     entries.any(|entry| {
@@ -929,10 +933,10 @@ impl Gpu {
                         ),
                         Access::Texture => entry(
                             binding + 1,
-                            wgpu::BindingType::Texture {
-                                sample_type: wgpu::TextureSampleType::Float { filterable: false },
+                            wgpu::BindingType::StorageTexture {
+                                access: wgpu::StorageTextureAccess::ReadOnly,
+                                format: TEXTURE_FORMAT,
                                 view_dimension: wgpu::TextureViewDimension::D2,
-                                multisampled: false,
                             },
                         ),
                     }

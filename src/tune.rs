@@ -434,6 +434,10 @@ const SECOND_LOOK_WITHIN: f64 = 4.0;
 const SECOND_LOOKS_SHARE: f64 = 0.25;
 const SECOND_LOOKS_END: f64 = 0.7;
 
+/// Share of the search's time within which further variants of the kernel that is the best at the full
+/// size are looked at there.
+const LOOK_BESIDE: f64 = 0.8;
+
 /// Calls that a look at a slow variant takes: when it is built, a warm-up, three samples, one to spare.
 const CALLS_OF_A_LOOK: f64 = 6.0;
 
@@ -844,9 +848,9 @@ impl Search<'_, '_, '_> {
         Ok(nearer)
     }
 
-    /// The best of the rounds before at the full size, and the best of every other kernel too where
-    /// that is affordable, so that a report can say how kernels compare. The times of `pool` are those to
-    /// expect at the full size.
+    /// The best of the rounds before at the full size, the best of every other kernel too where that is
+    /// affordable, so that a report can say how kernels compare, and then what else there is of the
+    /// fastest kernel. The times of `pool` are those to expect at the full size.
     fn at_full_size(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
         let (variants, _) = self
             .session
@@ -854,15 +858,15 @@ impl Search<'_, '_, '_> {
         let inputs = self.inputs(self.task.case)?;
         let mut kernels: Vec<String> = Vec::new();
         let mut full: Vec<Runner> = Vec::new();
+        let mut others: Vec<Runner> = Vec::new();
         let mut finalists = 0;
         for runner in pool
             .into_iter()
             .filter(|runner| variants.contains(&runner.variant))
         {
             let first_of_kernel = !kernels.contains(&runner.variant.kernel);
-            let best = fastest(&full);
             // It has been built and timed in small, so it stays on record as that.
-            if self.beaten(&runner.variant, best).is_some() {
+            if self.beaten(&runner.variant, fastest(&full)).is_some() {
                 continue;
             }
             // Preparing calls it once, timing once more if it is slow.
@@ -873,22 +877,25 @@ impl Search<'_, '_, '_> {
             {
                 kernels.push(runner.variant.kernel.clone());
                 finalists += 1;
-                let time = self.time(
-                    self.task.case,
-                    &inputs,
-                    &runner.variant,
-                    3,
-                    Some(4.0 * best),
-                )?;
-                if let Some(time_s) = time {
-                    full.push(Runner {
-                        variant: runner.variant,
-                        time_s,
-                    });
-                }
+                self.look_at(&inputs, runner.variant, &mut full)?;
+            } else {
+                others.push(runner);
             }
         }
         full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+        // Sizes differ less in which kernel is the best than in which of its variants is.
+        while let Some(best) = full.first()
+            && !self.spent(LOOK_BESIDE)
+            && let Some(at) = others
+                .iter()
+                .position(|runner| runner.variant.kernel == best.variant.kernel)
+        {
+            let Runner { variant, .. } = others.remove(at);
+            if self.beaten(&variant, best.time_s).is_none() {
+                self.look_at(&inputs, variant, &mut full)?;
+                full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+            }
+        }
         Ok(full)
     }
 
@@ -1463,6 +1470,25 @@ mod tests {
         let (_, first) = built.iter().find(|(case, _)| *case == full).unwrap();
         assert_eq!(*first, variant("copies", 0, 0));
         assert_eq!(ranking[0], variant("copies", 0, 0), "{tried:?}");
+    }
+
+    /// Twelve variants of one kernel: the one that is the last by far in small is the best in full size.
+    #[test]
+    fn at_the_full_size_all_variants_of_the_best_kernel_are_looked_at_while_there_is_time() {
+        let call: CallTime = |case| 1e-3 * growth(&matmul(64, 64, 64), case);
+        let late: CallTime = |case| if case.shape.get("m") > 64 { 1e-3 } else { 2e-3 };
+        let mut variants: Vec<Offer> = (0..11).map(|a| offer("tile", a, call, None)).collect();
+        variants.push(offer("tile", 11, late, None));
+        let other: CallTime = |case| 1.5e-3 * growth(&matmul(64, 64, 64), case);
+        variants.extend((0..4).map(|a| offer("other", a, other, None)));
+        let (small, full) = (matmul(64, 64, 64), matmul(128, 64, 64));
+        let (ranking, tried, built) = search_from(&small, &full, 6.0, &variants, false);
+        assert_eq!(ranking[0], variant("tile", 11, 0), "{tried:?}");
+        // Only of the best: others are there for comparison.
+        let others = built
+            .iter()
+            .filter(|(case, v)| *case == full && v.kernel == "other");
+        assert_eq!(others.count(), 1, "{built:?}");
     }
 
     #[test]

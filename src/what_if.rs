@@ -1081,18 +1081,20 @@ mod tests {
             @group(0) @binding(2) var<storage, read_write> o: array<f32>;
             @group(0) @binding(3) var<storage, read_write> scratch: array<f32>;
             @group(0) @binding(4) var texels: texture_2d<f32>;
+            @group(0) @binding(5) var packed: texture_storage_2d<rgba32float, read>;
             @compute @workgroup_size(8)
             fn lay_out(@builtin(global_invocation_id) id: vec3<u32>) {
                 if (id.x < d.x) { scratch[id.x] = x[id.y] + scratch[id.z]; }
             }
             @compute @workgroup_size(8)
             fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-                o[id.x] = scratch[id.y] + textureLoad(texels, id.xy, 0).x;
+                let laid_out = textureLoad(texels, id.xy, 0) + textureLoad(packed, id.xy);
+                o[id.x] = scratch[id.y] + laid_out.x;
             }";
         let (module, found) = math_only(&parsed(source));
         passes(&module, "two passes");
-        // In the first pass x alone, in the second one both.
-        assert_eq!((found.found, found.changed), (3, 3));
+        // In the first pass x alone, in the second one all three.
+        assert_eq!((found.found, found.changed), (4, 4));
     }
 
     #[test]

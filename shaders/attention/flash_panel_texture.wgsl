@@ -1,10 +1,9 @@
 // `flash_panel` with keys and values copied into a texture first.
 //
-// Some devices fetch texels for all lanes at once, four floats to each, but walk through the lanes of a
-// load from a buffer and test each against the end: software that runs shaders on a CPU. Others have
-// a cache of their own for textures. One pass writes all keys and then all values, in the order of
-// the tensors, one vector of four to a texel; the copy belongs to the time of the kernel. All else is
-// as there.
+// Some devices read an image for all lanes at once, four floats to each, but walk through the lanes of
+// a load from a buffer and test each against the end: software that runs shaders on a CPU. One pass
+// writes all keys and then all values, in the order of the tensors, one vector of four to a texel; the
+// copy belongs to the time of the kernel. All else is as there.
 
 const SUBGROUP_SIZE = 8u; // lanes of a subgroup, and keys between two corrections of the maximum
 const HEAD_DIM = 64u; // room for a head; a shorter head_dim is padded with zeros
@@ -40,7 +39,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 // Keys, then values: what the copy writes and what is read of it are one texture.
 @group(0) @binding(5) var written: texture_storage_2d<rgba32float, write>;
-@group(0) @binding(6) var packed: texture_2d<f32>;
+@group(0) @binding(6) var packed: texture_storage_2d<rgba32float, read>;
 
 // Where vector `index` lies.
 fn texel(index: u32) -> vec2<u32> {
@@ -107,7 +106,7 @@ fn main(
         let start = kv_first + min(first + lane, params.kv_len - 1u) * d;
         var part: array<vec4<f32>, QUADS>; // of this lane's key, then of its value
         for (var i = 0u; i < QUADS; i++) {
-            part[i] = textureLoad(packed, texel(start + min(i, d - 1u)), 0);
+            part[i] = textureLoad(packed, texel(start + min(i, d - 1u)));
         }
 
         // Scores of this block.
@@ -150,7 +149,7 @@ fn main(
 
         // The weighted values.
         for (var i = 0u; i < QUADS; i++) {
-            part[i] = textureLoad(packed, texel(values_first() + start + min(i, d - 1u)), 0);
+            part[i] = textureLoad(packed, texel(values_first() + start + min(i, d - 1u)));
         }
         for (var i = 0u; i < QUADS; i++) {
             for (var c = 0u; c < 4u; c++) {

@@ -36,7 +36,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 // Keys, then values: what the copy writes and what is read of it are one texture.
 @group(0) @binding(5) var written: texture_storage_2d<rgba32float, write>;
-@group(0) @binding(6) var packed: texture_2d<f32>;
+@group(0) @binding(6) var packed: texture_storage_2d<rgba32float, read>;
 
 // Where vector `index` lies.
 fn texel(index: u32) -> vec2<u32> {
@@ -112,7 +112,7 @@ fn main(
         let start = kv_first + min(first + lane, params.kv_len - 1u) * d;
         var part: array<vec4<f32>, QUADS>; // of this lane's key, then of its value
         for (var i = 0u; i < QUADS; i++) {
-            part[i] = textureLoad(packed, texel(start + min(i, d - 1u)), 0);
+            part[i] = textureLoad(packed, texel(start + min(i, d - 1u)));
         }
 
         // Scores of this block.
@@ -155,7 +155,7 @@ fn main(
 
         // The weighted values.
         for (var i = 0u; i < QUADS; i++) {
-            part[i] = textureLoad(packed, texel(values_first() + start + min(i, d - 1u)), 0);
+            part[i] = textureLoad(packed, texel(values_first() + start + min(i, d - 1u)));
         }
         for (var i = 0u; i < QUADS; i++) {
             for (var c = 0u; c < 4u; c++) {

@@ -1,12 +1,12 @@
 // `subgroup_packed_u64` with the copies in a texture instead of a buffer.
 //
-// Some devices fetch texels for all lanes at once, four floats to each, but walk through the lanes of a
-// load from a buffer and test each against the end: software that runs shaders on a CPU, to which it
-// is worth a third to a half of the time. Others have a cache of their own for textures. Two passes
-// write blocks of TILE_M rows of A as [k / 4][rows] and panels of TILE_N columns of B as
-// [k][columns] vectors of four, one after the other along the rows of the texture; the product reads
-// both from beginning to end. The copies cost one load and one store an element and belong to the
-// time of the kernel.
+// Some devices read an image for all lanes at once, four floats to each, but walk through the lanes of
+// a load from a buffer and test each against the end: software that runs shaders on a CPU, to which it
+// is worth a third to a half of the time. Two passes write blocks of TILE_M rows of A as
+// [k / 4][rows] and panels of TILE_N columns of B as [k][columns] vectors of four, one after the other
+// along the rows of the texture; the product reads both from beginning to end. The copies cost one
+// load and one store an element and belong to the time of the kernel. With loads this cheap a tile
+// need not be large: one whose unrolled turn fits the first cache of instructions is the fastest.
 
 const SUBGROUP_SIZE = 32u; // lanes of a subgroup
 const ROWS = 32u; // rows of C per lane, and per workgroup
@@ -38,7 +38,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
 // Blocks of A and panels of B: what the copies write and what the product reads are one texture.
 @group(0) @binding(4) var written: texture_storage_2d<rgba32float, write>;
-@group(0) @binding(5) var packed: texture_2d<f32>;
+@group(0) @binding(5) var packed: texture_storage_2d<rgba32float, read>;
 
 // Where vector `index` lies.
 fn texel(index: u32) -> vec2<u32> {
@@ -120,21 +120,22 @@ fn multiply(
         for (var step = 0u; step < DEPTH; step++) {
             for (var j = 0u; j < VECTORS; j++) {
                 let at = (first + step) * vectors + b_vector[j];
-                b_part[step * VECTORS + j] = textureLoad(packed, texel(at), 0);
+                b_part[step * VECTORS + j] = textureLoad(packed, texel(at));
             }
         }
         for (var g = 0u; g < GROUPS; g++) {
             var a_part: array<vec4<f32>, QUADS>;
             for (var q = 0u; q < QUADS; q++) {
                 let at = (first / 4u + q) * rows + a_row[g];
-                a_part[q] = textureLoad(packed, texel(at), 0);
+                a_part[q] = textureLoad(packed, texel(at));
             }
-            for (var r = 0u; r < SUBGROUP_SIZE; r++) {
-                for (var q = 0u; q < QUADS; q++) {
-                    let a_value = subgroupShuffle(a_part[q], r);
-                    for (var s = 0u; s < 4u; s++) {
-                        for (var j = 0u; j < VECTORS; j++) {
-                            let slot = (g * SUBGROUP_SIZE + r) * VECTORS + j;
+            // A vector of columns at a time, so that its part of B stays in registers for all rows.
+            for (var j = 0u; j < VECTORS; j++) {
+                for (var r = 0u; r < SUBGROUP_SIZE; r++) {
+                    let slot = (g * SUBGROUP_SIZE + r) * VECTORS + j;
+                    for (var q = 0u; q < QUADS; q++) {
+                        let a_value = subgroupShuffle(a_part[q], r);
+                        for (var s = 0u; s < 4u; s++) {
                             let b_value = b_part[(q * 4u + s) * VECTORS + j];
                             sum[slot] = fma(vec4(a_value[s]), b_value, sum[slot]);
                         }
@@ -148,11 +149,11 @@ fn multiply(
         for (var s = 0u; s < 4u; s++) {
             for (var j = 0u; j < VECTORS; j++) {
                 let at = (step + s) * vectors + b_vector[j];
-                b_part[s * VECTORS + j] = textureLoad(packed, texel(at), 0);
+                b_part[s * VECTORS + j] = textureLoad(packed, texel(at));
             }
         }
         for (var g = 0u; g < GROUPS; g++) {
-            let a_part = textureLoad(packed, texel(step / 4u * rows + a_row[g]), 0);
+            let a_part = textureLoad(packed, texel(step / 4u * rows + a_row[g]));
             for (var r = 0u; r < SUBGROUP_SIZE; r++) {
                 let a_value = subgroupShuffle(a_part, r);
                 for (var s = 0u; s < 4u; s++) {
