@@ -48,6 +48,14 @@ struct Tally {
     refusals: BTreeMap<String, u32>,
 }
 
+impl Tally {
+    /// Why it did not run, most often.
+    fn reason(&self) -> Option<&str> {
+        let often = self.refusals.iter().max_by_key(|(_, count)| **count);
+        often.map(|(reason, _)| reason.as_str())
+    }
+}
+
 /// What came of a verification.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -427,13 +435,15 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         && findings.failed.is_empty()
         && !findings.interrupted
     {
-        let why = findings
-            .kernels
-            .values()
-            .flat_map(|tally| tally.refusals.keys())
-            .next();
+        // Why a kernel cannot run says more than why an op has not every element type.
+        let (ops, kernels): (Vec<_>, Vec<_>) =
+            (findings.kernels.iter()).partition(|(name, _)| name.starts_with('('));
+        let why = kernels
+            .into_iter()
+            .chain(ops)
+            .find_map(|(name, tally)| Some((name, tally.reason()?)));
         return Err(Error::usage(match why {
-            Some(reason) => format!("nothing was verified: {reason}"),
+            Some((name, reason)) => format!("nothing was verified: {name}: {reason}"),
             None => "nothing was verified: no kernel matches; `--filter` takes kernel names such as matmul/naive".to_owned(),
         }));
     }
@@ -675,14 +685,7 @@ impl Findings {
                     .filter(|line| line.contains(&format!(" {kernel}")))
                     .count();
                 let verdict = match (bad, tally.checks) {
-                    (0, 0) => format!(
-                        "skipped: {}",
-                        tally
-                            .refusals
-                            .iter()
-                            .max_by_key(|(_, count)| **count)
-                            .map_or("", |(reason, _)| reason.as_str())
-                    ),
+                    (0, 0) => format!("skipped: {}", tally.reason().unwrap_or_default()),
                     (0, _) => "right".to_owned(),
                     (bad, _) => format!("WRONG or failed {bad} times"),
                 };

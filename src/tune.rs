@@ -421,18 +421,21 @@ const TIME_UP: &str = "the time for the search was up";
 const PINNED: &str = "the report that is replayed chose another";
 const REMEMBERED: &str = "an earlier search found others to be the best (--no-cache searches anew)";
 
-/// Share of the search's time within which variants are looked at in the first round, and within
-/// which kernels of which none was looked at still get their first look.
+/// Share of the search's time within which variants are looked at, and within which kernels of which none
+/// was looked at still get their first look.
 const LOOK_AROUND: f64 = 0.4;
 const FIRST_LOOKS: f64 = 0.6;
 
-/// How many kernels are looked at in the second round, how much slower than the best of the first one
-/// they may be, which share of the search's time it may take by what the first let expect, and by which
-/// share it ends.
+/// How many variants of the first round are looked at again nearer to the full size, how much slower than
+/// the best of them they may be, which share of the search's time it may take by what the first round let
+/// expect, and by which share it ends.
 const SECOND_LOOKS: usize = 8;
 const SECOND_LOOK_WITHIN: f64 = 4.0;
 const SECOND_LOOKS_SHARE: f64 = 0.25;
 const SECOND_LOOKS_END: f64 = 0.7;
+
+/// How many variants of the rounds before are looked at in full size whichever kernel they are of.
+const FINALISTS: usize = 8;
 
 /// Share of the search's time within which further variants of the kernel that is the best at the full
 /// size are looked at there.
@@ -562,11 +565,13 @@ impl Search<'_, '_, '_> {
         let scouting = task.scout != *task.case;
         let mut pool = self.look_again(offered)?;
         if pool.is_empty() {
-            pool = self.look_around(&task.scout)?;
+            let (variants, _) = self.session.case(&task.scout, task.seed, &Data::Uniform)?;
+            let mut fields = Field::group(variants, &self.ranks);
+            self.look_around(&task.scout, &mut fields, &mut pool, scouting)?;
             if scouting {
-                pool = self.look_nearer(pool)?;
-                pool = self.at_full_size(pool)?;
+                pool = self.look_nearer(fields, pool)?;
             }
+            pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         }
         // Keep the best third and double the samples, until one is left or the time is up.
         let mut sample_count = 6;
@@ -734,16 +739,23 @@ impl Search<'_, '_, '_> {
         Ok(time)
     }
 
-    /// First round: as many variants as the time allows, those most promising first.
-    fn look_around(&mut self, scout: &Case) -> Result<Vec<Runner>, End> {
-        let (variants, _) = self.session.case(scout, self.task.seed, &Data::Uniform)?;
-        let inputs = self.inputs(scout)?;
-        let mut fields = Field::group(variants, &self.ranks);
-        let mut pool: Vec<Runner> = Vec::new();
+    /// Looks at variants of these kernels at this size, which is the session's, and adds those that work
+    /// to the pool: those most promising first, and as many as the time allows, or `once` at each kernel.
+    fn look_around(
+        &mut self,
+        size: &Case,
+        fields: &mut [Field],
+        pool: &mut Vec<Runner>,
+        once: bool,
+    ) -> Result<(), End> {
+        let inputs = self.inputs(size)?;
         // A bound on the time at one size says nothing of another.
-        let full_size = scout == self.task.case;
-        while let Some(variant) = next(&mut fields, false) {
-            let best = fastest(&pool);
+        let full_size = size == self.task.case;
+        let unseen = |fields: &[Field]| fields.iter().any(|field| field.tries == 0);
+        while (!once || unseen(fields))
+            && let Some(variant) = next(fields, false)
+        {
+            let best = fastest(pool);
             let share = match fields.iter().find(|field| field.kernel == variant.kernel) {
                 Some(field) if field.tries > 1 => LOOK_AROUND,
                 _ => FIRST_LOOKS,
@@ -761,7 +773,7 @@ impl Search<'_, '_, '_> {
                 });
             } else {
                 let begun = Instant::now();
-                let time = self.time(scout, &inputs, &variant, 3, Some(4.0 * best))?;
+                let time = self.time(size, &inputs, &variant, 3, Some(4.0 * best))?;
                 if let Some(field) = fields
                     .iter_mut()
                     .find(|field| field.kernel == variant.kernel)
@@ -772,18 +784,16 @@ impl Search<'_, '_, '_> {
                     pool.push(Runner { variant, time_s });
                 }
                 if full_size {
-                    self.prune(&mut fields, &pool);
+                    self.prune(fields, pool);
                 }
             }
         }
-        pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
-        Ok(pool)
+        Ok(())
     }
 
-    /// The largest size at which the search has time to look at the best of every promising kernel,
-    /// where that is larger than the first round's and not yet the full one. `best_s` is the shortest
-    /// time of the first round.
-    fn nearer(&self, best_s: f64) -> Option<Case> {
+    /// The largest size at which the search has time to look at the best of every promising kernel: the
+    /// first round's where no larger one will do. `best_s` is the shortest time of that round.
+    fn nearer(&self, best_s: f64) -> Case {
         let Task { case, scout, .. } = self.task;
         #[allow(clippy::cast_precision_loss)]
         let looks = SECOND_LOOKS as f64 * CALLS_OF_A_LOOK;
@@ -798,68 +808,90 @@ impl Search<'_, '_, '_> {
             })
         };
         std::iter::successors(Some((*case).clone()), smaller)
+            .take_while(|size| growth(scout, size) > 1.0)
             .find(affordable)
-            .filter(|size| size != *case && growth(scout, size) > 1.0)
+            .unwrap_or_else(|| scout.clone())
     }
 
-    /// Second round, where at the full size there is time for a few looks only: what is done once for a
-    /// tensor, such as copying it, weighs more at a small size, and kernels that do it would be out
-    /// before the size at which they are best. What it had no look at comes after what it had; the times
-    /// are those to expect at the full size.
-    fn look_nearer(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
+    /// Second round, at a size nearer to the full one: what is done once for a tensor, such as copying
+    /// it, weighs more at a small size, and kernels that do it would be out before the size at which
+    /// they are best; and calls of a millisecond tell little. The kernels that were good in the first
+    /// round (`pool`) are looked at again, and then other variants. Returns the times at the full size.
+    fn look_nearer(
+        &mut self,
+        fields: Vec<Field>,
+        mut pool: Vec<Runner>,
+    ) -> Result<Vec<Runner>, End> {
         let task = self.task;
         let expect = |size: &Case, pool: &mut [Runner]| {
             for runner in pool {
                 runner.time_s *= growth(size, task.case);
             }
         };
+        pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         let best_s = fastest(&pool);
-        let Some(size) = self.nearer(best_s) else {
-            let mut pool = pool;
-            expect(&task.scout, &mut pool);
-            return Ok(pool);
-        };
-        let (variants, _) = self.session.case(&size, task.seed, &Data::Uniform)?;
-        let inputs = self.inputs(&size)?;
-        let mut kernels = BTreeSet::new();
-        let (chosen, mut others): (Vec<_>, Vec<_>) = pool.into_iter().partition(|runner| {
-            kernels.len() < SECOND_LOOKS
-                && runner.time_s <= SECOND_LOOK_WITHIN * best_s
-                && variants.contains(&runner.variant)
-                && kernels.insert(runner.variant.kernel.clone())
-        });
+        let size = self.nearer(best_s);
         let mut nearer: Vec<Runner> = Vec::new();
-        for runner in chosen {
-            if !nearer.is_empty() && self.spent(SECOND_LOOKS_END) {
-                others.push(runner);
-                continue;
+        let mut others = pool;
+        let mut fields = fields;
+        if size != task.scout {
+            let (variants, _) = self.session.case(&size, task.seed, &Data::Uniform)?;
+            let inputs = self.inputs(&size)?;
+            for field in &mut fields {
+                field.keep(&variants, growth(&task.scout, &size));
             }
-            let limit_s = Some(SECOND_LOOK_WITHIN * fastest(&nearer));
-            if let Some(time_s) = self.time(&size, &inputs, &runner.variant, 3, limit_s)? {
+            let (chosen, left): (Vec<_>, Vec<_>) = others.into_iter().partition(|runner| {
+                runner.time_s <= SECOND_LOOK_WITHIN * best_s && variants.contains(&runner.variant)
+            });
+            others = left;
+            for (place, runner) in chosen.into_iter().enumerate() {
+                if place > 0 && (place >= SECOND_LOOKS || self.spent(SECOND_LOOKS_END)) {
+                    others.push(runner);
+                    continue;
+                }
+                let limit_s = Some(SECOND_LOOK_WITHIN * fastest(&nearer));
                 let variant = runner.variant;
-                nearer.push(Runner { variant, time_s });
+                let time = self.time(&size, &inputs, &variant, 3, limit_s)?;
+                if let Some(field) = fields.iter_mut().find(|f| f.kernel == variant.kernel) {
+                    field.best = None;
+                    field.note(&variant, time, 0.0);
+                }
+                nearer.extend(time.map(|time_s| Runner { variant, time_s }));
             }
+        } else {
+            std::mem::swap(&mut nearer, &mut others);
         }
+        self.look_around(&size, &mut fields, &mut nearer, false)?;
         nearer.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         others.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
-        expect(&size, &mut nearer);
         expect(&task.scout, &mut others);
-        nearer.append(&mut others);
-        Ok(nearer)
+        if size == *task.case {
+            self.at_full_size(nearer, others)
+        } else {
+            expect(&size, &mut nearer);
+            nearer.append(&mut others);
+            self.at_full_size(Vec::new(), nearer)
+        }
     }
 
     /// The best of the rounds before at the full size, the best of every other kernel too where that is
     /// affordable, so that a report can say how kernels compare, and then what else there is of the
-    /// fastest kernel. The times of `pool` are those to expect at the full size.
-    fn at_full_size(&mut self, pool: Vec<Runner>) -> Result<Vec<Runner>, End> {
+    /// fastest kernel. `full` has been timed there; the times of `pool` are those to expect.
+    fn at_full_size(
+        &mut self,
+        mut full: Vec<Runner>,
+        pool: Vec<Runner>,
+    ) -> Result<Vec<Runner>, End> {
         let (variants, _) = self
             .session
             .case(self.task.case, self.task.seed, &Data::Uniform)?;
         let inputs = self.inputs(self.task.case)?;
-        let mut kernels: Vec<String> = Vec::new();
-        let mut full: Vec<Runner> = Vec::new();
+        let mut kernels: BTreeSet<String> = (full.iter())
+            .map(|runner| runner.variant.kernel.clone())
+            .collect();
         let mut others: Vec<Runner> = Vec::new();
-        let mut finalists = 0;
+        // Where the best have been timed here already only other kernels are still missing.
+        let mut finalists = if full.is_empty() { 0 } else { FINALISTS };
         for runner in pool
             .into_iter()
             .filter(|runner| variants.contains(&runner.variant))
@@ -871,11 +903,11 @@ impl Search<'_, '_, '_> {
             }
             // Preparing calls it once, timing once more if it is slow.
             let affordable = 2.0 * runner.time_s < 0.3 * self.task.budget_s;
-            if finalists < 8 && !self.spent(0.75)
+            if finalists < FINALISTS && !self.spent(0.75)
                 || first_of_kernel && affordable && !self.spent(0.9)
                 || full.is_empty()
             {
-                kernels.push(runner.variant.kernel.clone());
+                kernels.insert(runner.variant.kernel.clone());
                 finalists += 1;
                 self.look_at(&inputs, runner.variant, &mut full)?;
             } else {
@@ -1048,6 +1080,14 @@ impl Field {
             && self.best.as_ref().is_none_or(|(_, best)| time_s < *best)
         {
             self.best = Some((variant.clone(), time_s));
+        }
+    }
+
+    /// Leaves only what is legal at another size, at which a call takes so many times as long.
+    fn keep(&mut self, legal: &[Variant], growth: f64) {
+        self.left.retain(|variant| legal.contains(variant));
+        if let Some((_, best_s)) = &mut self.best {
+            *best_s *= growth;
         }
     }
 
@@ -1472,23 +1512,46 @@ mod tests {
         assert_eq!(ranking[0], variant("copies", 0, 0), "{tried:?}");
     }
 
-    /// Twelve variants of one kernel: the one that is the last by far in small is the best in full size.
-    #[test]
-    fn at_the_full_size_all_variants_of_the_best_kernel_are_looked_at_while_there_is_time() {
-        let call: CallTime = |case| 1e-3 * growth(&matmul(64, 64, 64), case);
-        let late: CallTime = |case| if case.shape.get("m") > 64 { 1e-3 } else { 2e-3 };
-        let mut variants: Vec<Offer> = (0..11).map(|a| offer("tile", a, call, None)).collect();
+    /// What is built in full size of twelve variants of a kernel, the last of which is its best and takes
+    /// `late`, and four of another, three times as slow.
+    fn late_bloomer(call: [CallTime; 3], full: &Case, budget_s: f64) -> Vec<Variant> {
+        let [tile, late, slow] = call;
+        let mut variants: Vec<Offer> = (0..11).map(|a| offer("tile", a, tile, None)).collect();
         variants.push(offer("tile", 11, late, None));
-        let other: CallTime = |case| 1.5e-3 * growth(&matmul(64, 64, 64), case);
-        variants.extend((0..4).map(|a| offer("other", a, other, None)));
-        let (small, full) = (matmul(64, 64, 64), matmul(128, 64, 64));
-        let (ranking, tried, built) = search_from(&small, &full, 6.0, &variants, false);
+        variants.extend((0..4).map(|a| offer("slow", a, slow, None)));
+        let small = matmul(64, 64, 64);
+        let (ranking, tried, built) = search_from(&small, full, budget_s, &variants, false);
         assert_eq!(ranking[0], variant("tile", 11, 0), "{tried:?}");
-        // Only of the best: others are there for comparison.
-        let others = built
-            .iter()
-            .filter(|(case, v)| *case == full && v.kernel == "other");
-        assert_eq!(others.count(), 1, "{built:?}");
+        let in_full = built.into_iter().filter(|(case, _)| case == full);
+        in_full.map(|(_, variant)| variant).collect()
+    }
+
+    #[test]
+    fn where_a_call_takes_little_only_first_looks_are_in_small() {
+        let tile: CallTime = |case| 1e-3 * growth(&matmul(64, 64, 64), case);
+        let late: CallTime = |case| if case.shape.get("m") > 64 { 1e-3 } else { 9e-3 };
+        let slow: CallTime = |case| 3e-3 * growth(&matmul(64, 64, 64), case);
+        let built = late_bloomer([tile, late, slow], &matmul(256, 64, 64), 6.0);
+        for number in 0..12 {
+            assert!(built.contains(&variant("tile", number, 0)), "{built:?}");
+        }
+        // Of a slow kernel too there is one in full size, so that a report can compare them.
+        assert!(built.iter().any(|v| v.kernel == "slow"), "{built:?}");
+    }
+
+    #[test]
+    fn at_the_full_size_what_else_there_is_of_the_best_kernel_is_looked_at_while_there_is_time() {
+        let tile: CallTime = |case| 3e-3 * growth(&matmul(64, 64, 64), case);
+        let late: CallTime = |case| {
+            if case.shape.get("m") > 256 {
+                3e-3
+            } else {
+                6e-2
+            }
+        };
+        let slow: CallTime = |case| 9e-3 * growth(&matmul(64, 64, 64), case);
+        // There is no time for eight looks in full size before the best is known.
+        late_bloomer([tile, late, slow], &matmul(512, 64, 64), 4.2);
     }
 
     #[test]
