@@ -1840,6 +1840,41 @@ mod fakes {
     }
 
     #[test]
+    fn a_runner_on_a_cpu_does_nothing_while_others_are_measured() {
+        let host = format!("'{}' worker --runner host", env!("CARGO_BIN_EXE_chipmark"));
+        let named = |name: &str| format!("sed -u 's/\"name\":\"host\"/\"name\":\"{name}\"/'");
+        // One keeps busy whether it is asked or not, and the other looks whether it does.
+        let stage = Stage::new(&format!(
+            "(while kill -0 $$ 2>/dev/null; do printf x >>ticks; sleep 0.005; done) </dev/null >/dev/null &\n{host} | {}",
+            named("busy")
+        ));
+        let look = "case $line in *'\"type\":\"samples\"'*) a=$(wc -c <ticks); sleep 0.05; b=$(wc -c <ticks); echo $a $b >>seen ;; esac";
+        let path = stage.folder.path().join("other");
+        let script = format!(
+            "#!/bin/sh\n{host} | {} | while IFS= read -r line; do\n{look}\nprintf '%s\\n' \"$line\"\ndone\n",
+            named("other")
+        );
+        {
+            let _lock = lock();
+            fs::write(&path, script).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let done = stage.run(&["--runner", "./other"]);
+        assert_eq!(done.code, 0, "{done:?}");
+        let report = only_report(&stage.folder.path().join("out"));
+        let measured = outcomes(&report).iter();
+        assert_eq!(measured.filter(|o| o["status"] == "measured").count(), 6);
+        let seen = fs::read_to_string(stage.folder.path().join("seen")).unwrap();
+        let counts: Vec<(&str, &str)> = seen.lines().filter_map(|l| l.split_once(' ')).collect();
+        assert!(
+            counts.len() > 3 && counts.iter().all(|(a, b)| a == b),
+            "{seen}"
+        );
+        // It goes on when it is its turn.
+        assert_ne!(counts[0].0, counts[counts.len() - 1].0, "{seen}");
+    }
+
+    #[test]
     fn a_device_that_lets_one_process_in_is_raced_by_one_after_the_other_and_the_run_says_so() {
         // The real host runner, which refuses while another of its processes lives.
         let busy = r#"{"type":"error","kind":"no_device","message":"the device is in use"}"#;

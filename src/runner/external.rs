@@ -59,6 +59,7 @@ pub struct Process {
     requests: Option<Sender<String>>,
     responses: Receiver<std::io::Result<String>>,
     last_words: Arc<Mutex<VecDeque<String>>>,
+    rests: bool,
 }
 
 impl Process {
@@ -130,6 +131,7 @@ impl Process {
             requests: Some(requests),
             responses,
             last_words,
+            rests: false,
         })
     }
 
@@ -137,6 +139,22 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops the runner with all that it has started, or lets it go on. Should the conductor be killed in
+    /// between, the system wakes what it stopped, as it does with every group that nobody minds any more.
+    fn set_rests(&mut self, rests: bool) {
+        if rests == self.rests {
+            return;
+        }
+        self.rests = rests;
+        #[cfg(unix)]
+        {
+            use rustix::process::{Pid, Signal, kill_process_group};
+            let signal = if rests { Signal::STOP } else { Signal::CONT };
+            // A group that is gone has nothing to stop; whoever asks it next will hear why.
+            let _ = kill_process_group(Pid::from_child(&self.child), signal);
+        }
     }
 
     fn fault(&self, what: &str) -> Fault {
@@ -245,6 +263,7 @@ impl Process {
         line: &str,
         timeout: Duration,
     ) -> std::result::Result<Response, Fault> {
+        self.set_rests(false);
         let sent = self
             .requests
             .as_ref()
@@ -273,6 +292,7 @@ impl Process {
     /// When it goes on for longer than `timeout`, says another word, or ends with a code that is not
     /// zero.
     pub fn finish(&mut self, timeout: Duration) -> std::result::Result<(), Fault> {
+        self.set_rests(false);
         self.requests = None;
         match self.receive(timeout) {
             Err(RecvTimeoutError::Disconnected) => {}
@@ -302,10 +322,15 @@ impl Conversation for Process {
             .map_err(|error| Fault::new(format!("a request cannot be written: {error}")))?;
         self.ask_line(&line, timeout)
     }
+
+    fn rest(&mut self) {
+        self.set_rests(true);
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.set_rests(false);
         // Bye and a closed stdin are the polite way out; a hung process is not waited for. Bye is
         // short enough for the pipe to take it whether or not anyone reads.
         if let Some(requests) = &self.requests {

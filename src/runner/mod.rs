@@ -40,6 +40,9 @@ pub trait Conversation {
     /// When the runner died, hung beyond `timeout` or said something that is not the protocol. It
     /// must not be asked anything more.
     fn ask(&mut self, request: &Request, timeout: Duration) -> Result<Response, Fault>;
+
+    /// Keeps the runner from doing anything until it is asked again, where that is possible.
+    fn rest(&mut self) {}
 }
 
 /// A runner in this very process, for debugging: a panic or a hang takes everything with it.
