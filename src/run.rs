@@ -1290,7 +1290,7 @@ pub fn case_seed(seed: u32, case: &Case) -> u32 {
     })
 }
 
-/// The size at which all variants can be looked at without waiting seconds for the poor ones.
+/// The size at which each kernel can be looked at without waiting seconds for the poor ones.
 pub(crate) fn scout(case: &Case, ceilings: &[Ceiling], runner: &str) -> Case {
     let slow = |case: &Case| {
         normalise::roofline(&normalise::Work::of(case), ceilings, runner)

@@ -60,6 +60,7 @@ pub struct Process {
     responses: Receiver<std::io::Result<String>>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     rests: bool,
+    ended: bool,
 }
 
 impl Process {
@@ -132,6 +133,7 @@ impl Process {
             responses,
             last_words,
             rests: false,
+            ended: false,
         })
     }
 
@@ -142,18 +144,13 @@ impl Process {
     }
 
     /// Stops the runner with all that it has started, or lets it go on. Should the conductor be killed in
-    /// between, the system wakes what it stopped, as it does with every group that nobody minds any more.
+    /// between, most systems end what it had stopped, as they do with every group of stopped processes
+    /// that nobody minds any more; as the first process of a container none does.
     fn set_rests(&mut self, rests: bool) {
-        if rests == self.rests {
-            return;
-        }
-        self.rests = rests;
-        #[cfg(unix)]
-        {
-            use rustix::process::{Pid, Signal, kill_process_group};
-            let signal = if rests { Signal::STOP } else { Signal::CONT };
-            // A group that is gone has nothing to stop; whoever asks it next will hear why.
-            let _ = kill_process_group(Pid::from_child(&self.child), signal);
+        // The number of one that has ended may be another's.
+        if rests != self.rests && !self.ended {
+            self.rests = rests;
+            crate::interrupt::set_stopped(self.child.id(), rests);
         }
     }
 
@@ -219,6 +216,7 @@ impl Process {
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
+                self.ended = true;
                 return Some(status);
             }
             std::thread::sleep(Duration::from_millis(5));
