@@ -911,8 +911,9 @@ impl Search<'_, '_, '_> {
     }
 
     /// The best of the rounds before at the full size, then what else there is of the fastest kernel, and
-    /// the best of every other one where that is affordable, so that a report can say how kernels compare. `full` has been timed there, where the session is; the times of `pool` are those
-    /// to expect.
+    /// the best of every other one where that is affordable, so that a report can say how kernels
+    /// compare. `full` has been timed there, where the session is; the times of `pool` are those to
+    /// expect.
     fn at_full_size(
         &mut self,
         legal: &[Variant],
