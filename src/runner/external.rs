@@ -59,7 +59,6 @@ pub struct Process {
     requests: Option<Sender<String>>,
     responses: Receiver<std::io::Result<String>>,
     last_words: Arc<Mutex<VecDeque<String>>>,
-    rests: bool,
     ended: bool,
 }
 
@@ -132,7 +131,6 @@ impl Process {
             requests: Some(requests),
             responses,
             last_words,
-            rests: false,
             ended: false,
         })
     }
@@ -146,10 +144,9 @@ impl Process {
     /// Stops the runner with all that it has started, or lets it go on. Should the conductor be killed in
     /// between, most systems end what it had stopped, as they do with every group of stopped processes
     /// that nobody minds any more; as the first process of a container none does.
-    fn set_rests(&mut self, rests: bool) {
+    fn set_rests(&self, rests: bool) {
         // The number of one that has ended may be another's.
-        if rests != self.rests && !self.ended {
-            self.rests = rests;
+        if !self.ended {
             crate::interrupt::set_stopped(self.child.id(), rests);
         }
     }
