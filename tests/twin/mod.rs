@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use chipmark::catalogue::{Feature, Kernel, Tunable};
+use chipmark::catalogue::{Feature, Kernel, MatrixTile, Tunable};
 use regex::{Captures, Regex};
 
 fn pattern(text: &str) -> Regex {
@@ -201,23 +201,53 @@ fn twin_multiply_add(left: u32, right: u32, added: u32) -> u32 {{
     for function in functions {
         text += &function;
     }
-    let tunables: Vec<Tunable> = kernel
-        .tunables
-        .iter()
-        .map(|tunable| Tunable {
-            name: tunable.name,
-            values: values
-                .iter()
-                .find(|(name, _)| *name == tunable.name)
-                .map_or(tunable.values, |&(_, values)| values),
-        })
-        .collect();
     Kernel {
         source: Cow::Owned(text),
-        tunables: tunables.leak(),
+        tunables: replaced(kernel, values),
         features: &[Feature::Subgroup],
         ..kernel.clone()
     }
+}
+
+/// `kernel` for units that multiply 8 x 8, if it is written for those that multiply 16 x 16: the same
+/// text and the same instructions, so that a driver can be asked who has only the former. `values` as
+/// for [`twin`].
+pub fn narrowed(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kernel {
+    let narrow = |feature: &Feature| match *feature {
+        Feature::MatrixOfDtype(16) => Feature::MatrixOfDtype(8),
+        Feature::CooperativeMatrix(tile) => {
+            Feature::CooperativeMatrix(MatrixTile { size: 8, ..tile })
+        }
+        other => other,
+    };
+    let source = kernel
+        .source
+        .replace("const BLOCK = 16u;", "const BLOCK = 8u;")
+        .replace("coop_mat16x16", "coop_mat8x8");
+    assert!(source.contains("const BLOCK = 8u;"), "{}", kernel.name);
+    Kernel {
+        source: Cow::Owned(source),
+        tunables: replaced(kernel, values),
+        features: kernel
+            .features
+            .iter()
+            .map(narrow)
+            .collect::<Vec<_>>()
+            .leak(),
+        ..kernel.clone()
+    }
+}
+
+/// The kernel's tunables with other values for those that are named.
+fn replaced(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> &'static [Tunable] {
+    let of = |tunable: &Tunable| {
+        let named = values.iter().find(|(name, _)| *name == tunable.name);
+        Tunable {
+            name: tunable.name,
+            values: named.map_or(tunable.values, |&(_, values)| values),
+        }
+    };
+    kernel.tunables.iter().map(of).collect::<Vec<_>>().leak()
 }
 
 /// Where the matrices of a role are.
