@@ -551,6 +551,14 @@ pub fn kernels() -> Vec<Kernel> {
         tune("KEYS", &[64, 32]),
         tune("PARTS", &[2, 1, 4]),
     ];
+    const FLASH_MATRIX_8: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 8]),
+        tune("HEAD_DIM", &[128, 64]),
+        tune("SUBGROUPS", &[4, 8]),
+        tune("ROWS", &[2, 1]),
+        tune("KEYS", &[32, 64]),
+        tune("PARTS", &[2, 1, 4]),
+    ];
 
     vec![
         kernel!("probe/empty", Empty, { passes: EMPTY }),
@@ -1025,6 +1033,15 @@ pub fn kernels() -> Vec<Kernel> {
             requirements: &[Equals("trans_b", 0), Multiple("n", 4), Multiple("k", 4)],
             engine: Engine::Matrix,
         }),
+        kernel!("matmul/matrix_tile_trans_b_8x8", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: FLOATS,
+            tunables: MATRIX_TILE_8,
+            passes: MATMUL,
+            features: MATRIX_8,
+            requirements: &[Equals("trans_b", 1), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
         kernel!("matmul/matrix_direct", Matmul, {
             whole_tiles: WHOLE,
             dtypes: HALVES,
@@ -1204,6 +1221,22 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: FLASH_MATRIX,
             passes: ATTENTION,
             features: MATRIX_16,
+            requirements: CAUSAL_VEC4,
+            engine: Engine::Matrix,
+        }),
+        kernel!("attention/flash_matrix_8x8", Attention, {
+            dtypes: F32_F16,
+            tunables: FLASH_MATRIX_8,
+            passes: ATTENTION,
+            features: MATRIX_8,
+            requirements: FULL_VEC4,
+            engine: Engine::Matrix,
+        }),
+        kernel!("attention/flash_matrix_8x8_causal", Attention, {
+            dtypes: F32_F16,
+            tunables: FLASH_MATRIX_8,
+            passes: ATTENTION,
+            features: MATRIX_8,
             requirements: CAUSAL_VEC4,
             engine: Engine::Matrix,
         }),

@@ -190,6 +190,13 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         shape: TILES,
     },
     Mutant {
+        what: "blocks of B begin a column too late",
+        kernel: "matmul/matrix_tile_trans_b_8x8",
+        from: "let at = (own_column + j * BLOCK) * STRIDE + step;",
+        to: "let at = (own_column + j * BLOCK + 1u) * STRIDE + step;",
+        shape: TILES,
+    },
+    Mutant {
         what: "what lies beyond an odd k counts",
         kernel: "matmul/matrix_tile_scalar",
         from: "select(vec4<Input>(), values, columns < vec4(params.k))",
@@ -299,6 +306,27 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         kernel: "attention/flash_matrix_causal",
         from: "visible_count(min(first_query + TILE_Q - 1u, q_last));",
         to: "visible_count(min(first_query, q_last));",
+        shape: SHORT_MASKED,
+    },
+    Mutant {
+        what: "a vector of weights is stored in the place of its neighbour",
+        kernel: "attention/flash_matrix_8x8",
+        from: "row * WEIGHT_STRIDE + (i * PARTS + part) * 4u;",
+        to: "row * WEIGHT_STRIDE + ((i * PARTS + part) ^ 1u) * 4u;",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "only a quarter of the output is corrected",
+        kernel: "attention/flash_matrix_8x8",
+        from: "for (var i = part; i < CHUNK; i += PARTS) {",
+        to: "for (var i = part; i < CHUNK_VECTORS; i += PARTS) {",
+        shape: SHORT_HEADS,
+    },
+    Mutant {
+        what: "keys beyond the mask are seen",
+        kernel: "attention/flash_matrix_8x8_causal",
+        from: "key < vec4(seen)",
+        to: "key < vec4(seen + 1u)",
         shape: SHORT_MASKED,
     },
 ];
@@ -1424,16 +1452,20 @@ fn units_of_8x8() -> Vec<MatrixTile> {
     tiles.into_iter().filter(|tile| tile.size == 8).collect()
 }
 
+/// The product of 8 x 8 that kernels want in this type.
+fn tile_of(dtype: Dtype) -> MatrixTile {
+    MatrixTile {
+        size: 8,
+        input: dtype.input(),
+        accumulator: dtype.output(),
+    }
+}
+
 /// What stands in for `kernel` in the proportions of `number`: itself in blocks of 8 x 8 on units that
 /// can do that, else its twin. Probes have a size of block that is their op's, so they are twins. With
 /// uniform data no maximum ever becomes too stale, so the first ones correct each.
 fn stand_in(kernel: &Kernel, number: usize, dtype: Dtype, units: &[MatrixTile]) -> Kernel {
-    let real = units.contains(&MatrixTile {
-        size: 8,
-        input: dtype.input(),
-        accumulator: dtype.output(),
-    });
-    let mut other = if real && kernel.op != OpName::MatrixFma {
+    let mut other = if units.contains(&tile_of(dtype)) && kernel.op != OpName::MatrixFma {
         narrowed(kernel, TWINS[number])
     } else {
         twin(kernel, TWINS[number])
@@ -1486,8 +1518,15 @@ fn matrix_kernels_are_right_and_their_mutants_are_caught() {
     for mutant in MATRIX_MUTANTS {
         let original = kernel(mutant.kernel);
         let mutated = mutated(&original, mutant);
-        let broken = stand_in(&mutated, 0, original.dtypes[0], &units);
-        let verdicts = verdicts(&broken, &laid_out(&broken, mutant.shape));
+        // In a type that real units have, if there is one.
+        let dtypes = &original.dtypes;
+        let real = dtypes
+            .iter()
+            .find(|&&dtype| units.contains(&tile_of(dtype)));
+        let dtype = *real.unwrap_or(&dtypes[0]);
+        let broken = stand_in(&mutated, 0, dtype, &units);
+        let shape = laid_out(&broken, mutant.shape);
+        let verdicts = verdicts_in(&broken, &shape, dtype, Choice::Smallest);
         assert!(
             caught(&verdicts),
             "{} ({}): {verdicts:?}",

@@ -1,0 +1,186 @@
+// `matrix_tile_trans_b` for matrix units that multiply 8 x 8, in any of the types that they take.
+//
+// Panels are arrays of single elements as in `matrix_tile_8x8`, and lie as in `matrix_tile_trans_b`: a
+// row of DEPTH for each column of C, from which blocks of B are loaded column by column.
+//
+// As it stands it has 7,168 bytes of workgroup memory in f16 and 13,312 in f32.
+
+enable wgpu_cooperative_matrix;
+
+alias Input = f32; // elements of A and B
+alias Sum = f32; // sums, and elements of C
+
+const SUBGROUP_SIZE = 32u;
+const SUBGROUPS_M = 2u; // subgroups along a column of C
+const SUBGROUPS_N = 2u; // subgroups along a row of C
+const ROWS = 4u; // blocks along a column of C per subgroup
+const COLUMNS = 4u; // blocks along a row of C per subgroup
+const DEPTH = 16u; // columns of A and rows of B staged at a time
+const GROUP = 8u; // tiles down a column before the next column
+
+const BLOCK = 8u;
+const ELEMENTS = BLOCK * BLOCK;
+const SUBGROUPS = SUBGROUPS_M * SUBGROUPS_N;
+const THREADS = SUBGROUP_SIZE * SUBGROUPS;
+const TILE_M = SUBGROUPS_M * ROWS * BLOCK; // rows of C per workgroup
+const TILE_N = SUBGROUPS_N * COLUMNS * BLOCK; // columns of C per workgroup
+const VECTORS = DEPTH / 4u; // in a row of a panel
+const STRIDE = DEPTH + 8u; // elements from one row to the next: blocks begin at 16 bytes
+const A_LOADS = TILE_M * VECTORS / THREADS; // vectors of A that an invocation stages
+const B_LOADS = TILE_N * VECTORS / THREADS;
+const PER_LANE = ELEMENTS / SUBGROUP_SIZE; // of one block, where subgroups are smallest
+
+const_assert DEPTH % BLOCK == 0u;
+const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
+const_assert A_LOADS > 0u && A_LOADS * THREADS == TILE_M * VECTORS;
+const_assert B_LOADS > 0u && B_LOADS * THREADS == TILE_N * VECTORS;
+const_assert A_LOADS + B_LOADS <= 24u; // and so do the next panels
+
+alias MatrixA = coop_mat8x8<Input, A>;
+alias MatrixB = coop_mat8x8<Input, B>;
+alias MatrixC = coop_mat8x8<Sum, C>;
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    batch: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<Input>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<Input>>;
+@group(0) @binding(3) var<storage, read_write> c: array<Sum>;
+
+var<workgroup> a_tile: array<Input, TILE_M * STRIDE>;
+var<workgroup> b_tile: array<Input, TILE_N * STRIDE>;
+var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
+
+// Vector `piece` of the panel of A that begins at column `first`, zero beyond k.
+fn piece_of_a(a_first: u32, first_row: u32, first: u32, piece: u32) -> vec4<Input> {
+    let length = params.k / 4u; // vectors in a row
+    let row = min(first_row + piece / VECTORS, params.m - 1u);
+    let column = first / 4u + piece % VECTORS;
+    let values = a[a_first + row * length + min(column, length - 1u)];
+    return select(vec4<Input>(), values, column < length);
+}
+
+// The same of B, row by row as it lies; beyond k it meets zeros of A.
+fn piece_of_b(b_first: u32, first_column: u32, first: u32, piece: u32) -> vec4<Input> {
+    let length = params.k / 4u; // vectors in a row
+    let row = min(first_column + piece / VECTORS, params.n - 1u);
+    let column = min(first / 4u + piece % VECTORS, length - 1u);
+    return b[b_first + row * length + column];
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroup_count: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let order = group.y * groups.x + group.x;
+    let band = GROUP * groups.x; // tiles in a band of GROUP rows of tiles
+    let band_first = order / band * GROUP;
+    let band_rows = min(groups.y - band_first, GROUP);
+    let first_row = (band_first + order % band % band_rows) * TILE_M;
+    let first_column = order % band / band_rows * TILE_N;
+    let a_first = group.z * params.m * (params.k / 4u); // in vectors
+    let b_first = group.z * params.n * (params.k / 4u);
+    let c_first = group.z * params.m * params.n;
+    // Rows of C must begin at 16 bytes for a block to be stored there.
+    let inside = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n
+        && params.n % 8u == 0u;
+
+    for (var turn = 0u; turn < SUBGROUPS; turn += subgroup_count) {
+        let own = min(turn + subgroup, SUBGROUPS - 1u);
+        let own_row = own / SUBGROUPS_N * ROWS * BLOCK;
+        let own_column = own % SUBGROUPS_N * COLUMNS * BLOCK;
+        var sum: array<MatrixC, ROWS * COLUMNS>;
+        for (var i = 0u; i < ROWS * COLUMNS; i++) {
+            sum[i] = MatrixC();
+        }
+
+        var a_next: array<vec4<Input>, A_LOADS>;
+        for (var i = 0u; i < A_LOADS; i++) {
+            a_next[i] = piece_of_a(a_first, first_row, 0u, local + i * THREADS);
+        }
+        var b_next: array<vec4<Input>, B_LOADS>;
+        for (var i = 0u; i < B_LOADS; i++) {
+            b_next[i] = piece_of_b(b_first, first_column, 0u, local + i * THREADS);
+        }
+        for (var first = 0u; first < params.k; first += DEPTH) {
+            workgroupBarrier();
+            for (var i = 0u; i < A_LOADS; i++) {
+                let piece = local + i * THREADS;
+                let at = piece / VECTORS * STRIDE + piece % VECTORS * 4u;
+                for (var x = 0u; x < 4u; x++) {
+                    a_tile[at + x] = a_next[i][x];
+                }
+            }
+            for (var i = 0u; i < B_LOADS; i++) {
+                let piece = local + i * THREADS;
+                let at = piece / VECTORS * STRIDE + piece % VECTORS * 4u;
+                for (var x = 0u; x < 4u; x++) {
+                    b_tile[at + x] = b_next[i][x];
+                }
+            }
+            workgroupBarrier();
+
+            let next = first + DEPTH;
+            for (var i = 0u; i < A_LOADS; i++) {
+                a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
+            }
+            for (var i = 0u; i < B_LOADS; i++) {
+                b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+            }
+            for (var step = 0u; step < DEPTH; step += BLOCK) {
+                var left: array<MatrixA, ROWS>;
+                for (var i = 0u; i < ROWS; i++) {
+                    let at = (own_row + i * BLOCK) * STRIDE + step;
+                    left[i] = coopLoadT<MatrixA>(&a_tile[at], STRIDE);
+                }
+                for (var j = 0u; j < COLUMNS; j++) {
+                    let at = (own_column + j * BLOCK) * STRIDE + step;
+                    let right = coopLoad<MatrixB>(&b_tile[at], STRIDE);
+                    for (var i = 0u; i < ROWS; i++) {
+                        let slot = i * COLUMNS + j;
+                        sum[slot] = coopMultiplyAdd(left[i], right, sum[slot]);
+                    }
+                }
+            }
+        }
+
+        for (var i = 0u; i < ROWS; i++) {
+            for (var j = 0u; j < COLUMNS; j++) {
+                let value = sum[i * COLUMNS + j];
+                let row = first_row + own_row + i * BLOCK;
+                let column = first_column + own_column + j * BLOCK;
+                if (inside) {
+                    let at = c_first + row * params.n + column;
+                    let stride = params.n;
+                    let to = &c[at];
+                    coopStoreT(value, to, stride);
+                } else {
+                    let place = subgroup * ELEMENTS;
+                    let to = &stage[place];
+                    coopStoreT(value, to, BLOCK);
+                    workgroupBarrier();
+                    for (var e = 0u; e < PER_LANE; e++) {
+                        let at = e * subgroup_size + lane;
+                        let y = row + at / BLOCK;
+                        let x = column + at % BLOCK;
+                        if (at < ELEMENTS && y < params.m && x < params.n) {
+                            c[c_first + y * params.n + x] = stage[place + at];
+                        }
+                    }
+                    workgroupBarrier();
+                }
+            }
+        }
+    }
+}
