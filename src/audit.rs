@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
+use crate::catalogue::{Kernel, kernels};
 use crate::display;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{Data, Values, keys, word};
@@ -400,7 +401,7 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         request.runner, device.name, device.backend, request.seed
     ));
     let mut findings = Findings::default();
-    for case in &request.cases {
+    for case in worth_asking(request, filter.as_ref()) {
         if interrupted() {
             findings.interrupted = true;
             break;
@@ -448,6 +449,24 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         }));
     }
     Ok(findings)
+}
+
+/// The cases for which some kernel passes the filter. What our own runner has for a case is known
+/// without asking, and to answer it reads all variants of all kernels of the op; others are asked. Where
+/// there is none at all, all cases are left, for the reasons that the answers hold.
+fn worth_asking<'a>(request: &'a Audit, filter: Option<&Regex>) -> Vec<&'a Case> {
+    let all: Vec<&Case> = request.cases.iter().collect();
+    let (Some(filter), "wgpu") = (filter, request.runner.as_str()) else {
+        return all;
+    };
+    let mut kernels = kernels();
+    kernels.retain(|kernel| filter.is_match(&kernel.name));
+    let has_one = |case: &Case| {
+        let of_it = |kernel: &Kernel| kernel.op == case.op && kernel.dtypes.contains(&case.dtype);
+        kernels.iter().any(of_it)
+    };
+    let some: Vec<&Case> = all.iter().copied().filter(|case| has_one(case)).collect();
+    if some.is_empty() { all } else { some }
 }
 
 /// How to see the same once more: a line of its own below what went wrong. What the user's own files
@@ -806,6 +825,39 @@ mod tests {
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
         assert!(draw(1).iter().all(|c| c.dtype == Dtype::I8));
+    }
+
+    #[test]
+    fn our_own_runner_is_asked_only_what_a_kernel_that_is_meant_can_do() {
+        let asked = |runner: &str, pattern: &str| {
+            let request = Audit {
+                cases: awkward_cases(&Dtype::ALL).unwrap(),
+                filter: None,
+                runner: runner.to_owned(),
+                reach: Reach {
+                    device: None,
+                    backend: None,
+                    checks: false,
+                    in_process: false,
+                    silence: std::time::Duration::ZERO,
+                },
+                seed: 1,
+                data: None,
+                dump: None,
+                all_variants: false,
+            };
+            let filter = Regex::new(pattern).unwrap();
+            let cases = worth_asking(&request, Some(&filter));
+            let all = cases.len() == request.cases.len();
+            let mut kinds: Vec<_> = cases.iter().map(|c| (c.op, c.dtype)).collect();
+            kinds.dedup();
+            (all, kinds)
+        };
+        let (_, kinds) = asked("wgpu", "^matmul/gemv_w4$");
+        let of_four_bits = [Dtype::W4A16, Dtype::W4A32].map(|dtype| (OpName::Matmul, dtype));
+        assert_eq!(kinds, of_four_bits);
+        assert!(asked("wgpu", "no such kernel").0, "for the reasons");
+        assert!(asked("another", "^matmul/gemv_w4$").0, "it knows");
     }
 
     #[test]

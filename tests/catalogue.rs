@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
 
+use std::process::Command;
+
 use chipmark::catalogue::{Engine, Feature, Kernel, kernels};
 use chipmark::op::Dtype;
 use chipmark::protocol::Tunables;
@@ -9,7 +11,7 @@ use chipmark::shader;
 use chipmark::unroll::{UnrollOptions, unroll};
 use chipmark::variant::combinations;
 use naga::back::{glsl, hlsl, msl, spv};
-use naga::proc::BoundsCheckPolicies;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use rayon::prelude::*;
 
@@ -200,6 +202,73 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
             }
         });
     assert!(count > 100, "only {count} variants");
+}
+
+/// The SPIR-V that a device gets of one entry point: as wgpu writes it, without checks.
+fn spirv_without_checks(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> Vec<u8> {
+    let unchecked = BoundsCheckPolicy::Unchecked;
+    let options = spv::Options {
+        lang_version: (1, 6),
+        flags: spv::WriterFlags::empty(),
+        bounds_check_policies: BoundsCheckPolicies {
+            index: unchecked,
+            buffer: unchecked,
+            image_load: unchecked,
+            binding_array: unchecked,
+        },
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        ..Default::default()
+    };
+    let stage = spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: entry_point.to_owned(),
+    };
+    let words = spv::write_vec(module, info, &options, Some(&stage)).unwrap();
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// naga does not say that what it writes is valid SPIR-V, and drivers may crash where it is not. The
+/// rules for Vulkan would refuse naga's every array in workgroup memory, for a layout that no driver
+/// minds, so it is held against those for SPIR-V alone.
+#[test]
+fn the_validator_of_spirv_accepts_every_preferred_variant_plain_and_unrolled() {
+    let Ok(found) = Command::new("spirv-val").arg("--version").output() else {
+        eprintln!("SKIPPED: there is no spirv-val (package spirv-tools)");
+        return;
+    };
+    let version = String::from_utf8_lossy(&found.stdout).into_owned();
+    let year = version.split(" v").nth(1).and_then(|rest| rest.get(..4));
+    let knows_matrices = year.is_some_and(|year| year >= "2024");
+    let folder = tempfile::tempdir().unwrap();
+    kernels()
+        .into_par_iter()
+        .filter(|kernel| knows_matrices || kernel.engine != Engine::Matrix)
+        .for_each(|kernel| {
+            let preferred = combinations(&kernel).remove(0);
+            for &dtype in kernel.dtypes {
+                let built = shader::build(&kernel.name, &kernel.source, &preferred, dtype).unwrap();
+                let (unrolled, _) = unroll(&built.module, &UnrollOptions::default());
+                for (form, module) in [("plain", &built.module), ("unrolled", &unrolled)] {
+                    let info = info(module);
+                    for pass in kernel.passes {
+                        let name = format!("{} {dtype} {form} {}", kernel.name, pass.entry_point);
+                        let file = folder.path().join(name.replace('/', " "));
+                        let bytes = spirv_without_checks(module, &info, pass.entry_point);
+                        std::fs::write(&file, bytes).unwrap();
+                        let mut validate = Command::new("spirv-val");
+                        let said = validate
+                            .args(["--target-env", "spv1.6"])
+                            .arg(&file)
+                            .output();
+                        let said = said.unwrap();
+                        let why = String::from_utf8_lossy(&said.stderr);
+                        assert!(said.status.success(), "{name}: {version}{why}");
+                    }
+                }
+            }
+        });
 }
 
 #[test]
