@@ -107,6 +107,8 @@ pub enum Requirement {
     /// One of the dimensions at least must not be a multiple of this number: another kernel is for
     /// those that are.
     Unaligned(&'static [&'static str], u64),
+    /// Not what the kernel of that name does better: cases of this dtype that meet all of these.
+    LeftTo(&'static str, Dtype, &'static [Requirement]),
     /// The dimension must not be smaller than this number.
     AtLeast(&'static str, u64),
     /// The dimension must not be larger than this number.
@@ -238,7 +240,7 @@ const fn pass(entry_point: &'static str, grid: [Cover; 3]) -> Pass {
 #[must_use]
 pub fn kernels() -> Vec<Kernel> {
     use Cover::{Count, Each, One};
-    use Requirement::{AtLeast, AtMost, Equals, Multiple, SmallestAtLeast, Unaligned};
+    use Requirement::{AtLeast, AtMost, Equals, LeftTo, Multiple, SmallestAtLeast, Unaligned};
 
     const EMPTY: &[Pass] = &[pass("main", [One, One, One])];
     const FMA: &[Pass] = &[pass("main", [tiles("invocations", "TILE"), One, One])];
@@ -351,6 +353,14 @@ pub fn kernels() -> Vec<Kernel> {
     const SUBGROUP_PACKED: &[Pass] = &[
         pass("pack_a", [Each("m"), One, Each("batch")]),
         pass("pack_b", [Each("k"), One, Each("batch")]),
+        pass(
+            "multiply",
+            [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
+        ),
+    ];
+    const SUBGROUP_PACKED_SCALAR: &[Pass] = &[
+        pass("pack_a", [Each("m"), One, Each("batch")]),
+        pass("pack_b", [tiles("k", "VECTOR"), One, Each("batch")]),
         pass(
             "multiply",
             [tiles("m", "TILE_M"), tiles("n", "TILE_N"), Each("batch")],
@@ -940,6 +950,22 @@ pub fn kernels() -> Vec<Kernel> {
             scratch_is_texture: true,
             features: &[Feature::Subgroup],
             requirements: MATMUL_QUADS,
+        }),
+        kernel!("matmul/subgroup_packed_texture_scalar", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: F32_F16,
+            tunables: SUBGROUP_TEXTURE,
+            passes: SUBGROUP_PACKED_SCALAR,
+            scratch: Some("padded_operands"),
+            scratch_is_texture: true,
+            features: &[Feature::Subgroup],
+            requirements: const {
+                &[LeftTo(
+                    "matmul/subgroup_packed_texture",
+                    Dtype::F32,
+                    MATMUL_QUADS,
+                )]
+            },
         }),
         kernel!("matmul/subgroup_packed_u64", Matmul, {
             whole_tiles: WHOLE,

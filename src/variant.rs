@@ -254,64 +254,79 @@ fn workgroups(
 }
 
 fn check_shape(kernel: &Kernel, tunables: &Tunables, case: &Case) -> Result<(), String> {
-    for requirement in kernel.requirements {
-        match *requirement {
-            Requirement::Multiple(dim, of) => {
-                let size = case.shape.get(dim);
-                if !size.is_multiple_of(of) {
-                    return Err(format!(
-                        "it needs {dim} to be a multiple of {of}, not {size}"
-                    ));
-                }
+    let check = |one| check_requirement(one, kernel, tunables, case);
+    kernel.requirements.iter().try_for_each(check)
+}
+
+/// Whether the case and the variant meet one requirement of the kernel.
+fn check_requirement(
+    requirement: &Requirement,
+    kernel: &Kernel,
+    tunables: &Tunables,
+    case: &Case,
+) -> Result<(), String> {
+    match *requirement {
+        Requirement::Multiple(dim, of) => {
+            let size = case.shape.get(dim);
+            if !size.is_multiple_of(of) {
+                return Err(format!(
+                    "it needs {dim} to be a multiple of {of}, not {size}"
+                ));
             }
-            Requirement::Unaligned(dims, of) => {
-                let sizes: Vec<String> = dims
-                    .iter()
-                    .map(|dim| (dim, case.shape.get(dim)))
-                    .filter(|(_, size)| size.is_multiple_of(of))
-                    .map(|(dim, size)| format!("{dim} {size}"))
-                    .collect();
-                if sizes.len() == dims.len() {
-                    return Err(format!(
-                        "it is for sizes that {of} does not divide, not for {}",
-                        sizes.join(", ")
-                    ));
-                }
+        }
+        Requirement::Unaligned(dims, of) => {
+            let sizes: Vec<String> = dims
+                .iter()
+                .map(|dim| (dim, case.shape.get(dim)))
+                .filter(|(_, size)| size.is_multiple_of(of))
+                .map(|(dim, size)| format!("{dim} {size}"))
+                .collect();
+            if sizes.len() == dims.len() {
+                return Err(format!(
+                    "it is for sizes that {of} does not divide, not for {}",
+                    sizes.join(", ")
+                ));
             }
-            Requirement::AtLeast(dim, limit) => {
-                let size = case.shape.get(dim);
-                if size < limit {
-                    return Err(format!("it is for {dim} from {limit} on, not {size}"));
-                }
+        }
+        Requirement::LeftTo(other, dtype, all) => {
+            let meets = |one| check_requirement(one, kernel, tunables, case).is_ok();
+            if case.dtype == dtype && all.iter().all(meets) {
+                return Err(format!("it leaves such shapes in {dtype} to {other}"));
             }
-            Requirement::AtMost(dim, limit) => {
-                let size = case.shape.get(dim);
-                if size > limit {
-                    return Err(format!("it is for {dim} up to {limit}, not {size}"));
-                }
+        }
+        Requirement::AtLeast(dim, limit) => {
+            let size = case.shape.get(dim);
+            if size < limit {
+                return Err(format!("it is for {dim} from {limit} on, not {size}"));
             }
-            Requirement::Equals(dim, wanted) => {
-                let size = case.shape.get(dim);
-                if size != wanted {
-                    return Err(format!("it needs {dim} to be {wanted}, not {size}"));
-                }
+        }
+        Requirement::AtMost(dim, limit) => {
+            let size = case.shape.get(dim);
+            if size > limit {
+                return Err(format!("it is for {dim} up to {limit}, not {size}"));
             }
-            Requirement::SmallestAtLeast { tunable, dim } => {
-                let size = case.shape.get(dim);
-                let value = tunables.get(tunable).copied().map_or(0, u64::from);
-                let best = kernel
-                    .tunables
-                    .iter()
-                    .filter(|t| t.name == tunable)
-                    .flat_map(|t| t.values)
-                    .map(|&v| u64::from(v))
-                    .filter(|&v| v >= size)
-                    .min();
-                if best != Some(value) {
-                    return Err(format!(
-                        "{tunable} {value} is not the smallest that holds {dim} {size}"
-                    ));
-                }
+        }
+        Requirement::Equals(dim, wanted) => {
+            let size = case.shape.get(dim);
+            if size != wanted {
+                return Err(format!("it needs {dim} to be {wanted}, not {size}"));
+            }
+        }
+        Requirement::SmallestAtLeast { tunable, dim } => {
+            let size = case.shape.get(dim);
+            let value = tunables.get(tunable).copied().map_or(0, u64::from);
+            let best = kernel
+                .tunables
+                .iter()
+                .filter(|t| t.name == tunable)
+                .flat_map(|t| t.values)
+                .map(|&v| u64::from(v))
+                .filter(|&v| v >= size)
+                .min();
+            if best != Some(value) {
+                return Err(format!(
+                    "{tunable} {value} is not the smallest that holds {dim} {size}"
+                ));
             }
         }
     }
@@ -389,6 +404,8 @@ mod tests {
         for kernel in kernels().iter().filter(|kernel| kernel.scratch_is_texture) {
             found += 1;
             let case = match kernel.op {
+                // Padded it is as large.
+                OpName::Matmul if kernel.name.ends_with("scalar") => matmul(64, 61, 63),
                 OpName::Matmul => matmul(64, 64, 64),
                 _ => Case::new(
                     kernel.op,
@@ -460,6 +477,28 @@ mod tests {
             refused(5, 8, 12).unwrap(),
             "it is for sizes that 4 does not divide, not for n 8, k 12"
         );
+    }
+
+    #[test]
+    fn what_another_kernel_does_better_is_left_to_it_in_that_dtype_alone() {
+        const ALL: &[Requirement] = &[Requirement::Multiple("n", 4), Requirement::Multiple("k", 4)];
+        let kernel = Kernel {
+            requirements: &[Requirement::LeftTo("matmul/other", Dtype::F32, ALL)],
+            ..naive()
+        };
+        let check = |n, k, dtype| {
+            let shape = Shape::of(&[("m", 8), ("n", n), ("k", k)]);
+            let case = Case::new(OpName::Matmul, &shape, dtype).unwrap();
+            check_shape(&kernel, &Tunables::new(), &case)
+        };
+        let refused = check(8, 8, Dtype::F32).unwrap_err();
+        assert!(
+            refused.contains("f32") && refused.contains("matmul/other"),
+            "{refused}"
+        );
+        assert!(check(8, 7, Dtype::F32).is_ok());
+        assert!(check(7, 8, Dtype::F32).is_ok());
+        assert!(check(8, 8, Dtype::F16).is_ok());
     }
 
     #[test]

@@ -31,6 +31,7 @@ struct Mutant {
 }
 
 const ODD: &[(&str, u64)] = &[("m", 65), ("n", 67), ("k", 129)];
+const ODD_TRANS_B: &[(&str, u64)] = &[("m", 65), ("n", 67), ("k", 129), ("trans_b", 1)];
 const DEEP: &[(&str, u64)] = &[("m", 33), ("n", 36), ("k", 2048)];
 const PANELS: &[(&str, u64)] = &[("batch", 2), ("m", 35), ("n", 36), ("k", 28)];
 const HEADS: &[(&str, u64)] = &[
@@ -416,6 +417,27 @@ const WEIGHTS: &[(&str, u64)] = &[
 ];
 
 const MUTANTS: &[Mutant] = &[
+    Mutant {
+        what: "what lies beyond k is packed",
+        kernel: "matmul/subgroup_packed_texture_scalar",
+        from: "select(0.0, value, row < params.k)",
+        to: "value",
+        shape: ODD,
+    },
+    Mutant {
+        what: "a vector at the end of a row of C is stored whole",
+        kernel: "matmul/subgroup_packed_texture_scalar",
+        from: "if (column + e < params.n) {",
+        to: "if (column < params.n) {",
+        shape: ODD,
+    },
+    Mutant {
+        what: "transposed weights are packed as they lie",
+        kernel: "matmul/subgroup_packed_texture_scalar",
+        from: "min(row, params.k - 1u) * params.b_row_stride",
+        to: "min(row, params.k - 1u) * params.n",
+        shape: ODD_TRANS_B,
+    },
     Mutant {
         what: "what is loaded beyond k counts",
         kernel: "matmul/gemv",

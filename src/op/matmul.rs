@@ -200,6 +200,10 @@ impl Op for Matmul {
         match name {
             "batch" => batch(shape),
             "operands" => batch(shape) * (m + n) * k,
+            "padded_operands" => {
+                let vectors = k.next_multiple_of(4);
+                batch(shape) * (m + n.next_multiple_of(4)) * vectors
+            }
             "matrix_c" => m * n,
             "c" => batch(shape) * m * n,
             _ => shape.get(name),
