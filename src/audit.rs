@@ -15,6 +15,7 @@ use crate::op::{Case, Dtype, OpName, Role, Shape};
 use crate::protocol::{Request, Response, Variant};
 use crate::report::Verification;
 use crate::run::{Opened, Reach, open};
+use crate::runner::worker::transfer_kernel;
 use crate::tune::{End, Session};
 use crate::verify::{Verdict, inputs};
 
@@ -463,7 +464,8 @@ fn worth_asking<'a>(request: &'a Audit, filter: Option<&Regex>) -> Vec<&'a Case>
     kernels.retain(|kernel| filter.is_match(&kernel.name));
     let has_one = |case: &Case| {
         let of_it = |kernel: &Kernel| kernel.op == case.op && kernel.dtypes.contains(&case.dtype);
-        kernels.iter().any(of_it)
+        let transfer = transfer_kernel(case.op).is_some_and(|name| filter.is_match(name));
+        transfer || kernels.iter().any(of_it)
     };
     let some: Vec<&Case> = all.iter().copied().filter(|case| has_one(case)).collect();
     if some.is_empty() { all } else { some }
@@ -856,6 +858,12 @@ mod tests {
         let (_, kinds) = asked("wgpu", "^matmul/gemv_w4$");
         let of_four_bits = [Dtype::W4A16, Dtype::W4A32].map(|dtype| (OpName::Matmul, dtype));
         assert_eq!(kinds, of_four_bits);
+        let (_, kinds) = asked("wgpu", "^transfer/");
+        let ops: Vec<OpName> = kinds.into_iter().map(|(op, _)| op).collect();
+        for op in [OpName::Upload, OpName::Readback, OpName::RoundTrip] {
+            assert!(ops.contains(&op), "{op} of {ops:?}");
+        }
+        assert!(!ops.contains(&OpName::Copy));
         assert!(asked("wgpu", "no such kernel").0, "for the reasons");
         assert!(asked("another", "^matmul/gemv_w4$").0, "it knows");
     }

@@ -107,7 +107,8 @@ pub enum Requirement {
     /// One of the dimensions at least must not be a multiple of this number: another kernel is for
     /// those that are.
     Unaligned(&'static [&'static str], u64),
-    /// Not what the kernel of that name does better: cases of this dtype that meet all of these.
+    /// Not what the kernel of that name does better: cases of this dtype that meet all of these, none
+    /// of which is about a tunable.
     LeftTo(&'static str, Dtype, &'static [Requirement]),
     /// The dimension must not be smaller than this number.
     AtLeast(&'static str, u64),
@@ -963,7 +964,12 @@ pub fn kernels() -> Vec<Kernel> {
                 &[LeftTo(
                     "matmul/subgroup_packed_texture",
                     Dtype::F32,
-                    MATMUL_QUADS,
+                    &[
+                        Equals("trans_b", 0),
+                        Multiple("n", 4),
+                        Multiple("k", 4),
+                        AtMost("k", 65_535), // it has a workgroup for each row of B
+                    ],
                 )]
             },
         }),

@@ -71,7 +71,7 @@ enum Job {
 }
 
 /// The kernel of a transfer, which has no source: the driver does the work.
-fn transfer_kernel(op: OpName) -> Option<&'static str> {
+pub(crate) fn transfer_kernel(op: OpName) -> Option<&'static str> {
     match op {
         OpName::Upload => Some("transfer/upload"),
         OpName::Readback => Some("transfer/readback"),

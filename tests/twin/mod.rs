@@ -210,7 +210,7 @@ fn twin_multiply_add(left: u32, right: u32, added: u32) -> u32 {{
 }
 
 /// `kernel` for units that multiply 8 x 8, if it is written for those that multiply 16 x 16: the same
-/// text and the same instructions, so that a driver can be asked who has only the former. `values` as
+/// text and the same instructions, so that a driver can be asked which has only the former. `values` as
 /// for [`twin`].
 pub fn narrowed(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> Kernel {
     let narrow = |feature: &Feature| match *feature {
@@ -220,11 +220,13 @@ pub fn narrowed(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> K
         }
         other => other,
     };
-    let source = kernel
-        .source
-        .replace("const BLOCK = 16u;", "const BLOCK = 8u;")
-        .replace("coop_mat16x16", "coop_mat8x8");
-    assert!(source.contains("const BLOCK = 8u;"), "{}", kernel.name);
+    let mut source = kernel.source.to_string();
+    if source.contains("coop_mat16x16") {
+        source = source
+            .replace("const BLOCK = 16u;", "const BLOCK = 8u;")
+            .replace("coop_mat16x16", "coop_mat8x8");
+    }
+    assert!(source.contains("coop_mat8x8"), "{}", kernel.name);
     Kernel {
         source: Cow::Owned(source),
         tunables: replaced(kernel, values),
