@@ -5,7 +5,47 @@
 //! it, and it is gone when the answer is there. Vulkan is loaded at run time: where there is none, no
 //! such device or no such extension, that is the answer.
 
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
 use crate::protocol::{Device, Executable};
+
+/// The SPIR-V of one entry point in this version of the language, written as wgpu writes it for kernels
+/// without checks.
+///
+/// # Errors
+/// Why the module has none, as one line.
+pub fn spirv(
+    module: &naga::Module,
+    entry_point: &str,
+    lang_version: (u8, u8),
+) -> Result<Vec<u32>, String> {
+    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
+        .validate(module)
+        .map_err(|error| format!("the module is not valid: {error}"))?;
+    let unchecked = BoundsCheckPolicy::Unchecked;
+    let options = spv::Options {
+        lang_version,
+        flags: spv::WriterFlags::empty(),
+        bounds_check_policies: BoundsCheckPolicies {
+            index: unchecked,
+            buffer: unchecked,
+            image_load: unchecked,
+            binding_array: unchecked,
+        },
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        ..spv::Options::default()
+    };
+    let stage = spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: entry_point.to_owned(),
+    };
+    spv::write_vec(module, &info, &options, Some(&stage))
+        .map_err(|error| format!("naga wrote no SPIR-V: {error}"))
+}
 
 /// What the driver of `device` says of each entry point of `module`.
 ///
@@ -57,12 +97,8 @@ mod vulkan {
     use std::collections::BTreeMap;
     use std::ffi::{CStr, CString, c_char};
 
-    use ash::{ext, khr, vk};
-    use naga::back::spv;
-    use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-    use naga::valid::{Capabilities, ValidationFlags, Validator};
-
     use crate::protocol::{Device, Executable};
+    use ash::{ext, khr, vk};
 
     /// The extension that drivers answer through.
     const STATISTICS: &CStr = khr::pipeline_executable_properties::NAME;
@@ -224,45 +260,18 @@ mod vulkan {
             Ok((device, api_version, tells))
         }
 
-        /// The SPIR-V of one entry point, written as wgpu writes it for kernels without checks.
-        fn spirv(&self, module: &naga::Module, entry_point: &str) -> Result<Vec<u32>, String> {
-            let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-                .validate(module)
-                .map_err(|error| format!("the module is not valid: {error}"))?;
-            let unchecked = BoundsCheckPolicy::Unchecked;
-            let options = spv::Options {
-                lang_version: if self.api_version >= vk::API_VERSION_1_3 {
-                    (1, 6)
-                } else {
-                    (1, 5)
-                },
-                flags: spv::WriterFlags::empty(),
-                bounds_check_policies: BoundsCheckPolicies {
-                    index: unchecked,
-                    buffer: unchecked,
-                    image_load: unchecked,
-                    binding_array: unchecked,
-                },
-                zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-                force_loop_bounding: false,
-                emit_int_div_checks: false,
-                ..spv::Options::default()
-            };
-            let stage = spv::PipelineOptions {
-                shader_stage: naga::ShaderStage::Compute,
-                entry_point: entry_point.to_owned(),
-            };
-            spv::write_vec(module, &info, &options, Some(&stage))
-                .map_err(|error| format!("naga wrote no SPIR-V: {error}"))
-        }
-
         /// Compiles one entry point and, where the driver tells, asks it what it made.
         fn compile(
             &self,
             module: &naga::Module,
             entry_point: &str,
         ) -> Result<Vec<Executable>, String> {
-            let words = self.spirv(module, entry_point)?;
+            let version = if self.api_version >= vk::API_VERSION_1_3 {
+                (1, 6)
+            } else {
+                (1, 5)
+            };
+            let words = super::spirv(module, entry_point, version)?;
             let name = CString::new(entry_point).map_err(|error| error.to_string())?;
             let bindings: Vec<_> = module
                 .global_variables

@@ -431,7 +431,7 @@ const FIRST_LOOKS: f64 = 0.6;
 
 /// How many variants of the first round are looked at again nearer to the full size, how much slower than
 /// the best of them they may be, which share of the search's time it may take by what the first round let
-/// expect, and by which share it ends.
+/// expect, and by which share it ends where a look costs more than is left.
 const SECOND_LOOKS: usize = 8;
 const SECOND_LOOK_WITHIN: f64 = 4.0;
 const SECOND_LOOKS_SHARE: f64 = 0.25;
@@ -562,6 +562,17 @@ impl Search<'_, '_, '_> {
         let elapsed_s = self.started.elapsed().as_secs_f64();
         elapsed_s > fraction * self.task.budget_s
             || elapsed_s + self.reserve_s > self.task.case_budget_s
+    }
+
+    /// Whether there is time for a look, by `fraction` of the search's time or, as a call of what was
+    /// built in small takes about `call_s` and nothing is left to compile, by its end. Where a driver
+    /// compiles for seconds the first looks take what the later ones were to have, and those that
+    /// decide cost next to nothing.
+    fn affords(&self, fraction: f64, call_s: f64) -> bool {
+        let look_s = CALLS_OF_A_LOOK * call_s;
+        let after_s = self.started.elapsed().as_secs_f64() + look_s;
+        !self.spent(fraction)
+            || after_s <= self.task.budget_s && after_s + self.reserve_s <= self.task.case_budget_s
     }
 
     fn run(&mut self, offered: Vec<Variant>) -> Result<Vec<Variant>, End> {
@@ -816,14 +827,13 @@ impl Search<'_, '_, '_> {
         Ok(())
     }
 
-    /// The largest size at which the search has time to look at the best of every promising kernel: the
-    /// first round's where no larger one will do. `best_s` is the shortest time of that round.
-    fn nearer(&self, best_s: f64) -> Case {
+    /// The largest size at which the search has time to look again at the promising ones of the first
+    /// round: that round's where no larger one will do. `calls_s` is what one call of each took there.
+    fn nearer(&self, calls_s: f64) -> Case {
         let Task { case, scout, .. } = self.task;
-        #[allow(clippy::cast_precision_loss)]
-        let looks = SECOND_LOOKS as f64 * CALLS_OF_A_LOOK;
         let affordable = |size: &Case| {
-            looks * best_s * growth(scout, size) <= SECOND_LOOKS_SHARE * self.task.budget_s
+            CALLS_OF_A_LOOK * calls_s * growth(scout, size)
+                <= SECOND_LOOKS_SHARE * self.task.budget_s
         };
         let smaller = |size: &Case| {
             let shape = case.op.op().shrink(&size.shape)?;
@@ -860,7 +870,9 @@ impl Search<'_, '_, '_> {
             .collect();
         pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         let best_s = fastest(&pool);
-        let size = self.nearer(best_s);
+        let promising = |runner: &Runner| runner.time_s <= SECOND_LOOK_WITHIN * best_s;
+        let calls = pool.iter().take_while(|&runner| promising(runner));
+        let size = self.nearer(calls.take(SECOND_LOOKS).map(|runner| runner.time_s).sum());
         let mut nearer: Vec<Runner> = Vec::new();
         let mut others = pool;
         if size != task.scout {
@@ -875,12 +887,13 @@ impl Search<'_, '_, '_> {
                 .iter()
                 .filter(|&variant| !offered_small.contains(variant))
                 .for_each(|variant| Field::add(&mut fields, variant, &self.ranks));
-            let (chosen, left): (Vec<_>, Vec<_>) = others.into_iter().partition(|runner| {
-                runner.time_s <= SECOND_LOOK_WITHIN * best_s && variants.contains(&runner.variant)
-            });
+            let (chosen, left): (Vec<_>, Vec<_>) = (others.into_iter())
+                .partition(|runner| promising(runner) && variants.contains(&runner.variant));
             others = left;
+            let larger = growth(&task.scout, &size);
             for (place, runner) in chosen.into_iter().enumerate() {
-                if place > 0 && (place >= SECOND_LOOKS || self.spent(SECOND_LOOKS_END)) {
+                let affordable = self.affords(SECOND_LOOKS_END, larger * runner.time_s);
+                if place > 0 && (place >= SECOND_LOOKS || !affordable) {
                     others.push(runner);
                     continue;
                 }
@@ -932,7 +945,8 @@ impl Search<'_, '_, '_> {
             if self.beaten(&runner.variant, fastest(&full)).is_some() {
                 continue;
             }
-            if finalists < FINALISTS && !self.spent(0.75) || full.is_empty() {
+            let affordable = self.affords(0.75, runner.time_s);
+            if finalists < FINALISTS && affordable || full.is_empty() {
                 finalists += 1;
                 self.look_at(&inputs, runner.variant, &mut full)?;
             } else {
@@ -1335,6 +1349,8 @@ mod tests {
         case: Case,
         /// In which case, and which variant.
         built: Vec<(Case, Variant)>,
+        /// Seconds that building a variant takes the first time.
+        build_s: f64,
     }
 
     /// Seconds of a call in a case.
@@ -1375,6 +1391,9 @@ mod tests {
                     }
                 }
                 Request::Prepare { variant } => {
+                    if !self.built.iter().any(|(_, built)| built == variant) {
+                        std::thread::sleep(Duration::from_secs_f64(self.build_s));
+                    }
                     self.built.push((self.case.clone(), variant.clone()));
                     Response::Ready {
                         compile_s: 0.0,
@@ -1434,18 +1453,20 @@ mod tests {
     /// the case as it is takes 0.3 ms at least.
     fn search(variants: &[Offer], tells: bool) -> (Vec<Variant>, Vec<Tried>, Vec<Variant>) {
         let case = matmul(17, 32, 32);
-        let (ranking, tried, built) = search_from(&case, &case, 20.0, variants, tells);
+        let (ranking, tried, built) = search_from(&case, &case, 20.0, variants, tells, 0.0);
         let built = built.into_iter().map(|(_, variant)| variant).collect();
         (ranking, tried, built)
     }
 
-    /// The same, of any case, with a first round at the size of `scout` and so many seconds for it all.
+    /// The same, of any case, with a first round at the size of `scout`, so many seconds for it all, and
+    /// so many to build a variant.
     fn search_from(
         scout: &Case,
         case: &Case,
         budget_s: f64,
         variants: &[Offer],
         tells: bool,
+        build_s: f64,
     ) -> (Vec<Variant>, Vec<Tried>, Vec<(Case, Variant)>) {
         let mut fake = Fake {
             variants: variants.to_vec(),
@@ -1453,6 +1474,7 @@ mod tests {
             output: Vec::new(),
             case: case.clone(),
             built: Vec::new(),
+            build_s,
         };
         let timer = Timer {
             clock: "device".to_owned(),
@@ -1533,23 +1555,28 @@ mod tests {
         assert_eq!(tried[0].status, "timed");
     }
 
-    /// The plain kernel takes a time that grows with the products, the other half of that and a time for
+    /// A plain kernel, whose time grows with the products, and one that takes half of that and a time for
     /// copying, which grows with the operands: at 64 cubed it is slower, at 256 cubed it is faster.
-    #[test]
-    fn a_kernel_that_copies_is_judged_at_a_size_near_the_full_one() {
+    fn plain_and_copying() -> [Offer; 2] {
         let plain: CallTime = |case| 1e-3 * growth(&matmul(64, 64, 64), case);
         let copies: CallTime = |case| {
             let elements = case.shape.get("k") * (case.shape.get("m") + case.shape.get("n"));
             0.5e-3 * growth(&matmul(64, 64, 64), case) + 1e-7 * f64::from(elements as u32)
         };
-        let variants = [
-            offer("copies", 0, copies, None),
-            offer("plain", 0, plain, None),
-        ];
         let (small, full) = (matmul(64, 64, 64), matmul(256, 256, 256));
         assert!(copies(&small) > plain(&small) && copies(&full) < plain(&full));
-        let (ranking, tried, built) = search_from(&small, &full, 6.0, &variants, false);
-        let between = matmul(256, 128, 128);
+        [
+            offer("copies", 0, copies, None),
+            offer("plain", 0, plain, None),
+        ]
+    }
+
+    #[test]
+    fn a_kernel_that_copies_is_judged_at_a_size_near_the_full_one() {
+        let (small, full) = (matmul(64, 64, 64), matmul(256, 256, 256));
+        let (ranking, tried, built) =
+            search_from(&small, &full, 3.0, &plain_and_copying(), false, 0.0);
+        let between = matmul(256, 256, 128);
         for variant in ["copies", "plain"].map(|kernel| variant(kernel, 0, 0)) {
             for case in [&small, &between] {
                 assert!(
@@ -1563,6 +1590,20 @@ mod tests {
         assert_eq!(ranking[0], variant("copies", 0, 0), "{tried:?}");
     }
 
+    /// As where a driver compiles for seconds: the first looks end after the time at which the others are
+    /// to end.
+    #[test]
+    fn what_took_long_to_build_is_still_judged_at_the_full_size() {
+        let (small, full) = (matmul(64, 64, 64), matmul(256, 128, 128));
+        let (ranking, tried, built) =
+            search_from(&small, &full, 6.0, &plain_and_copying(), false, 2.75);
+        for kernel in ["copies", "plain"] {
+            let in_full = (full.clone(), variant(kernel, 0, 0));
+            assert!(built.contains(&in_full), "{built:?}");
+        }
+        assert_eq!(ranking[0], variant("copies", 0, 0), "{tried:?}");
+    }
+
     /// What is built in full size of ten variants of a kernel, the last of which is its best and takes
     /// `late`, and two of another, three times as slow.
     fn late_bloomer(call: [CallTime; 3], full: &Case, budget_s: f64) -> Vec<Variant> {
@@ -1571,7 +1612,7 @@ mod tests {
         variants.push(offer("tile", 9, late, None));
         variants.extend((0..2).map(|a| offer("slow", a, slow, None)));
         let small = matmul(64, 64, 64);
-        let (ranking, tried, built) = search_from(&small, full, budget_s, &variants, false);
+        let (ranking, tried, built) = search_from(&small, full, budget_s, &variants, false, 0.0);
         assert_eq!(ranking[0], variant("tile", 9, 0), "{tried:?}");
         let in_full = built.into_iter().filter(|(case, _)| case == full);
         in_full.map(|(_, variant)| variant).collect()

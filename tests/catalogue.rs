@@ -5,13 +5,14 @@
 use std::process::Command;
 
 use chipmark::catalogue::{Engine, Feature, Kernel, kernels};
+use chipmark::driver_statistics::spirv;
 use chipmark::op::Dtype;
 use chipmark::protocol::Tunables;
 use chipmark::shader;
 use chipmark::unroll::{UnrollOptions, unroll};
 use chipmark::variant::combinations;
 use naga::back::{glsl, hlsl, msl, spv};
-use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use rayon::prelude::*;
 
@@ -204,31 +205,6 @@ fn every_variant_passes_every_backend_plain_and_unrolled() {
     assert!(count > 100, "only {count} variants");
 }
 
-/// The SPIR-V that a device gets of one entry point: as wgpu writes it, without checks.
-fn spirv_without_checks(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> Vec<u8> {
-    let unchecked = BoundsCheckPolicy::Unchecked;
-    let options = spv::Options {
-        lang_version: (1, 6),
-        flags: spv::WriterFlags::empty(),
-        bounds_check_policies: BoundsCheckPolicies {
-            index: unchecked,
-            buffer: unchecked,
-            image_load: unchecked,
-            binding_array: unchecked,
-        },
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        force_loop_bounding: false,
-        emit_int_div_checks: false,
-        ..Default::default()
-    };
-    let stage = spv::PipelineOptions {
-        shader_stage: naga::ShaderStage::Compute,
-        entry_point: entry_point.to_owned(),
-    };
-    let words = spv::write_vec(module, info, &options, Some(&stage)).unwrap();
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
 /// naga does not say that what it writes is valid SPIR-V, and drivers may crash where it is not. The
 /// rules for Vulkan would refuse naga's every array in workgroup memory, for a layout that no driver
 /// minds, so it is held against those for SPIR-V alone.
@@ -256,11 +232,12 @@ fn the_validator_of_spirv_accepts_every_preferred_variant_plain_and_unrolled() {
                 let built = shader::build(&kernel.name, &kernel.source, &preferred, dtype).unwrap();
                 let (unrolled, _) = unroll(&built.module, &UnrollOptions::default());
                 for (form, module) in [("plain", &built.module), ("unrolled", &unrolled)] {
-                    let info = info(module);
                     for pass in kernel.passes {
                         let name = format!("{} {dtype} {form} {}", kernel.name, pass.entry_point);
                         let file = folder.path().join(name.replace('/', " "));
-                        let bytes = spirv_without_checks(module, &info, pass.entry_point);
+                        let words = spirv(module, pass.entry_point, (1, 6)).unwrap();
+                        let bytes: Vec<u8> =
+                            words.iter().flat_map(|word| word.to_le_bytes()).collect();
                         std::fs::write(&file, bytes).unwrap();
                         let mut validate = Command::new("spirv-val");
                         let said = validate

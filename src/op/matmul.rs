@@ -201,8 +201,8 @@ impl Op for Matmul {
             "batch" => batch(shape),
             "operands" => batch(shape) * (m + n) * k,
             "padded_operands" => {
-                let vectors = k.next_multiple_of(4);
-                batch(shape) * (m + n.next_multiple_of(4)) * vectors
+                let (n, k) = (n.next_multiple_of(4), k.next_multiple_of(4));
+                batch(shape) * (m + n) * k
             }
             "matrix_c" => m * n,
             "c" => batch(shape) * m * n,
