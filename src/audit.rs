@@ -559,11 +559,21 @@ impl One<'_> {
             Err(End::Interrupted) => return Ok(Ok(())),
         };
         let mut seen: Vec<&str> = Vec::new();
+        let mut chosen: Vec<Variant> = Vec::new();
         for variant in variants.iter().filter(|variant| wanted(&variant.kernel)) {
-            if !self.request.all_variants && seen.contains(&variant.kernel.as_str()) {
-                continue;
+            if self.request.all_variants || !seen.contains(&variant.kernel.as_str()) {
+                seen.push(&variant.kernel);
+                chosen.push(variant.clone());
             }
-            seen.push(&variant.kernel);
+        }
+        for (place, variant) in chosen.iter().enumerate() {
+            let count = session.build_count();
+            if place % count == 0 {
+                let next = &chosen[place..chosen.len().min(place + count)];
+                if let Err(fault) = session.build_ahead(next) {
+                    return Ok(Err(End::Fault(fault)));
+                }
+            }
             if let Err(fault) = self.variant(&mut session, variant, &inputs)? {
                 let reason = format!("{} (on {variant})", fault.message);
                 return Ok(Err(End::Fault(crate::runner::Fault::new(reason))));

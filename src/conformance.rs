@@ -462,6 +462,17 @@ impl Bench<'_> {
         let seed = self.options.seed;
         self.session(|session| Ok(session.case(&case, seed, &Data::Uniform)?))?;
         self.refuses(&measure, "a measure before any prepare")?;
+        self.session(|session| {
+            session.case(&case, seed, &Data::Uniform)?;
+            let count = session.build_count();
+            session.build_ahead(&[variant.clone(), variant.clone()])?;
+            if session.build_count() < count {
+                return Err(Not::Failed(format!(
+                    "it says that it builds {count} variants at once, and refuses to"
+                )));
+            }
+            Ok(())
+        })?;
         let nobody = line(&Request::Prepare {
             variant: Variant {
                 kernel: "matmul/nobody_has_this".to_owned(),
@@ -846,6 +857,7 @@ fn brief(response: &Response) -> String {
     match response {
         Response::Hello { .. } => "hello".to_owned(),
         Response::Variants { variants, .. } => format!("{} variants", variants.len()),
+        Response::Built => "built".to_owned(),
         Response::Ready { .. } => "ready".to_owned(),
         Response::Inspected { .. } => "inspected".to_owned(),
         Response::Samples { samples } => format!("{} samples", samples.len()),

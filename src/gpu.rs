@@ -517,6 +517,167 @@ struct Clock {
     last: Cell<(u64, u64)>,
 }
 
+/// What compiles for an open device, on any thread.
+#[derive(Clone)]
+pub struct Compiler {
+    device: wgpu::Device,
+    lost: Arc<Mutex<Option<String>>>,
+    checks: bool,
+}
+
+impl Compiler {
+    /// Runs `work` and returns what it made unless the device objected.
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> GpuResult<T> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = work();
+        let errors = [
+            (FaultKind::Validation, pollster::block_on(validation.pop())),
+            (FaultKind::Internal, pollster::block_on(internal.pop())),
+            (FaultKind::OutOfMemory, pollster::block_on(memory.pop())),
+        ];
+        self.check_lost()?;
+        match errors
+            .into_iter()
+            .find_map(|(kind, error)| Some((kind, error?)))
+        {
+            None => Ok(made),
+            Some((kind, error)) => Err(GpuError::new(kind, one_line(&error.to_string()))),
+        }
+    }
+
+    fn check_lost(&self) -> GpuResult<()> {
+        match self.lost.lock().ok().and_then(|slot| slot.clone()) {
+            Some(reason) => Err(GpuError::new(
+                FaultKind::DeviceLost,
+                format!("the device was lost: {reason}"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Compiles `entry_points` of `module` for bindings 0 (uniform) and 1.. (`accesses`).
+    ///
+    /// # Errors
+    /// When the driver or wgpu refuses the shader.
+    pub fn compile(
+        &self,
+        label: &str,
+        module: naga::Module,
+        entry_points: &[&str],
+        accesses: &[Access],
+    ) -> GpuResult<Pipeline> {
+        let entry = |binding: u32, ty: wgpu::BindingType| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty,
+            count: None,
+        };
+        let buffer = |ty: wgpu::BufferBindingType| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let entries = |writes: bool| -> Vec<_> {
+            std::iter::once(entry(0, buffer(wgpu::BufferBindingType::Uniform)))
+                .chain((1u32..).zip(accesses).map(|(binding, access)| {
+                    let read_only = *access == Access::Read;
+                    match access {
+                        Access::Read | Access::Write => {
+                            let ty = wgpu::BufferBindingType::Storage { read_only };
+                            entry(binding, buffer(ty))
+                        }
+                        Access::Texture if writes => entry(
+                            binding,
+                            wgpu::BindingType::StorageTexture {
+                                access: wgpu::StorageTextureAccess::WriteOnly,
+                                format: TEXTURE_FORMAT,
+                                view_dimension: wgpu::TextureViewDimension::D2,
+                            },
+                        ),
+                        Access::Texture => entry(
+                            binding + 1,
+                            wgpu::BindingType::StorageTexture {
+                                access: wgpu::StorageTextureAccess::ReadOnly,
+                                format: TEXTURE_FORMAT,
+                                view_dimension: wgpu::TextureViewDimension::D2,
+                            },
+                        ),
+                    }
+                }))
+                .collect()
+        };
+        let layout_count = 1 + usize::from(accesses.contains(&Access::Texture));
+        let layout_of = |name: &str| usize::from(stores_to_texture(&module, name));
+        let layouts_of: Vec<usize> = entry_points.iter().map(|name| layout_of(name)).collect();
+        self.guarded(|| {
+            let layouts: Vec<wgpu::BindGroupLayout> = (0..layout_count)
+                .map(|index| {
+                    self.device
+                        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                            label: Some(label),
+                            entries: &entries(index == 1),
+                        })
+                })
+                .collect();
+            let pipeline_layouts: Vec<wgpu::PipelineLayout> = layouts
+                .iter()
+                .map(|layout| {
+                    self.device
+                        .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                            label: Some(label),
+                            bind_group_layouts: &[Some(layout)],
+                            immediate_size: 0,
+                        })
+                })
+                .collect();
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(label),
+                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
+            };
+            let shader = if self.checks {
+                self.device.create_shader_module(descriptor)
+            } else {
+                // SAFETY: kernels guard every access themselves and every loop ends; the tests run
+                // all of them over awkward shapes without the checks, and matmul, probes and plain
+                // attention with them as well.
+                #[allow(unsafe_code)]
+                unsafe {
+                    self.device.create_shader_module_trusted(
+                        descriptor,
+                        wgpu::ShaderRuntimeChecks::unchecked(),
+                    )
+                }
+            };
+            // An entry point that comes several times is compiled once.
+            let mut stages: Vec<(wgpu::ComputePipeline, usize)> = Vec::new();
+            for (index, name) in entry_points.iter().enumerate() {
+                let layout = layouts_of[index];
+                let stage = match entry_points[..index].iter().position(|other| other == name) {
+                    Some(first) => stages[first].clone(),
+                    None => {
+                        let descriptor = wgpu::ComputePipelineDescriptor {
+                            label: Some(label),
+                            layout: pipeline_layouts.get(layout),
+                            module: &shader,
+                            entry_point: Some(name),
+                            compilation_options: wgpu::PipelineCompilationOptions {
+                                zero_initialize_workgroup_memory: self.checks,
+                                ..Default::default()
+                            },
+                            cache: None,
+                        };
+                        (self.device.create_compute_pipeline(&descriptor), layout)
+                    }
+                };
+                stages.push(stage);
+            }
+            Pipeline { layouts, stages }
+        })
+    }
+}
+
 /// An open device.
 pub struct Gpu {
     /// What the driver says of it.
@@ -526,8 +687,7 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     clock: Option<Clock>,
-    lost: Arc<Mutex<Option<String>>>,
-    checks: bool,
+    compiler: Compiler,
     staging: Option<wgpu::Buffer>,
 }
 
@@ -629,16 +789,34 @@ impl Gpu {
                 last: Cell::new((0, 0)),
             }
         });
+        let compiler = Compiler {
+            device: device.clone(),
+            lost,
+            checks,
+        };
         Ok(Self {
             info,
             capacity,
             device,
             queue,
             clock,
-            lost,
-            checks,
+            compiler,
             staging: None,
         })
+    }
+
+    /// What compiles for it.
+    #[must_use]
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> GpuResult<T> {
+        self.compiler.guarded(work)
+    }
+
+    fn check_lost(&self) -> GpuResult<()> {
+        self.compiler.check_lost()
     }
 
     /// The clock that [`Gpu::run`] reports from.
@@ -690,37 +868,6 @@ impl Gpu {
             clock.quantum_s.set(divisor as f64 * clock.period_s);
         }
         Ok(())
-    }
-
-    /// Runs `work` and returns what it made unless the device objected.
-    fn guarded<T>(&self, work: impl FnOnce() -> T) -> GpuResult<T> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let made = work();
-        let errors = [
-            (FaultKind::Validation, pollster::block_on(validation.pop())),
-            (FaultKind::Internal, pollster::block_on(internal.pop())),
-            (FaultKind::OutOfMemory, pollster::block_on(memory.pop())),
-        ];
-        self.check_lost()?;
-        match errors
-            .into_iter()
-            .find_map(|(kind, error)| Some((kind, error?)))
-        {
-            None => Ok(made),
-            Some((kind, error)) => Err(GpuError::new(kind, one_line(&error.to_string()))),
-        }
-    }
-
-    fn check_lost(&self) -> GpuResult<()> {
-        match self.lost.lock().ok().and_then(|slot| slot.clone()) {
-            Some(reason) => Err(GpuError::new(
-                FaultKind::DeviceLost,
-                format!("the device was lost: {reason}"),
-            )),
-            None => Ok(()),
-        }
     }
 
     /// Storage of at least `bytes`, uninitialised.
@@ -889,126 +1036,6 @@ impl Gpu {
                 FaultKind::DeviceLost,
                 format!("waiting for the device failed: {error}"),
             )
-        })
-    }
-
-    /// Compiles `entry_points` of `module` for bindings 0 (uniform) and 1.. (`accesses`).
-    ///
-    /// # Errors
-    /// When the driver or wgpu refuses the shader.
-    pub fn compile(
-        &self,
-        label: &str,
-        module: naga::Module,
-        entry_points: &[&str],
-        accesses: &[Access],
-    ) -> GpuResult<Pipeline> {
-        let entry = |binding: u32, ty: wgpu::BindingType| wgpu::BindGroupLayoutEntry {
-            binding,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty,
-            count: None,
-        };
-        let buffer = |ty: wgpu::BufferBindingType| wgpu::BindingType::Buffer {
-            ty,
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        };
-        let entries = |writes: bool| -> Vec<_> {
-            std::iter::once(entry(0, buffer(wgpu::BufferBindingType::Uniform)))
-                .chain((1u32..).zip(accesses).map(|(binding, access)| {
-                    let read_only = *access == Access::Read;
-                    match access {
-                        Access::Read | Access::Write => {
-                            let ty = wgpu::BufferBindingType::Storage { read_only };
-                            entry(binding, buffer(ty))
-                        }
-                        Access::Texture if writes => entry(
-                            binding,
-                            wgpu::BindingType::StorageTexture {
-                                access: wgpu::StorageTextureAccess::WriteOnly,
-                                format: TEXTURE_FORMAT,
-                                view_dimension: wgpu::TextureViewDimension::D2,
-                            },
-                        ),
-                        Access::Texture => entry(
-                            binding + 1,
-                            wgpu::BindingType::StorageTexture {
-                                access: wgpu::StorageTextureAccess::ReadOnly,
-                                format: TEXTURE_FORMAT,
-                                view_dimension: wgpu::TextureViewDimension::D2,
-                            },
-                        ),
-                    }
-                }))
-                .collect()
-        };
-        let layout_count = 1 + usize::from(accesses.contains(&Access::Texture));
-        let layout_of = |name: &str| usize::from(stores_to_texture(&module, name));
-        let layouts_of: Vec<usize> = entry_points.iter().map(|name| layout_of(name)).collect();
-        self.guarded(|| {
-            let layouts: Vec<wgpu::BindGroupLayout> = (0..layout_count)
-                .map(|index| {
-                    self.device
-                        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                            label: Some(label),
-                            entries: &entries(index == 1),
-                        })
-                })
-                .collect();
-            let pipeline_layouts: Vec<wgpu::PipelineLayout> = layouts
-                .iter()
-                .map(|layout| {
-                    self.device
-                        .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                            label: Some(label),
-                            bind_group_layouts: &[Some(layout)],
-                            immediate_size: 0,
-                        })
-                })
-                .collect();
-            let descriptor = wgpu::ShaderModuleDescriptor {
-                label: Some(label),
-                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
-            };
-            let shader = if self.checks {
-                self.device.create_shader_module(descriptor)
-            } else {
-                // SAFETY: kernels guard every access themselves and every loop ends; the tests run
-                // all of them over awkward shapes without the checks, and matmul, probes and plain
-                // attention with them as well.
-                #[allow(unsafe_code)]
-                unsafe {
-                    self.device.create_shader_module_trusted(
-                        descriptor,
-                        wgpu::ShaderRuntimeChecks::unchecked(),
-                    )
-                }
-            };
-            // An entry point that comes several times is compiled once.
-            let mut stages: Vec<(wgpu::ComputePipeline, usize)> = Vec::new();
-            for (index, name) in entry_points.iter().enumerate() {
-                let layout = layouts_of[index];
-                let stage = match entry_points[..index].iter().position(|other| other == name) {
-                    Some(first) => stages[first].clone(),
-                    None => {
-                        let descriptor = wgpu::ComputePipelineDescriptor {
-                            label: Some(label),
-                            layout: pipeline_layouts.get(layout),
-                            module: &shader,
-                            entry_point: Some(name),
-                            compilation_options: wgpu::PipelineCompilationOptions {
-                                zero_initialize_workgroup_memory: self.checks,
-                                ..Default::default()
-                            },
-                            cache: None,
-                        };
-                        (self.device.create_compute_pipeline(&descriptor), layout)
-                    }
-                };
-                stages.push(stage);
-            }
-            Pipeline { layouts, stages }
         })
     }
 

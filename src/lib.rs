@@ -34,6 +34,7 @@ pub mod history;
 pub mod import;
 pub mod index;
 pub mod input;
+pub mod inspect;
 pub mod interleave;
 pub mod interrupt;
 pub mod journal;

@@ -71,6 +71,12 @@ pub enum Request {
         #[serde(default = "one")]
         set_count: u32,
     },
+    /// Build these variants side by side, for a later `prepare` to find them built: at most as many as
+    /// the runner said it builds at once, of those it offered for the current case.
+    Build {
+        /// Which ones.
+        variants: Vec<Variant>,
+    },
     /// Build one variant for the current case, poison its output and call it once.
     Prepare {
         /// Which one.
@@ -150,7 +156,13 @@ pub enum Response {
         /// of which nothing is told are searched as ever.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         estimates: Vec<Estimate>,
+        /// How many variants the runner builds side by side when asked to `build` them. One that does
+        /// not know that request has 1.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        builds_at_once: u32,
     },
+    /// What could be built is built; why the rest could not be is said when it is prepared.
+    Built,
     /// The variant is built and has been called once.
     Ready {
         /// Seconds from source to a pipeline that can be launched.
@@ -220,6 +232,7 @@ impl Response {
             refused: Vec::new(),
             set_count,
             estimates: Vec::new(),
+            builds_at_once: 1,
         }
     }
 
@@ -433,6 +446,11 @@ pub struct Span {
 
 fn one() -> u32 {
     1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 /// Why a request could not be carried out.

@@ -276,6 +276,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
                 seed,
                 opened,
                 banned: Vec::new(),
+                one_by_one: false,
                 deaths: 0,
                 canary: None,
                 cache_bytes: None,
@@ -548,6 +549,8 @@ struct Work<'a> {
     seed: u32,
     opened: &'a mut Opened,
     banned: Vec<Variant>,
+    /// Whether the runner has died while it built several variants at once.
+    one_by_one: bool,
     deaths: u32,
     /// The arithmetic that shows the device's pace, once it is known how to run it.
     canary: Option<Canary>,
@@ -1081,6 +1084,7 @@ impl Work<'_> {
             self.options.reach.silence,
             &interrupted,
         );
+        session.one_by_one = self.one_by_one;
         let device = &self.opened.record.device;
         let cache = self.options.cache.as_ref();
         let place = (self.label.clone(), case.id());
@@ -1149,6 +1153,7 @@ impl Work<'_> {
             watch: &mut watch,
         };
         let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
+        self.one_by_one |= session.one_by_one;
         let guilty = session.last.take();
         if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
             tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));

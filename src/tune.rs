@@ -37,6 +37,11 @@ pub struct Session<'a> {
     pub output: Option<Element>,
     /// What the variants of the current case will need, as far as the runner can tell.
     pub estimates: Vec<Estimate>,
+    /// How many variants the runner builds side by side.
+    pub builds_at_once: usize,
+    /// Whether variants are only built when they are prepared: a runner that dies while it builds
+    /// several does not say of which.
+    pub one_by_one: bool,
 }
 
 /// Why a case has no measurement.
@@ -122,6 +127,8 @@ impl<'a> Session<'a> {
             clock: None,
             output: None,
             estimates: Vec::new(),
+            builds_at_once: 1,
+            one_by_one: false,
         }
     }
 }
@@ -169,9 +176,11 @@ impl Session<'_> {
                 variants,
                 refused,
                 estimates,
+                builds_at_once,
                 ..
             } => {
                 self.estimates = estimates;
+                self.builds_at_once = builds_at_once.max(1) as usize;
                 Ok((variants, refused))
             }
             Response::Error { kind, message } => {
@@ -186,6 +195,54 @@ impl Session<'_> {
                 "the runner answered a case with something else".to_owned(),
             ))),
         }
+    }
+
+    /// How many variants are worth handing to [`Session::build_ahead`] at a time.
+    #[must_use]
+    pub fn build_count(&self) -> usize {
+        if self.one_by_one {
+            1
+        } else {
+            self.builds_at_once
+        }
+    }
+
+    /// Has the runner build variants that will be prepared next side by side, where it can. It builds
+    /// what it does not build here when it is prepared.
+    ///
+    /// # Errors
+    /// When the runner dies or its device is lost. It is not known of which variant: from then on they
+    /// are built one by one.
+    pub fn build_ahead(&mut self, variants: &[Variant]) -> Result<(), Fault> {
+        if variants.len() < 2 || self.build_count() < 2 {
+            return Ok(());
+        }
+        // None of them is to blame alone.
+        self.last = None;
+        for several in variants.chunks(self.build_count()) {
+            let request = Request::Build {
+                variants: several.to_vec(),
+            };
+            match self.runner.ask(&request, self.silence) {
+                Ok(Response::Built) => {}
+                Ok(Response::Error {
+                    kind: crate::protocol::FaultKind::DeviceLost,
+                    message,
+                }) => {
+                    self.one_by_one = true;
+                    return Err(Fault::new(message));
+                }
+                Ok(_) => {
+                    self.one_by_one = true;
+                    break;
+                }
+                Err(fault) => {
+                    self.one_by_one = true;
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Builds a variant and calls it once; `Ok(Err(..))` is the runner's refusal.
@@ -731,14 +788,22 @@ impl Search<'_, '_, '_> {
             }
         }
         self.prune(&mut fields, &pool);
-        while !self.spent(LOOK_AGAIN)
-            && let Some(variant) = next(&mut fields, |field| field.best.is_some())
-        {
-            let begun = Instant::now();
-            let time = self.look_at(&inputs, variant.clone(), &mut pool)?;
-            for field in &mut fields {
-                if field.kernel == variant.kernel {
-                    field.note(&variant, time, begun.elapsed().as_secs_f64());
+        while !self.spent(LOOK_AGAIN) {
+            let batch: Vec<Variant> = (0..self.session.build_count())
+                .map_while(|_| next(&mut fields, |field| field.best.is_some()))
+                .collect();
+            if batch.is_empty() {
+                break;
+            }
+            let build_s = self.build(&batch)?;
+            for variant in batch {
+                let begun = Instant::now();
+                let time = self.look_at(&inputs, variant.clone(), &mut pool)?;
+                let look_s = build_s + begun.elapsed().as_secs_f64();
+                for field in &mut fields {
+                    if field.kernel == variant.kernel {
+                        field.note(&variant, time, look_s);
+                    }
                 }
             }
             self.prune(&mut fields, &pool);
@@ -795,36 +860,77 @@ impl Search<'_, '_, '_> {
         if full_size && !pool.is_empty() {
             self.prune(fields, pool);
         }
-        let wanted = |field: &Field| !once || field.best.is_none() && field.tries < 3;
-        while let Some(variant) = next(fields, wanted) {
-            let best = fastest(pool);
+        loop {
+            let batch = self.batch(fields, pool, once);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let build_s = self.build(&batch)?;
+            let built = Instant::now();
+            for (place, variant) in batch.into_iter().enumerate() {
+                // What is built is worth its look even where building has used the time up.
+                let looked_s = built.elapsed().as_secs_f64();
+                if place > 0 && !pool.is_empty() && looked_s > LOOK_AROUND * self.task.budget_s {
+                    self.untried.push(Refused {
+                        variant,
+                        reason: TIME_UP.to_owned(),
+                    });
+                    continue;
+                }
+                let limit_s = Some(4.0 * fastest(pool));
+                let begun = Instant::now();
+                let time = self.time(size, &inputs, &variant, 3, limit_s)?;
+                let look_s = build_s + begun.elapsed().as_secs_f64();
+                if let Some(field) = fields
+                    .iter_mut()
+                    .find(|field| field.kernel == variant.kernel)
+                {
+                    field.note(&variant, time, look_s);
+                }
+                if let Some(time_s) = time {
+                    pool.push(Runner { variant, time_s });
+                }
+            }
+            if full_size {
+                self.prune(fields, pool);
+            }
+        }
+    }
+
+    /// What to look at next, as many as the runner builds side by side; what there is no time for any
+    /// more is put aside.
+    fn batch(&mut self, fields: &mut [Field], pool: &[Runner], once: bool) -> Vec<Variant> {
+        let mut batch: Vec<Variant> = Vec::new();
+        while batch.len() < self.session.build_count() {
+            let chosen = |field: &Field| batch.iter().any(|v| v.kernel == field.kernel);
+            let wanted =
+                |field: &Field| !once || field.best.is_none() && field.tries < 3 && !chosen(field);
+            let Some(variant) = next(fields, wanted) else {
+                break;
+            };
             let share = match fields.iter().find(|field| field.kernel == variant.kernel) {
                 Some(field) if field.tries > 1 => LOOK_AROUND,
                 _ => FIRST_LOOKS,
             };
-            if !pool.is_empty() && self.spent(share) {
+            if self.spent(share) && !(pool.is_empty() && batch.is_empty()) {
                 self.untried.push(Refused {
                     variant,
                     reason: TIME_UP.to_owned(),
                 });
             } else {
-                let begun = Instant::now();
-                let time = self.time(size, &inputs, &variant, 3, Some(4.0 * best))?;
-                if let Some(field) = fields
-                    .iter_mut()
-                    .find(|field| field.kernel == variant.kernel)
-                {
-                    field.note(&variant, time, begun.elapsed().as_secs_f64());
-                }
-                if let Some(time_s) = time {
-                    pool.push(Runner { variant, time_s });
-                }
-                if full_size {
-                    self.prune(fields, pool);
-                }
+                batch.push(variant);
             }
         }
-        Ok(())
+        batch
+    }
+
+    /// Has variants built side by side; the seconds that each of them took of the search's time.
+    fn build(&mut self, batch: &[Variant]) -> Result<f64, End> {
+        let begun = Instant::now();
+        self.session.build_ahead(batch)?;
+        #[allow(clippy::cast_precision_loss)] // a handful
+        let count = batch.len().max(1) as f64;
+        Ok(begun.elapsed().as_secs_f64() / count)
     }
 
     /// The largest size at which the search has time to look again at the promising ones of the first
@@ -965,22 +1071,33 @@ impl Search<'_, '_, '_> {
                     && left.reason == TIME_UP
                     && legal.contains(&left.variant)
             };
-            let variant = if let Some(at) = others.iter().position(|r| r.variant.kernel == kernel) {
-                others.remove(at).variant
-            } else if let Some(at) = self.untried.iter().position(late) {
-                self.untried.remove(at).variant
-            } else {
-                break;
-            };
-            if let Some(reason) = self.beaten(&variant, best.time_s) {
-                // What has been timed in small stays on record as that.
-                if !self.tried.contains_key(&variant) {
-                    self.pruned.push(Refused { variant, reason });
-                }
-            } else {
-                self.look_at(&inputs, variant, &mut full)?;
-                full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+            let best_s = best.time_s;
+            let mut batch = Vec::new();
+            if let Some(at) = others.iter().position(|r| r.variant.kernel == kernel) {
+                batch.push(others.remove(at).variant);
             }
+            while batch.len() < self.session.build_count()
+                && let Some(at) = self.untried.iter().position(late)
+            {
+                batch.push(self.untried.remove(at).variant);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let mut promising = Vec::new();
+            for variant in batch {
+                match self.beaten(&variant, best_s) {
+                    None => promising.push(variant),
+                    // What has been timed in small stays on record as that.
+                    Some(_) if self.tried.contains_key(&variant) => {}
+                    Some(reason) => self.pruned.push(Refused { variant, reason }),
+                }
+            }
+            self.build(&promising)?;
+            for variant in promising {
+                self.look_at(&inputs, variant, &mut full)?;
+            }
+            full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         }
         // The rest is for comparison: what a poor kernel takes must not cost the best its looks.
         let mut kernels: BTreeSet<String> = (full.iter())
@@ -1351,6 +1468,10 @@ mod tests {
         built: Vec<(Case, Variant)>,
         /// Seconds that building a variant takes the first time.
         build_s: f64,
+        /// How many it builds side by side, and what it was asked to; and whether it dies of that.
+        builds_at_once: u32,
+        ahead: Vec<Vec<Variant>>,
+        dies_building: bool,
     }
 
     /// Seconds of a call in a case.
@@ -1388,7 +1509,15 @@ mod tests {
                                 ..Estimate::default()
                             })
                             .collect(),
+                        builds_at_once: self.builds_at_once,
                     }
+                }
+                Request::Build { .. } if self.dies_building => {
+                    return Err(Fault::new("it died"));
+                }
+                Request::Build { variants } => {
+                    self.ahead.push(variants.clone());
+                    Response::Built
                 }
                 Request::Prepare { variant } => {
                     if !self.built.iter().any(|(_, built)| built == variant) {
@@ -1469,19 +1598,42 @@ mod tests {
         build_s: f64,
     ) -> (Vec<Variant>, Vec<Tried>, Vec<(Case, Variant)>) {
         let mut fake = Fake {
+            build_s,
+            ..fake(case, variants, tells)
+        };
+        let (ranking, tried) = search_of(&mut fake, scout, case, budget_s);
+        (ranking.unwrap(), tried, fake.built)
+    }
+
+    fn fake(case: &Case, variants: &[Offer], tells: bool) -> Fake {
+        Fake {
             variants: variants.to_vec(),
             tells,
             output: Vec::new(),
             case: case.clone(),
             built: Vec::new(),
-            build_s,
-        };
-        let timer = Timer {
+            build_s: 0.0,
+            builds_at_once: 1,
+            ahead: Vec::new(),
+            dies_building: false,
+        }
+    }
+
+    fn timer() -> Timer {
+        Timer {
             clock: "device".to_owned(),
             quantum_s: 1e-9,
             period_s: None,
             note: None,
-        };
+        }
+    }
+
+    fn search_of(
+        fake: &mut Fake,
+        scout: &Case,
+        case: &Case,
+        budget_s: f64,
+    ) -> (Result<Vec<Variant>, End>, Vec<Tried>) {
         #[allow(clippy::cast_precision_loss)]
         let ceilings = [Ceiling {
             name: crate::normalise::ALU_F32.to_owned(),
@@ -1505,9 +1657,58 @@ mod tests {
             runner: "fake",
         };
         let mut tried = Vec::new();
-        let mut session = Session::new(&mut fake, timer, Duration::from_secs(9), &|| false);
-        let ranking = choose(&task, &mut session, &mut tried).unwrap();
-        (ranking, tried, fake.built)
+        let mut session = Session::new(fake, timer(), Duration::from_secs(9), &|| false);
+        let ranking = choose(&task, &mut session, &mut tried);
+        (ranking, tried)
+    }
+
+    #[test]
+    fn a_runner_that_builds_several_at_once_is_handed_several_each_once_and_finds_the_same() {
+        let case = matmul(17, 32, 32);
+        let mut variants: Vec<Offer> = (0..7).map(|a| offer("tile", a, |_| 2e-3, None)).collect();
+        variants.push(offer("tile", 7, |_| 1e-3, None));
+        variants.push(offer("plain", 0, |_| 3e-3, None));
+        let mut several = Fake {
+            builds_at_once: 3,
+            ..fake(&case, &variants, false)
+        };
+        let (ranking, tried) = search_of(&mut several, &case, &case, 20.0);
+        assert_eq!(ranking.unwrap()[0], variant("tile", 7, 0), "{tried:?}");
+        assert!(several.ahead.iter().all(|batch| batch.len() <= 3));
+        assert_eq!(several.ahead[0].len(), 3, "{:?}", several.ahead);
+        let mut handed: Vec<&Variant> = several.ahead.iter().flatten().collect();
+        assert_eq!(handed.len(), variants.len(), "{handed:?}");
+        handed.sort();
+        handed.dedup();
+        assert_eq!(handed.len(), variants.len(), "{handed:?}");
+        assert!(
+            handed
+                .iter()
+                .all(|v| several.built.iter().any(|(_, b)| b == *v))
+        );
+    }
+
+    #[test]
+    fn a_runner_that_dies_building_several_at_once_is_asked_for_one_by_one_from_then_on() {
+        let case = matmul(17, 32, 32);
+        let variants = [
+            offer("tile", 0, |_| 2e-3, None),
+            offer("plain", 0, |_| 3e-3, None),
+        ];
+        let mut dying = Fake {
+            builds_at_once: 2,
+            dies_building: true,
+            ..fake(&case, &variants, false)
+        };
+        let mut session = Session::new(&mut dying, timer(), Duration::from_secs(9), &|| false);
+        session.case(&case, 1, &Data::Uniform).unwrap();
+        let both = [variant("tile", 0, 0), variant("plain", 0, 0)];
+        // One alone is built when it is prepared.
+        session.build_ahead(&both[..1]).unwrap();
+        assert_eq!(session.build_count(), 2);
+        assert!(session.build_ahead(&both).is_err());
+        assert_eq!((session.build_count(), &session.last), (1, &None));
+        session.build_ahead(&both).unwrap();
     }
 
     /// Operations of the case in [`search`] times `pad`.

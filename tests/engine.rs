@@ -316,6 +316,62 @@ fn what_if_variants_run_and_compute_something_else_but_for_the_one_that_only_com
 }
 
 #[test]
+fn variants_that_were_built_side_by_side_compute_what_those_built_one_by_one_do() {
+    let _alone = alone();
+    const NAME: &str = "matmul/register_tile";
+    let one = variant(NAME);
+    let mut other = one.clone();
+    other.variant.insert("DEPTH".to_owned(), 16);
+    let mut misfit = one.clone();
+    misfit.variant.insert("THREADS_X".to_owned(), 3);
+    let everything = Request::Outputs {
+        positions: Vec::new(),
+        projection_seed: None,
+        all: true,
+        set_index: 0,
+    };
+    let prepare = |variant: &Variant| Request::Prepare {
+        variant: variant.clone(),
+    };
+    let apart = conversation(NAME, vec![prepare(&one), everything.clone()]);
+    let together = conversation(
+        NAME,
+        vec![
+            Request::Build {
+                variants: vec![
+                    one.clone(),
+                    Variant {
+                        kernel: "matmul/nobody_has_this".to_owned(),
+                        ..Variant::default()
+                    },
+                    misfit.clone(),
+                    other.clone(),
+                    one.clone(),
+                ],
+            },
+            prepare(&one),
+            everything.clone(),
+            prepare(&other),
+            everything,
+            prepare(&misfit),
+        ],
+    );
+    assert_eq!(together[0], Response::Built);
+    for (ready, outputs) in [(1, 2), (3, 4)] {
+        assert!(
+            matches!(together[ready], Response::Ready { .. }),
+            "{together:?}"
+        );
+        assert_eq!(together[outputs], apart[1]);
+    }
+    // Why it cannot be built is said to whoever wants it.
+    assert!(
+        matches!(together[5], Response::Error { .. }),
+        "{together:?}"
+    );
+}
+
+#[test]
 fn what_cannot_be_taken_out_is_said_and_what_a_variant_takes_is_counted() {
     let _alone = alone();
     const NAME: &str = "matmul/register_tile";

@@ -72,6 +72,7 @@ const ORDER: &[&str] = &[
     "serve",
     "import",
     "audit",
+    "inspect",
     "conformance",
     "schemas",
     "cli", // what is told of it

@@ -114,6 +114,8 @@ pub(super) enum Command {
     Calibrate(CalibrateArgs),
     /// Say why kernels are far from their ceilings, by leaving parts of their work out
     Diagnose(DiagnoseArgs),
+    /// Show what the driver's compiler makes of every kernel (registers, spills), launching none
+    Inspect(InspectArgs),
     /// Test whether a program is a runner: right outputs, honest refusals, a true clock
     Conformance(ConformanceArgs),
     /// Show what datasheets say of chips, with the source of every number
@@ -707,6 +709,27 @@ pub(super) struct DiagnoseArgs {
     /// File to write the JSON to as well, whole or not at all
     #[arg(long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// Only kernels whose name matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    pub(super) filter: Option<String>,
+    /// Only this dtype: f32, f16, f16_f16, i32, i8, w4a16 or w4a32; all of them if absent
+    #[arg(long)]
+    pub(super) dtype: Option<String>,
+    /// Every variant of every kernel instead of the preferred one
+    #[arg(long)]
+    pub(super) all_variants: bool,
+    /// Whose kernels: wgpu, or the path or command of another build's worker
+    #[arg(long, value_name = "RUNNER", default_value = "wgpu")]
+    pub(super) runner: String,
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
+    /// As JSON, with all that the driver says
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Args)]

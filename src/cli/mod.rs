@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 use crate::gpu;
 use crate::input::Data;
+use crate::inspect;
 use crate::interleave::{self, Race};
 use crate::interrupt;
 use crate::op::{Case, Dtype, OpName, Role, Shape};
@@ -93,6 +94,7 @@ pub fn main() -> u8 {
         Command::Ab(args) => ab(&args),
         Command::Calibrate(args) => calibrate_command(&args),
         Command::Diagnose(args) => diagnose_command(&args),
+        Command::Inspect(args) => inspect_command(&args),
         Command::Conformance(args) => conformance_command(&args),
         Command::Cost(args) => cost_command(&args),
         Command::Goals {
@@ -821,6 +823,27 @@ fn diagnose_command(args: &DiagnoseArgs) -> Result<()> {
             .map_err(|error| Error::usage(format!("--output {}: {error}", path.display())))?;
     }
     print(&if args.json { json } else { findings.text() })?;
+    findings.verdict()
+}
+
+fn inspect_command(args: &InspectArgs) -> Result<()> {
+    let dtype: Option<Dtype> = args.dtype.as_deref().map(str::parse).transpose()?;
+    interrupt::heed();
+    let request = inspect::Request {
+        filter: args.filter.clone(),
+        dtypes: dtype.map_or_else(|| Dtype::ALL.to_vec(), |dtype| vec![dtype]),
+        all_variants: args.all_variants,
+        runner: args.runner.clone(),
+        reach: args.reach.reach(),
+    };
+    let mut progress = Progress::new();
+    let findings = inspect::inspect(&request, &mut |line| progress.say(line))?;
+    drop(progress);
+    print(&if args.json {
+        pretty(&to_value(&findings)?)
+    } else {
+        format!("{}\n", findings.table())
+    })?;
     findings.verdict()
 }
 

@@ -459,10 +459,12 @@ impl Runner for HostRunner {
             (Request::Prepare { variant }, Some(open)) => {
                 open.loaded().and_then(|loaded| loaded.prepare(&variant))
             }
-            (Request::WhatIf { .. } | Request::Inspect { .. }, Some(_)) => Err(refuse(
-                FaultKind::Unsupported,
-                "kernels of the host are no shaders that could be taken apart",
-            )),
+            (Request::Build { .. } | Request::WhatIf { .. } | Request::Inspect { .. }, Some(_)) => {
+                Err(refuse(
+                    FaultKind::Unsupported,
+                    "kernels of the host are no shaders that could be taken apart",
+                ))
+            }
             (
                 Request::Measure {
                     repeat_count,

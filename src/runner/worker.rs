@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -9,14 +10,16 @@ use rayon::prelude::*;
 use crate::catalogue::{Engine, Kernel};
 use crate::driver_statistics;
 use crate::estimate;
-use crate::gpu::{self, Access, Bound, Buffer, Call, Gpu, GpuError, GpuResult, Pipeline, Texture};
+use crate::gpu::{
+    self, Access, Bound, Buffer, Call, Compiler, Gpu, GpuError, GpuResult, Pipeline, Texture,
+};
 use crate::input::{self, Cycle, Data, Element};
 use crate::npy;
 use crate::op::{Case, Dtype, OpName, Role, Tensor};
 use crate::plan;
 use crate::protocol::{
-    FaultKind, InspectedPass, Inspection, PROTOCOL_VERSION, Refused, Request, Response, Runner,
-    RunnerInfo, Span, Variant, WhatIf,
+    Device, FaultKind, InspectedPass, Inspection, PROTOCOL_VERSION, Refused, Request, Response,
+    Runner, RunnerInfo, Span, Variant, WhatIf,
 };
 use crate::runner::{error, no_set, outputs};
 use crate::shader;
@@ -55,8 +58,19 @@ struct Open {
     job: Option<Job>,
     /// What has been compiled for the current op: a variant is prepared several times, at several
     /// shapes, and some drivers take seconds for each.
-    built: HashMap<(Variant, Dtype, Option<WhatIf>), Built>,
+    built: HashMap<Key, Built>,
+    /// Why what was to be built ahead could not be, until somebody wants it.
+    not_built: HashMap<Key, GpuError>,
 }
+
+/// A program: nothing else of a case or a request changes it.
+type Key = (Variant, Dtype, Option<WhatIf>);
+
+/// The most variants that are built side by side: each holds the memory of a compiler.
+const BUILDS_MAX: u32 = 16;
+
+/// Compilers recurse as deep as kernels are long, and a thread has 2 MiB unless more is asked for.
+const STACK_BYTES: usize = 16 << 20;
 
 /// What is called when the prepared variant is called.
 enum Job {
@@ -129,7 +143,9 @@ impl WgpuRunner {
             message: e.message,
         })?
         .module;
-        let fill = gpu.compile("input/fill", module, &["main"], &[Access::Write])?;
+        let fill = gpu
+            .compiler()
+            .compile("input/fill", module, &["main"], &[Access::Write])?;
         // The shortest launch there is: its own buffer of one word.
         let word = gpu.create_buffer("word", 4)?;
         let shortest = gpu.bind(
@@ -157,6 +173,7 @@ impl WgpuRunner {
             host: Vec::new(),
             job: None,
             built: HashMap::new(),
+            not_built: HashMap::new(),
         });
         Ok(hello)
     }
@@ -207,7 +224,82 @@ impl WgpuRunner {
             refused,
             set_count: u32::try_from(open.sets.len()).unwrap_or(u32::MAX),
             estimates,
+            builds_at_once: builds_at_once(&open.gpu.info.backend),
         }
+    }
+
+    /// Builds variants side by side and keeps them until they are prepared. Why one cannot be built
+    /// is said then.
+    fn build(&mut self, variants: &[Variant]) -> GpuResult<Response> {
+        let Some(open) = &mut self.open else {
+            return Ok(not_open());
+        };
+        let Some(case) = &open.case else {
+            return Ok(no_case());
+        };
+        let mut wanted: Vec<(Key, &Kernel, Vec<Access>)> = Vec::new();
+        for variant in variants {
+            let key = (variant.clone(), case.dtype, None);
+            let known = open.built.contains_key(&key) || wanted.iter().any(|(k, ..)| *k == key);
+            let kernel = (self.kernels.iter()).find(|kernel| kernel.name == variant.kernel);
+            if let (false, Some(kernel)) = (known, kernel)
+                && let Ok(legal) = fit(kernel, &variant.variant, case, &open.gpu.capacity)
+            {
+                wanted.push((key, kernel, accesses(kernel, case, legal.scratch_bytes)));
+            }
+        }
+        let thread_count = (builds_at_once(&open.gpu.info.backend) as usize).min(wanted.len());
+        let queue = Mutex::new(wanted.into_iter());
+        let (compiler, expressions_max) = (open.gpu.compiler(), expressions_max(&open.gpu.info));
+        let work = || {
+            let mut made = Vec::new();
+            // A thread that panics holds no lock, and its panic goes on below.
+            while let Some((key, kernel, accesses)) = queue.lock().ok().and_then(|mut q| q.next()) {
+                let variant = &key.0;
+                let result = module_of(kernel, variant, key.1).and_then(|module| {
+                    build(
+                        compiler,
+                        expressions_max,
+                        kernel,
+                        variant,
+                        &module,
+                        &accesses,
+                        None,
+                    )
+                });
+                made.push((key, result));
+            }
+            made
+        };
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..thread_count)
+                .map(|_| {
+                    let builder = std::thread::Builder::new().stack_size(STACK_BYTES);
+                    builder.spawn_scoped(scope, work)
+                })
+                .collect();
+            // Where the system gives no thread, what is left is built when it is prepared.
+            threads
+                .into_iter()
+                .flatten()
+                .flat_map(|thread| match thread.join() {
+                    Ok(made) => made,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+                .collect()
+        });
+        for (key, result) in made {
+            match result {
+                Ok(built) => {
+                    open.built.insert(key, built);
+                }
+                Err(error) if error.kind == FaultKind::DeviceLost => return Err(error),
+                Err(error) => {
+                    open.not_built.insert(key, error);
+                }
+            }
+        }
+        Ok(Response::Built)
     }
 
     /// Prepares a variant, or with `what_if` what it would be if a part of it were changed.
@@ -268,22 +360,9 @@ impl WgpuRunner {
         } = fit(kernel, &variant.variant, &sized, &open.gpu.capacity).map_err(invalid)?;
 
         let tensors = case.tensors();
-        let mut accesses: Vec<Access> = tensors
-            .iter()
-            .map(|tensor| {
-                if tensor.role == Role::Input {
-                    Access::Read
-                } else {
-                    Access::Write
-                }
-            })
-            .collect();
         let mut sizes: Vec<u64> = tensors.iter().map(Tensor::size_bytes).collect();
         let in_texture = kernel.scratch_is_texture;
-        if scratch_bytes > 0 && in_texture {
-            accesses.push(Access::Texture);
-        } else if scratch_bytes > 0 {
-            accesses.push(Access::Write);
+        if scratch_bytes > 0 && !in_texture {
             sizes.push(scratch_bytes);
         }
         let key = (variant.clone(), case.dtype, program);
@@ -291,11 +370,23 @@ impl WgpuRunner {
             // Cold once, it is warm.
             open.built.remove(&key);
         }
+        if let Some(error) = open.not_built.remove(&key) {
+            return Err(error);
+        }
         let built = match open.built.get(&key) {
             Some(built) => built,
             None => {
                 let module = module_of(kernel, variant, case.dtype)?;
-                let built = build(&open.gpu, kernel, variant, &module, &accesses, program)?;
+                let accesses = accesses(kernel, &case, scratch_bytes);
+                let built = build(
+                    open.gpu.compiler(),
+                    expressions_max(&open.gpu.info),
+                    kernel,
+                    variant,
+                    &module,
+                    &accesses,
+                    program,
+                )?;
                 open.built.entry(key).or_insert(built)
             }
         };
@@ -408,7 +499,8 @@ impl WgpuRunner {
 
 /// Unrolls and compiles one variant, or what it would be if a part of it were changed.
 fn build(
-    gpu: &Gpu,
+    compiler: &Compiler,
+    expressions_max: usize,
     kernel: &Kernel,
     variant: &Variant,
     module: &naga::Module,
@@ -418,16 +510,11 @@ fn build(
     let started = Instant::now();
     let (module, stats) = unroll(module, &UNROLL);
     let expression_count: usize = functions(&module).map(|f| f.expressions.len()).sum();
-    let limit = if gpu.info.device_type == "cpu" {
-        EXPRESSIONS_MAX_CPU
-    } else {
-        UNROLL.max_expressions
-    };
-    if expression_count > limit {
+    if expression_count > expressions_max {
         return Err(GpuError {
             kind: FaultKind::Validation,
             message: format!(
-                "unrolled it has {expression_count} expressions; beyond {limit} this driver takes minutes to compile"
+                "unrolled it has {expression_count} expressions; beyond {expressions_max} this driver takes minutes to compile"
             ),
         });
     }
@@ -449,7 +536,8 @@ fn build(
         }
     };
     let entry_points: Vec<&str> = kernel.passes.iter().map(|pass| pass.entry_point).collect();
-    let pipeline = gpu.compile(&variant.to_string(), module, &entry_points, accesses)?;
+    let label = variant.to_string();
+    let pipeline = compiler.compile(&label, module, &entry_points, accesses)?;
     Ok(Built {
         op: kernel.op,
         pipeline,
@@ -525,6 +613,38 @@ fn functions(module: &naga::Module) -> impl Iterator<Item = &naga::Function> {
 }
 
 /// The module of a variant that fits.
+/// The most expressions that the driver of this device is given.
+fn expressions_max(device: &Device) -> usize {
+    match device.device_type.as_str() {
+        "cpu" => EXPRESSIONS_MAX_CPU,
+        _ => UNROLL.max_expressions,
+    }
+}
+
+/// How many variants compile side by side. wgpu has one OpenGL context, which a thread at a time uses.
+fn builds_at_once(backend: &str) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match backend {
+        "gl" => 1,
+        _ => u32::try_from(cores).unwrap_or(u32::MAX).min(BUILDS_MAX),
+    }
+}
+
+/// How a kernel uses its tensors in this case, and its scratch.
+fn accesses(kernel: &Kernel, case: &Case, scratch_bytes: u64) -> Vec<Access> {
+    let tensors = case.tensors();
+    let scratch = match (scratch_bytes, kernel.scratch_is_texture) {
+        (0, _) => None,
+        (_, true) => Some(Access::Texture),
+        (_, false) => Some(Access::Write),
+    };
+    let of_tensors = tensors.iter().map(|tensor| match tensor.role {
+        Role::Input => Access::Read,
+        _ => Access::Write,
+    });
+    of_tensors.chain(scratch).collect()
+}
+
 fn module_of(kernel: &Kernel, variant: &Variant, dtype: Dtype) -> GpuResult<naga::Module> {
     shader::build(&kernel.name, &kernel.source, &variant.variant, dtype)
         .map(|built| built.module)
@@ -664,6 +784,7 @@ impl Open {
         if !case.op.is_probe() {
             self.built
                 .retain(|_, built| built.op.is_probe() || built.op == case.op);
+            self.not_built.clear();
         }
         self.case = None;
         // What earlier cases needed beyond this one's tensors is free to go.
@@ -910,6 +1031,7 @@ impl Runner for WgpuRunner {
             (Request::WhatIf { variant, what_if }, Some(_)) => {
                 self.prepare(&variant, Some(what_if))
             }
+            (Request::Build { variants }, Some(_)) => self.build(&variants),
             (Request::Inspect { variant }, Some(_)) => self.inspect(&variant),
             (
                 Request::Measure {
