@@ -64,6 +64,10 @@ pub enum Feature {
     /// Subgroup operations. Such a kernel's constant `SUBGROUP_SIZE` is tried only where it is the
     /// device's smallest subgroup size, so that one workgroup of that many lanes is one subgroup.
     Subgroup,
+    /// Subgroup operations in a kernel that is right whatever number of lanes subgroups have. Its constant
+    /// `SUBGROUP_SIZE` is the number it is laid out for and tried wherever the device's subgroups may have
+    /// it: on some devices it is the driver that chooses, from what the kernel looks like.
+    AnySubgroup,
     /// Integers of 64 bits.
     Int64,
     /// Products of matrices that a subgroup forms by itself, in this very configuration.
@@ -383,7 +387,7 @@ pub fn kernels() -> Vec<Kernel> {
     ];
     const F32_F16: &[Dtype] = &[Dtype::F32, Dtype::F16];
     const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
-    const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::Subgroup];
+    const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::AnySubgroup];
     const MATRIX_TILE: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),

@@ -11,8 +11,11 @@ use crate::protocol::{Device, Estimate, Variant};
 use crate::report::Ceiling;
 use crate::variant::{Legal, padding};
 
-/// Registers of 32 bits that one invocation can have on GPUs of NVIDIA and AMD.
+/// Registers of 32 bits that one invocation can have on GPUs of NVIDIA and AMD, and on Apple's, where
+/// there are 256 of 16 bits. What needs more was seen to spill under the compilers for all three, and
+/// most of what needs less not to (docs/kernels.md).
 const REGISTERS_MAX: u32 = 255;
+const REGISTERS_MAX_APPLE: u32 = 128;
 
 /// Registers of one multiprocessor there.
 const REGISTER_FILE: u32 = 65_536;
@@ -129,18 +132,30 @@ pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
     if let (Some((_, width)), Some(count)) = (width, estimate.workgroup_count) {
         times *= (width / count.max(1) as f64).max(1.0);
     }
-    if let (Some(needed), true) = (estimate.register_count, known(device)) {
-        if needed > REGISTERS_MAX {
-            times *= SPILL_COST;
-        }
-        if let Some(invocations) = estimate.invocation_count
-            && resident(estimate, needed, invocations, device) < RESIDENT_MIN.min(invocations)
-        {
-            times *= 2.0;
-        }
+    if let (Some(needed), Some(limit)) = (estimate.register_count, registers_max(device))
+        && needed > limit
+    {
+        times *= SPILL_COST;
+    }
+    if let (Some(needed), true, Some(invocations)) = (
+        estimate.register_count,
+        known(device),
+        estimate.invocation_count,
+    ) && resident(estimate, needed, invocations, device) < RESIDENT_MIN.min(invocations)
+    {
+        times *= 2.0;
     }
     // Above half a power of two: what is hardly worse than another is looked at in its place.
     times.log2().round().max(0.0) as u32
+}
+
+/// The most registers of 32 bits that an invocation has on this device, where that is known.
+fn registers_max(device: &Device) -> Option<u32> {
+    // Metal gives no vendor's number.
+    match device.name.starts_with("Apple") {
+        true => Some(REGISTERS_MAX_APPLE),
+        false => known(device).then_some(REGISTERS_MAX),
+    }
 }
 
 /// Whether the registers of this device are as those of NVIDIA's and AMD's GPUs.
@@ -261,6 +276,15 @@ mod tests {
             rank(&spills, &case, &unknown),
             rank(&large, &case, &unknown)
         );
+        // Apple's have half as many: there it is the large one that spills.
+        let apple = Device {
+            name: "Apple M3".to_owned(),
+            ..device(None, "integrated_gpu")
+        };
+        let small = estimate("matmul/register_tile_vec4", &[("ROWS", 8)], &case);
+        let needed = small.register_count.unwrap();
+        assert!(needed <= REGISTERS_MAX_APPLE, "{needed}");
+        assert!(rank(&large, &case, &apple) > rank(&small, &case, &apple));
     }
 
     #[test]

@@ -49,14 +49,14 @@ const WANTED: [(Features, &str); 5] = [
     ),
 ];
 
-/// The smallest subgroup of a device, where it is known. Where an API does not tell, wgpu reports the
-/// widest range there is; on Apple's own GPUs it is 32 all the same.
-fn subgroup_size_min(info: &wgpu::AdapterInfo) -> Option<u32> {
+/// The smallest and the largest subgroup of a device, where they are known. Where an API does not tell,
+/// wgpu reports the widest range there is; on Apple's own GPUs both are 32 all the same.
+fn subgroup_sizes(info: &wgpu::AdapterInfo) -> Option<(u32, u32)> {
     match (info.backend, info.subgroup_min_size, info.subgroup_max_size) {
-        (Backend::Metal, ..) if info.name.starts_with("Apple") => Some(32),
+        (Backend::Metal, ..) if info.name.starts_with("Apple") => Some((32, 32)),
         (Backend::Metal, ..)
         | (_, wgpu::MINIMUM_SUBGROUP_MIN_SIZE, wgpu::MAXIMUM_SUBGROUP_MAX_SIZE) => None,
-        (_, size, _) => Some(size),
+        (_, smallest, largest) => Some((smallest, largest)),
     }
 }
 
@@ -79,6 +79,8 @@ pub struct Capacity {
     pub workgroup_count_max: u32,
     /// Smallest subgroup, where there are subgroup operations.
     pub subgroup_size_min: Option<u32>,
+    /// Largest subgroup, likewise.
+    pub subgroup_size_max: Option<u32>,
     /// Whether shaders may compute in f16.
     pub shader_f16: bool,
     /// Whether shaders may use 64-bit integers.
@@ -175,6 +177,9 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
         info.device_type,
         DeviceType::Cpu | DeviceType::IntegratedGpu
     );
+    let sizes = (adapter.features().contains(Features::SUBGROUP))
+        .then(|| subgroup_sizes(&info))
+        .flatten();
     Capacity {
         buffer_bytes_max: limits.max_buffer_size,
         binding_bytes_max: limits.max_storage_buffer_binding_size,
@@ -199,11 +204,8 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
             limits.max_compute_workgroup_size_z,
         ],
         workgroup_count_max: limits.max_compute_workgroups_per_dimension,
-        subgroup_size_min: adapter
-            .features()
-            .contains(Features::SUBGROUP)
-            .then(|| subgroup_size_min(&info))
-            .flatten(),
+        subgroup_size_min: sizes.map(|(smallest, _)| smallest),
+        subgroup_size_max: sizes.map(|(_, largest)| largest),
         shader_f16: adapter.features().contains(Features::SHADER_F16),
         shader_int64: adapter.features().contains(Features::SHADER_INT64),
         matrix_tiles: if adapter
@@ -239,8 +241,11 @@ fn limits_map(capacity: &Capacity) -> BTreeMap<String, u64> {
             u64::from(capacity.workgroup_count_max),
         ),
     ]);
-    if let Some(size) = capacity.subgroup_size_min {
-        limits.insert("subgroup_size_min".to_owned(), u64::from(size));
+    for (name, size) in [
+        ("subgroup_size_min", capacity.subgroup_size_min),
+        ("subgroup_size_max", capacity.subgroup_size_max),
+    ] {
+        limits.extend(size.map(|size| (name.to_owned(), u64::from(size))));
     }
     if let Some(bytes) = capacity.memory_bytes_budget {
         limits.insert("memory_bytes_budget".to_owned(), bytes);
@@ -759,6 +764,7 @@ impl Gpu {
         let mut capacity = capacity(&adapter);
         if !on.contains(Features::SUBGROUP) {
             capacity.subgroup_size_min = None;
+            capacity.subgroup_size_max = None;
         }
         capacity.shader_f16 &= on.contains(Features::SHADER_F16);
         capacity.shader_int64 &= on.contains(Features::SHADER_INT64);

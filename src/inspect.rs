@@ -272,7 +272,7 @@ impl Findings {
             "dtype",
             "variant",
             "subgroup",
-            "told",
+            "registers told",
             first(&REGISTERS, "registers"),
             first(&OCCUPANCY, "occupancy"),
             first(&INSTRUCTIONS, "instructions"),

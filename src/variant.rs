@@ -67,7 +67,7 @@ pub fn fit(
     }
     for feature in kernel.features {
         let tile = match *feature {
-            Feature::Subgroup => continue,
+            Feature::Subgroup | Feature::AnySubgroup => continue,
             Feature::Int64 if capacity.shader_int64 => continue,
             Feature::Int64 => {
                 return Err("the device has no 64-bit integers (shader_int64)".to_owned());
@@ -92,14 +92,21 @@ pub fn fit(
             });
         }
     }
-    if kernel.features.contains(&Feature::Subgroup) {
-        let size = capacity
+    let any_size = kernel.features.contains(&Feature::AnySubgroup);
+    if any_size || kernel.features.contains(&Feature::Subgroup) {
+        let smallest = capacity
             .subgroup_size_min
             .ok_or("the device has no subgroup operations")?;
+        let largest = capacity.subgroup_size_max.unwrap_or(smallest);
         match tunables.get(SUBGROUP_SIZE) {
-            Some(&wanted) if wanted != size => {
+            Some(wanted) if any_size && !(smallest..=largest).contains(wanted) => {
                 return Err(format!(
-                    "it is written for subgroups of {wanted}; the device's smallest is {size}"
+                    "it is laid out for subgroups of {wanted}; the device's have {smallest} to {largest}"
+                ));
+            }
+            Some(&wanted) if !any_size && wanted != smallest => {
+                return Err(format!(
+                    "it is written for subgroups of {wanted}; the device's smallest is {smallest}"
                 ));
             }
             _ => {}
@@ -345,6 +352,7 @@ pub fn default_capacity() -> Capacity {
         workgroup_size_max: [256, 256, 64],
         workgroup_count_max: 65535,
         subgroup_size_min: Some(32),
+        subgroup_size_max: Some(32),
         shader_f16: false,
         shader_int64: false,
         matrix_tiles: Vec::new(),
@@ -399,6 +407,42 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_for_any_subgroup_is_offered_for_every_size_that_the_device_may_choose() {
+        use crate::catalogue::MatrixTile;
+        use crate::input::Element;
+        let shape = Shape::of(&[("m", 512), ("n", 512), ("k", 512)]);
+        let case = Case::new(OpName::Matmul, &shape, Dtype::F16).unwrap();
+        let sizes = |name: &str, smallest: u32, largest: u32| {
+            let capacity = Capacity {
+                subgroup_size_min: Some(smallest),
+                subgroup_size_max: Some(largest),
+                shader_f16: true,
+                workgroup_bytes_max: 65536,
+                invocation_count_max: 1024,
+                workgroup_size_max: [1024, 1024, 64],
+                matrix_tiles: vec![MatrixTile {
+                    size: 16,
+                    input: Element::F16,
+                    accumulator: Element::F32,
+                }],
+                ..default_capacity()
+            };
+            let kernel = kernels().into_iter().find(|k| k.name == name).unwrap();
+            let all = combinations(&kernel).into_iter();
+            let fitting = all.filter(|tunables| fit(&kernel, tunables, &case, &capacity).is_ok());
+            let sizes = fitting.map(|tunables| tunables[SUBGROUP_SIZE]);
+            sizes.collect::<std::collections::BTreeSet<u32>>()
+        };
+        for name in ["matmul/matrix_tile", "matmul/matrix_direct"] {
+            assert_eq!(sizes(name, 32, 64), [32, 64].into(), "{name}");
+            assert_eq!(sizes(name, 32, 32), [32].into(), "{name}");
+            assert_eq!(sizes(name, 64, 64), [64].into(), "{name}");
+        }
+        // What is written for one number of lanes stays with the smallest.
+        assert_eq!(sizes("matmul/subgroup_broadcast", 32, 64), [32].into());
+    }
+
+    #[test]
     fn scratch_in_a_texture_is_addressed_and_bounded_as_one() {
         let mut found = 0;
         for kernel in kernels().iter().filter(|kernel| kernel.scratch_is_texture) {
@@ -425,6 +469,7 @@ mod tests {
             let size = 8;
             let mut capacity = Capacity {
                 subgroup_size_min: Some(size),
+                subgroup_size_max: Some(size),
                 ..default_capacity()
             };
             let tunables = combinations(kernel)

@@ -19,7 +19,7 @@ use program::*;
 
 const NO_FILES: [PathBuf; 0] = [];
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "run",
     "devices",
     "list",
@@ -30,6 +30,7 @@ const COMMANDS: [&str; 28] = [
     "ab",
     "calibrate",
     "diagnose",
+    "inspect",
     "conformance",
     "chips",
     "goals",
@@ -402,6 +403,42 @@ fn a_kernel_filter_that_finds_nothing_says_what_it_takes() {
         complaint.contains("--filter [") && complaint.contains("regular expression"),
         "{complaint}"
     );
+}
+
+#[test]
+fn an_inspection_names_what_it_cannot_do_and_shows_each_program_once() {
+    let folder = folder();
+    let inspect = |more: &[&str]| chipmark(folder.path(), &[&["inspect"], more].concat());
+    for (filter, needle) in [("nothing/at/all", "no kernel matches"), ("[", "--filter [")] {
+        let done = inspect(&["--filter", filter]);
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+        let complaint = done.stderr.lines().last().unwrap();
+        assert!(complaint.contains(needle), "{complaint}");
+    }
+    let done = inspect(&["--dtype", "f31"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    let done = inspect(&["--filter", "^matmul/naive", "--json"]);
+    let found: Value = serde_json::from_str(&done.stdout).unwrap();
+    let programs = found["programs"].as_array().unwrap();
+    let names: Vec<(&str, &str)> = (programs.iter())
+        .map(|one| {
+            (
+                one["kernel"].as_str().unwrap(),
+                one["dtype"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert!(names.contains(&("matmul/naive", "f32")), "{names:?}");
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len(), "{names:?}");
+    // A driver that tells nothing is no success, and the reason is there.
+    let silent = (programs.iter()).filter(|one| !one["reason"].is_null());
+    let silent = silent.count();
+    assert_eq!(done.code, if silent > 0 { 6 } else { 0 }, "{done:?}");
+    for one in programs {
+        let told = one["executables"].as_array().unwrap().len();
+        assert_ne!(told == 0, one["reason"].is_null(), "{one}");
+    }
 }
 
 #[test]

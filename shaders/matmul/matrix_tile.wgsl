@@ -16,8 +16,9 @@
 // Workgroups in flight at the same time should share operands in the last cache: they go down GROUP
 // tiles of a column before they begin the next column.
 //
-// As it stands it has 35,328 bytes of workgroup memory. SUBGROUP_SIZE is the fewest lanes a subgroup
-// may have; where the driver takes more there are fewer subgroups, which take several turns.
+// As it stands it has 35,328 bytes of workgroup memory. SUBGROUP_SIZE is how many lanes of a subgroup
+// the tile is laid out for. Where the driver takes more, there are fewer subgroups, which take several
+// turns; where it takes fewer, those beyond the last one do as that one does.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -45,7 +46,7 @@ const A_STRIDE = A_VECTORS + 2u; // vectors from one row to the next
 const B_STRIDE = B_VECTORS + 2u;
 const A_LOADS = TILE_M * A_VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = DEPTH * B_VECTORS / THREADS;
-const PER_LANE = ELEMENTS / SUBGROUP_SIZE; // of one block, where subgroups are smallest
+const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
 
 const_assert DEPTH % BLOCK == 0u;
 const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
@@ -178,7 +179,7 @@ fn main(
                     let to = &c[at];
                     coopStoreT(value, to, stride);
                 } else {
-                    let place = subgroup * ELEMENTS;
+                    let place = own * ELEMENTS;
                     let to = &stage[place];
                     coopStoreT(value, to, BLOCK);
                     workgroupBarrier();

@@ -30,7 +30,7 @@ const VECTORS = DEPTH / 4u; // in a row of a panel
 const STRIDE = VECTORS + 2u; // vectors from one row to the next
 const A_LOADS = TILE_M * VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = TILE_N * VECTORS / THREADS;
-const PER_LANE = ELEMENTS / SUBGROUP_SIZE; // of one block, where subgroups are smallest
+const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
 
 const_assert DEPTH % BLOCK == 0u;
 const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
@@ -162,7 +162,7 @@ fn main(
                     let to = &c[at];
                     coopStoreT(value, to, stride);
                 } else {
-                    let place = subgroup * ELEMENTS;
+                    let place = own * ELEMENTS;
                     let to = &stage[place];
                     coopStoreT(value, to, BLOCK);
                     workgroupBarrier();

@@ -114,7 +114,7 @@ pub(super) enum Command {
     Calibrate(CalibrateArgs),
     /// Say why kernels are far from their ceilings, by leaving parts of their work out
     Diagnose(DiagnoseArgs),
-    /// Show what the driver's compiler makes of every kernel (registers, spills), launching none
+    /// Show what the driver makes of every kernel (registers, spills), launching none
     Inspect(InspectArgs),
     /// Test whether a program is a runner: right outputs, honest refusals, a true clock
     Conformance(ConformanceArgs),
