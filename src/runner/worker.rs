@@ -224,7 +224,7 @@ impl WgpuRunner {
             refused,
             set_count: u32::try_from(open.sets.len()).unwrap_or(u32::MAX),
             estimates,
-            builds_at_once: builds_at_once(&open.gpu.info.backend),
+            builds_at_once: builds_at_once(&open.gpu.info),
         }
     }
 
@@ -248,7 +248,7 @@ impl WgpuRunner {
                 wanted.push((key, kernel, accesses(kernel, case, legal.scratch_bytes)));
             }
         }
-        let thread_count = (builds_at_once(&open.gpu.info.backend) as usize).min(wanted.len());
+        let thread_count = (builds_at_once(&open.gpu.info) as usize).min(wanted.len());
         let queue = Mutex::new(wanted.into_iter());
         let (compiler, expressions_max) = (open.gpu.compiler(), expressions_max(&open.gpu.info));
         let work = || {
@@ -621,11 +621,13 @@ fn expressions_max(device: &Device) -> usize {
     }
 }
 
-/// How many variants compile side by side. wgpu has one OpenGL context, which a thread at a time uses.
-fn builds_at_once(backend: &str) -> u32 {
+/// How many variants compile side by side. wgpu has one OpenGL context, which a thread at a time uses;
+/// drivers for CPUs compile at the first call (lavapipe) or under one lock (SwiftShader), so several at a
+/// time would only take the search's time before any of them is looked at.
+fn builds_at_once(device: &Device) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match backend {
-        "gl" => 1,
+    match (device.backend.as_str(), device.device_type.as_str()) {
+        ("gl", _) | (_, "cpu") => 1,
         _ => u32::try_from(cores).unwrap_or(u32::MAX).min(BUILDS_MAX),
     }
 }
