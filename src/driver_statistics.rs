@@ -100,6 +100,7 @@ mod vulkan {
     use std::ffi::{CStr, CString, c_char};
 
     use crate::protocol::{Device, Executable};
+    use crate::unchecked_device::UNCHECKED;
     use ash::{ext, khr, vk};
 
     /// The extension that drivers answer through.
@@ -212,7 +213,9 @@ mod vulkan {
             };
             let tells = has(STATISTICS);
             let matrices = has(khr::cooperative_matrix::NAME);
-            let robust = has(ext::robustness2::NAME);
+            // As the device at work has it.
+            let checked = !wanted.features.iter().any(|name| name == UNCHECKED);
+            let robust = checked && has(ext::robustness2::NAME);
             let mut names = Vec::new();
             let mut v11 = vk::PhysicalDeviceVulkan11Features::default();
             let mut v12 = vk::PhysicalDeviceVulkan12Features::default();
@@ -241,6 +244,7 @@ mod vulkan {
             // SAFETY: each structure of the chain belongs to the version or to an extension that the
             // device has.
             unsafe { instance.get_physical_device_features2(physical, &mut features) };
+            features.features.robust_buffer_access &= vk::Bool32::from(checked);
             let families =
                 unsafe { instance.get_physical_device_queue_family_properties(physical) };
             let family = (0u32..)

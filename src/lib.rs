@@ -64,6 +64,7 @@ pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tune;
+pub mod unchecked_device;
 pub mod unroll;
 pub mod variant;
 pub mod verify;
