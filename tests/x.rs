@@ -550,6 +550,7 @@ fn a_missing_component() {
 const PASS: &str = "case $1 in
      --version) echo 'chipmark 0.1.0' ;;
      devices) echo '{\"runner\":\"wgpu\"}' ;;
+     inspect) exit 6 ;;
      calibrate) for last; do :; done; echo '{}' >\"$last/calibration-fake.json\" ;;
      run) echo \"$LD_LIBRARY_PATH\"
          for last; do :; done
@@ -579,6 +580,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         [
             "chipmark devices",
             "chipmark verify",
+            "chipmark inspect --output out/inspect.json",
             "chipmark run --suite quick --runner wgpu --output out/quick",
             "chipmark calibrate --processes 6 --comparisons 6 --slowdown 1 --slowdown 5 --output out",
             &format!(
@@ -603,6 +605,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         "facts ",
         "verify ",
         "ended with 4",
+        "inspect ",
         "quick ",
         "calibrate ",
         "standard ",

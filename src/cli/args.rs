@@ -730,6 +730,9 @@ pub(super) struct InspectArgs {
     /// As JSON, with all that the driver says
     #[arg(long)]
     pub(super) json: bool,
+    /// File to write the JSON to as well, whole or not at all
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Args)]

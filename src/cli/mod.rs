@@ -818,15 +818,15 @@ fn diagnose_command(args: &DiagnoseArgs) -> Result<()> {
     let findings = diagnose::diagnose(&request, &mut progress)?;
     drop(progress);
     let json = pretty(&to_value(&findings)?);
-    if let Some(path) = &args.output {
-        files::replace(path, &json)
-            .map_err(|error| Error::usage(format!("--output {}: {error}", path.display())))?;
-    }
+    write_whole("--output", args.output.as_deref(), &json)?;
     print(&if args.json { json } else { findings.text() })?;
     findings.verdict()
 }
 
 fn inspect_command(args: &InspectArgs) -> Result<()> {
+    if let Some(path) = &args.output {
+        diagnose::check_writable(path)?;
+    }
     let dtype: Option<Dtype> = args.dtype.as_deref().map(str::parse).transpose()?;
     interrupt::heed();
     let request = inspect::Request {
@@ -839,12 +839,21 @@ fn inspect_command(args: &InspectArgs) -> Result<()> {
     let mut progress = Progress::new();
     let findings = inspect::inspect(&request, &mut |line| progress.say(line))?;
     drop(progress);
+    let json = pretty(&to_value(&findings)?);
+    write_whole("--output", args.output.as_deref(), &json)?;
     print(&if args.json {
-        pretty(&to_value(&findings)?)
+        json
     } else {
         format!("{}\n", findings.table())
     })?;
     findings.verdict()
+}
+
+/// Writes a text to the file that an option names, if it is given.
+fn write_whole(option: &str, path: Option<&Path>, text: &str) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    files::replace(path, text)
+        .map_err(|error| Error::usage(format!("{option} {}: {error}", path.display())))
 }
 
 fn ab(args: &AbArgs) -> Result<()> {
