@@ -402,6 +402,7 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         request.runner, device.name, device.backend, request.seed
     ));
     let mut findings = Findings::default();
+    let mut one_by_one = false;
     for case in worth_asking(request, filter.as_ref()) {
         if interrupted() {
             findings.interrupted = true;
@@ -420,8 +421,16 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
                 data: &data,
                 filter: filter.as_ref(),
                 findings: &mut findings,
+                one_by_one,
             };
-            if let Err(End::Fault(fault)) = one.run(&mut opened)? {
+            let mut result = one.run(&mut opened)?;
+            // It died while it built several: one by one they tell of which.
+            if one.one_by_one && !one_by_one {
+                one_by_one = true;
+                opened = open(&request.runner, &request.reach)?;
+                result = one.run(&mut opened)?;
+            }
+            if let Err(End::Fault(fault)) = result {
                 findings.failed.push(format!(
                     "{}: {}{}",
                     case.id(),
@@ -522,6 +531,8 @@ struct One<'a> {
     data: &'a Data,
     filter: Option<&'a Regex>,
     findings: &'a mut Findings,
+    /// Whether the runner has died while it built several variants at once.
+    one_by_one: bool,
 }
 
 impl One<'_> {
@@ -533,6 +544,7 @@ impl One<'_> {
             self.request.reach.silence,
             &interrupted,
         );
+        session.one_by_one = self.one_by_one;
         let filter = self.filter;
         let wanted = |kernel: &str| filter.is_none_or(|filter| filter.is_match(kernel));
         let (variants, refused) = match session.case(self.case, self.request.seed, self.data) {
@@ -571,6 +583,7 @@ impl One<'_> {
             if place % count == 0 {
                 let next = &chosen[place..chosen.len().min(place + count)];
                 if let Err(fault) = session.build_ahead(next) {
+                    self.one_by_one = true;
                     return Ok(Err(End::Fault(fault)));
                 }
             }

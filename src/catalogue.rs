@@ -64,9 +64,10 @@ pub enum Feature {
     /// Subgroup operations. Such a kernel's constant `SUBGROUP_SIZE` is tried only where it is the
     /// device's smallest subgroup size, so that one workgroup of that many lanes is one subgroup.
     Subgroup,
-    /// Subgroup operations in a kernel that is right whatever number of lanes subgroups have. Its constant
-    /// `SUBGROUP_SIZE` is the number it is laid out for and tried wherever the device's subgroups may have
-    /// it: on some devices it is the driver that chooses, from what the kernel looks like.
+    /// Subgroup operations in a kernel that is right whatever number of lanes, from 32 up, subgroups have.
+    /// Its constant `SUBGROUP_SIZE` is the number it is laid out for and tried wherever the device's
+    /// subgroups may have it: on some devices it is the driver that chooses, from what the kernel looks
+    /// like. Where there may be fewer than 32, as [`Feature::Subgroup`].
     AnySubgroup,
     /// Integers of 64 bits.
     Int64,

@@ -463,9 +463,9 @@ impl Bench<'_> {
         self.session(|session| Ok(session.case(&case, seed, &Data::Uniform)?))?;
         self.refuses(&measure, "a measure before any prepare")?;
         self.session(|session| {
-            session.case(&case, seed, &Data::Uniform)?;
+            let (offered, _) = session.case(&case, seed, &Data::Uniform)?;
             let count = session.build_count();
-            session.build_ahead(&[variant.clone(), variant.clone()])?;
+            session.build_ahead(&offered[..offered.len().min(count)])?;
             if session.build_count() < count {
                 return Err(Not::Failed(format!(
                     "it says that it builds {count} variants at once, and refuses to"

@@ -1,5 +1,5 @@
-//! `chipmark inspect`: what a driver's compiler makes of the kernels. Nothing is launched but what opens
-//! the device, so a driver that only compiles will do.
+//! `chipmark inspect`: what a driver's compiler makes of the kernels. None of them is launched, so a driver
+//! that only compiles will do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,7 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
         findings.device.name, findings.device.backend, findings.device.driver
     ));
     let mut seen = BTreeSet::new();
-    for case in audit::awkward_cases(&request.dtypes)? {
+    'cases: for case in audit::awkward_cases(&request.dtypes)? {
         if interrupted() {
             findings.interrupted = true;
             break;
@@ -109,9 +109,31 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
             seen: &mut seen,
             findings: &mut findings,
         };
-        if let Err(End::Fault(fault)) = one.run(&mut opened) {
-            say(&format!("{}: {}", case.id(), fault.message));
-            opened = open(&request.runner, &request.reach)?;
+        loop {
+            let known = one.seen.len();
+            let Err(end) = one.run(&mut opened) else {
+                break;
+            };
+            let reason = end.reason().to_owned();
+            let died = matches!(end, End::Fault(_));
+            if died {
+                say(&format!("{}: {reason}", case.id()));
+                match open(&request.runner, &request.reach) {
+                    Ok(again) => opened = again,
+                    // What was found is worth showing.
+                    Err(error) => {
+                        say(&error.message);
+                        findings.interrupted = true;
+                        break 'cases;
+                    }
+                }
+            }
+            // The program that it died of has been seen: the rest of the case is done without it.
+            if !died || one.seen.len() == known {
+                let name = format!("({} in {})", case.op, case.dtype);
+                one.findings.refused.entry(name).or_insert(reason);
+                break;
+            }
         }
     }
     let found: BTreeSet<&String> = findings
@@ -119,7 +141,10 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
         .iter()
         .map(|p| &p.variant.kernel)
         .collect();
-    findings.refused.retain(|kernel, _| !found.contains(kernel));
+    // That an op has not every element type is worth a line only where there is nothing else.
+    let shown =
+        |name: &String| !found.contains(name) && (found.is_empty() || !name.starts_with('('));
+    findings.refused.retain(|name, _| shown(name));
     if findings.programs.is_empty() && !findings.interrupted {
         return Err(Error::usage(match findings.refused.first_key_value() {
             Some((kernel, reason)) => format!("nothing was compiled: {kernel}: {reason}"),

@@ -1153,7 +1153,8 @@ impl Work<'_> {
             watch: &mut watch,
         };
         let result = measure_case(&task, &mut session, &mut conditions, &mut tried);
-        self.one_by_one |= session.one_by_one;
+        // One that was cut off in time did not die of it.
+        self.one_by_one |= session.one_by_one && !past(case_deadline) && !past(run_deadline);
         let guilty = session.last.take();
         if let (Err(End::Fault(fault)), Some(variant)) = (&result, &guilty) {
             tried.push(tune::entry(variant, "failed", Some(fault.message.clone())));

@@ -796,7 +796,14 @@ impl Search<'_, '_, '_> {
                 break;
             }
             let build_s = self.build(&batch)?;
-            for variant in batch {
+            for (place, variant) in batch.into_iter().enumerate() {
+                if place > 0 && self.spent(LOOK_AGAIN) {
+                    self.untried.push(Refused {
+                        variant,
+                        reason: REMEMBERED.to_owned(),
+                    });
+                    continue;
+                }
                 let begun = Instant::now();
                 let time = self.look_at(&inputs, variant.clone(), &mut pool)?;
                 let look_s = build_s + begun.elapsed().as_secs_f64();
@@ -905,6 +912,10 @@ impl Search<'_, '_, '_> {
             let chosen = |field: &Field| batch.iter().any(|v| v.kernel == field.kernel);
             let wanted =
                 |field: &Field| !once || field.best.is_none() && field.tries < 3 && !chosen(field);
+            // While nothing works the search goes on whatever the time, one look after the other.
+            if pool.is_empty() && !batch.is_empty() && self.spent(FIRST_LOOKS) {
+                break;
+            }
             let Some(variant) = next(fields, wanted) else {
                 break;
             };
@@ -1094,8 +1105,15 @@ impl Search<'_, '_, '_> {
                 }
             }
             self.build(&promising)?;
-            for variant in promising {
-                self.look_at(&inputs, variant, &mut full)?;
+            for (place, variant) in promising.into_iter().enumerate() {
+                if place > 0 && self.spent(LOOK_BESIDE) {
+                    self.untried.push(Refused {
+                        variant,
+                        reason: TIME_UP.to_owned(),
+                    });
+                } else {
+                    self.look_at(&inputs, variant, &mut full)?;
+                }
             }
             full.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         }

@@ -2,10 +2,10 @@
 //!
 //! wgpu promises that no shader reads or writes beyond a buffer, and asks every Vulkan driver to see to it
 //! (`robustBufferAccess`, `robustBufferAccess2`), however a module is created. By these rules each element
-//! of a vector is inside or outside by itself. Drivers that check in the program, as those for NVIDIA's
+//! of a vector is inside or outside by itself. Drivers that check in the program, as Mesa's for NVIDIA's
 //! and Apple's GPUs do, therefore load the four elements of a vector one by one, each behind a comparison;
-//! libraries that a kernel is held against do neither. `tests/bounds.rs` shows that our kernels stay
-//! inside.
+//! libraries that a kernel is held against do neither. `tests/bounds.rs` watches our kernels for what lies
+//! beyond.
 
 // Vulkan is a C interface, and so is what wgpu hands out of its own. What each call demands is said
 // beside it.

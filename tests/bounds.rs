@@ -3,7 +3,8 @@
 //!
 //! Each index into a buffer is led through a function that notes whether it lies beyond the end. Once one
 //! did, all that the workgroup writes goes to element 0, so most of its output is never written, and that
-//! is what verification sees. A read whose value is masked is caught like any other.
+//! is what verification sees: a read whose value is masked is caught too. What a workgroup reads after all
+//! that it writes, or without writing anything, is not.
 
 #![allow(clippy::unwrap_used)] // a test that meets what it does not expect should stop right there
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use chipmark::audit::awkward_cases;
 use chipmark::catalogue::{Engine, Kernel, kernels};
 use chipmark::input::Data;
-use chipmark::op::{Case, OpName};
+use chipmark::op::{Case, OpName, Shape};
 use chipmark::protocol::{PROTOCOL_VERSION, Request, Response, Variant};
 
 use chipmark::runner::worker::WgpuRunner;
@@ -44,8 +45,12 @@ const TWIN: &[(&str, &[u32])] = &[
     ("PARTS", &[2]),
 ];
 
-/// How many of the awkward cases a kernel is tried at. The types make no difference to indices.
+/// How many cases a kernel is tried at, from the smallest of those that it runs to the last. The types make
+/// no difference to indices.
 const CASES: usize = 4;
+
+/// And a broken one: not every size brings the mistake out.
+const MUTANT_CASES: usize = 24;
 
 /// Clamps that keep reads inside whose values are thrown away: kernel, what is replaced, and by what.
 const MUTANTS: &[(&str, &str, &str)] = &[
@@ -121,9 +126,9 @@ fn watched(kernel: &Kernel) -> Kernel {
     }
 }
 
-/// What verification says of the kernel at this case; none where it does not run it.
-fn verdict(runner: &mut InProcess, kernel: &Kernel, case: &Case) -> Option<Verdict> {
-    let seed = entropy();
+/// The kernel's smallest variant at this case, which is the runner's from then on; none where it does not
+/// run it. The driver of a CPU compiles a small one several times as fast.
+fn variant(runner: &mut InProcess, case: &Case, seed: u32) -> Option<Variant> {
     let request = Request::Case {
         case: case.clone(),
         seed,
@@ -133,9 +138,14 @@ fn verdict(runner: &mut InProcess, kernel: &Kernel, case: &Case) -> Option<Verdi
     let Ok(Response::Variants { variants, .. }) = runner.ask(&request, SILENCE) else {
         return None;
     };
-    // Of a kernel's variants a small one: the driver of a CPU compiles it several times as fast.
     let size = |variant: &Variant| variant.variant.values().map(|&v| v.max(1)).product::<u32>();
-    let variant = variants.into_iter().min_by_key(size)?;
+    variants.into_iter().min_by_key(size)
+}
+
+/// What verification says of the kernel at a case that it runs.
+fn verdict(runner: &mut InProcess, kernel: &Kernel, case: &Case) -> Verdict {
+    let seed = entropy();
+    let variant = variant(runner, case, seed).unwrap();
     let ready = runner.ask(&Request::Prepare { variant }, SILENCE).unwrap();
     assert!(
         matches!(ready, Response::Ready { .. }),
@@ -149,7 +159,7 @@ fn verdict(runner: &mut InProcess, kernel: &Kernel, case: &Case) -> Option<Verdi
         set_index: 0,
         output: None,
     };
-    Some(check(runner, case, &inputs, &Data::Uniform, challenge, SILENCE).unwrap())
+    check(runner, case, &inputs, &Data::Uniform, challenge, SILENCE).unwrap()
 }
 
 /// A runner of this kernel alone. With checks workgroup memory begins with zeros.
@@ -166,22 +176,45 @@ fn runner(kernel: &Kernel) -> InProcess {
     runner
 }
 
-/// The first cases that the kernel runs, and what comes of them.
-fn verdicts(kernel: &Kernel) -> Vec<(Case, Verdict)> {
+/// Cases from all that the kernel runs, and what comes of them.
+fn verdicts(kernel: &Kernel, count: usize) -> Vec<(Case, Verdict)> {
     let mut runner = runner(kernel);
-    let cases = awkward_cases(&kernel.dtypes[..1]).unwrap();
-    let of_it = cases.into_iter().filter(|case| case.op == kernel.op);
-    let found = of_it.filter_map(|case| {
-        let verdict = verdict(&mut runner, kernel, &case)?;
-        Some((case, verdict))
-    });
-    found.take(CASES).collect()
+    let dtype = kernel.dtypes[0];
+    let mut cases = awkward_cases(&[dtype]).unwrap();
+    // Whole tiles, and k long enough to be split, which no awkward case has with B in rows of k.
+    for (m, n, k) in [(128, 192, 80), (100, 72, 1100)] {
+        for trans_b in [0, 1] {
+            let sizes = [
+                ("m", m),
+                ("n", n),
+                ("k", k),
+                ("batch", 2),
+                ("trans_b", trans_b),
+            ];
+            cases.extend(Case::new(OpName::Matmul, &Shape::of(&sizes), dtype));
+        }
+    }
+    cases.retain(|case| case.op == kernel.op && variant(&mut runner, case, 1).is_some());
+    let last = cases.len().saturating_sub(1);
+    let mut chosen: Vec<usize> = (0..count).map(|n| n * last / (count - 1)).collect();
+    chosen.dedup();
+    (chosen.into_iter().take(cases.len()))
+        .map(|index| {
+            let case = cases[index].clone();
+            let verdict = verdict(&mut runner, kernel, &case);
+            (case, verdict)
+        })
+        .collect()
 }
 
+/// Whether the first adapter has what all kernels together need but matrix units.
 fn can_run() -> bool {
-    chipmark::gpu::enumerate(None)
-        .first()
-        .is_some_and(|first| first.device.backend == "vulkan")
+    let all = chipmark::gpu::enumerate(None);
+    all.first().is_some_and(|first| {
+        let has = |name: &&str| first.device.features.iter().any(|feature| feature == name);
+        first.device.backend == "vulkan"
+            && ["subgroup", "shader_f16", "shader_int64"].iter().all(has)
+    })
 }
 
 #[test]
@@ -197,7 +230,8 @@ fn every_index_into_a_buffer_lies_inside() {
                 Engine::Matrix => twin(&kernel, TWIN),
                 _ => kernel,
             };
-            let verdicts = verdicts(&watched(&kernel));
+            let verdicts = verdicts(&watched(&kernel), CASES);
+            assert!(!verdicts.is_empty(), "{} ran at no case", kernel.name);
             for (case, verdict) in &verdicts {
                 assert!(
                     matches!(verdict, Verdict::Right(_)),
@@ -222,9 +256,9 @@ fn a_read_beyond_the_end_is_seen_even_if_nothing_comes_of_it() {
         assert_eq!(kernel.source.matches(from).count(), 1, "{name}");
         kernel.source = Cow::Owned(kernel.source.replace(from, to));
         let right = |(_, verdict): &(Case, Verdict)| matches!(verdict, Verdict::Right(_));
-        let plain = verdicts(&kernel);
+        let plain = verdicts(&kernel, MUTANT_CASES);
         assert!(plain.iter().all(right), "{name}: {plain:?}");
-        let watched = verdicts(&watched(&kernel));
+        let watched = verdicts(&watched(&kernel), MUTANT_CASES);
         assert!(!watched.iter().all(right), "{name}: nothing was seen");
     }
 }

@@ -621,13 +621,14 @@ fn expressions_max(device: &Device) -> usize {
     }
 }
 
-/// How many variants compile side by side. wgpu has one OpenGL context, which a thread at a time uses;
+/// How many variants compile side by side. wgpu has one OpenGL context, which a thread at a time uses,
+/// and for DX12 one compiler of HLSL, which is not made for several;
 /// drivers for CPUs compile at the first call (lavapipe) or under one lock (SwiftShader), so several at a
 /// time would only take the search's time before any of them is looked at.
 fn builds_at_once(device: &Device) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match (device.backend.as_str(), device.device_type.as_str()) {
-        ("gl", _) | (_, "cpu") => 1,
+        ("gl" | "dx12", _) | (_, "cpu") => 1,
         _ => u32::try_from(cores).unwrap_or(u32::MAX).min(BUILDS_MAX),
     }
 }
