@@ -4,12 +4,12 @@
 //! ([`rank`]), which decides the order of the search and nothing else, and against the ceilings of
 //! the run ([`least_s`]), which is a bound: what it rules out need not be compiled.
 
-use crate::catalogue::{Cover, Kernel};
+use crate::catalogue::{Cover, Engine, Kernel};
 use crate::normalise;
 use crate::op::Case;
 use crate::protocol::{Device, Estimate, Variant};
 use crate::report::Ceiling;
-use crate::variant::{Legal, padding};
+use crate::variant::{Legal, SUBGROUP_SIZE, padding};
 
 /// Registers of 32 bits that one invocation can have on GPUs of NVIDIA and AMD, and on Apple's, where
 /// there are 256 of 16 bits. What needs more was seen to spill under the compilers for all three, and
@@ -131,6 +131,15 @@ pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
     let width = WIDTH.iter().find(|(name, _)| *name == device.device_type);
     if let (Some((_, width)), Some(count)) = (width, estimate.workgroup_count) {
         times *= (width / count.max(1) as f64).max(1.0);
+    }
+    // Where the driver chooses among sizes of subgroups it was seen to take the largest for workgroups of
+    // several (docs/kernels.md): of those that fewer lanes are laid out for, some are not there then.
+    let largest = device.limits.get("subgroup_size_max").copied();
+    if let (Some(largest), Some(&lanes)) = (largest, estimate.variant.variant.get(SUBGROUP_SIZE))
+        && estimate.engine.as_deref() == Some(Engine::Matrix.label())
+        && u64::from(lanes) < largest
+    {
+        times *= largest as f64 / f64::from(lanes);
     }
     if let (Some(needed), Some(limit)) = (estimate.register_count, registers_max(device))
         && needed > limit
@@ -314,6 +323,33 @@ mod tests {
         );
         assert!(rank(&one, &alone, &gpu) > rank(&split, &alone, &gpu));
         assert_eq!(rank(&one, &alone, &device(None, "cpu")), 0);
+    }
+
+    #[test]
+    fn where_the_driver_chooses_the_size_of_subgroups_matrix_kernels_for_the_largest_come_first() {
+        let of = |lanes: u32| Estimate {
+            engine: Some("matrix".to_owned()),
+            flop_count: Some(2 * 512 * 512 * 512),
+            variant: Variant {
+                kernel: "matmul/matrix_tile".to_owned(),
+                variant: [(SUBGROUP_SIZE.to_owned(), lanes)].into(),
+            },
+            ..Estimate::default()
+        };
+        let case = matmul(512, 512, 512);
+        let on = |lanes: u32, smallest: u64, largest: u64| {
+            let limits = [
+                ("subgroup_size_min", smallest),
+                ("subgroup_size_max", largest),
+            ];
+            let device = Device {
+                limits: limits.map(|(name, size)| (name.to_owned(), size)).into(),
+                ..device(Some("1002:744c"), "discrete_gpu")
+            };
+            rank(&of(lanes), &case, &device)
+        };
+        assert!(on(32, 32, 64) > on(64, 32, 64));
+        assert_eq!(on(32, 32, 32), on(64, 32, 64));
     }
 
     #[test]

@@ -146,8 +146,14 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
         |name: &String| !found.contains(name) && (found.is_empty() || !name.starts_with('('));
     findings.refused.retain(|name, _| shown(name));
     if findings.programs.is_empty() && !findings.interrupted {
-        return Err(Error::usage(match findings.refused.first_key_value() {
-            Some((kernel, reason)) => format!("nothing was compiled: {kernel}: {reason}"),
+        // Why a kernel cannot run says more than why an op has not every element type.
+        let (ops, kernels): (Vec<_>, Vec<_>) =
+            (findings.refused.iter()).partition(|(name, _)| name.starts_with('('));
+        let known = crate::catalogue::kernels();
+        let meant = known.iter().any(|kernel| filter.is_match(&kernel.name));
+        let why = kernels.first().or(ops.first().filter(|_| meant));
+        return Err(Error::usage(match why {
+            Some((name, reason)) => format!("nothing was compiled: {name}: {reason}"),
             None => "nothing was compiled: no kernel matches; `--filter` takes kernel names such as matmul/naive".to_owned(),
         }));
     }

@@ -9,7 +9,7 @@ use crate::protocol::Tunables;
 use crate::shader::{self, Reflection};
 
 /// The constant by which subgroup kernels know how many lanes they have.
-const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
+pub const SUBGROUP_SIZE: &str = "SUBGROUP_SIZE";
 
 /// The fewest lanes with which kernels for any subgroup are right.
 const LANES_OF_ANY: u32 = 32;
