@@ -386,15 +386,7 @@ fn random_case(op: OpName, dtype: Dtype, draw: &mut Draw) -> Option<Case> {
 /// When the runner cannot be opened, a file of the user's is bad, or a dump cannot be written. Wrong
 /// results are no error here: [`Findings::verdict`] makes one of them.
 pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
-    let filter = request
-        .filter
-        .as_deref()
-        .map(|pattern| {
-            Regex::new(pattern).map_err(|_| {
-                Error::usage(format!("--filter {pattern}: it is no regular expression"))
-            })
-        })
-        .transpose()?;
+    let filter = kernel_filter(request.filter.as_deref())?;
     let mut opened = open(&request.runner, &request.reach)?;
     let device = &opened.record.device;
     say(&format!(
@@ -459,6 +451,18 @@ pub fn audit(request: &Audit, say: &mut dyn FnMut(&str)) -> Result<Findings> {
         }));
     }
     Ok(findings)
+}
+
+/// What a `--filter` of kernels means.
+///
+/// # Errors
+/// Where it is no regular expression.
+pub(crate) fn kernel_filter(pattern: Option<&str>) -> Result<Option<Regex>> {
+    let compiled = pattern.map(|pattern| {
+        Regex::new(pattern)
+            .map_err(|_| Error::usage(format!("--filter {pattern}: it is no regular expression")))
+    });
+    compiled.transpose()
 }
 
 /// The cases for which some kernel passes the filter. What our own runner has for a case is known

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
 use serde::Serialize;
 
 use crate::audit;
@@ -15,6 +14,7 @@ use crate::interrupt::interrupted;
 use crate::op::{Case, Dtype};
 use crate::protocol::{Device, Executable, Variant};
 use crate::run::{Opened, Reach, open};
+use crate::runner::worker::transfer_kernel;
 use crate::tune::{End, Session};
 
 /// What is asked.
@@ -52,12 +52,12 @@ pub struct Program {
 pub struct Findings {
     /// Whose compiler it was.
     pub device: Device,
-    /// In the order of the catalogue.
+    /// In the order in which cases offered them.
     pub programs: Vec<Program>,
     /// Kernels of which nothing can run there, with the first reason.
     pub refused: BTreeMap<String, String>,
-    /// Whether the user stopped it.
-    pub interrupted: bool,
+    /// Why it ended before it had asked for all, if it did.
+    pub cut_short: Option<String>,
 }
 
 /// Names under which drivers state one and the same thing.
@@ -82,15 +82,14 @@ const INSTRUCTIONS: [&str; 3] = ["Instructions", "Instruction count", "Instructi
 /// # Errors
 /// A usage error where the filter is no regular expression or meets no kernel; otherwise as [`open`].
 pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings> {
-    let pattern = request.filter.as_deref().unwrap_or_default();
-    let filter = Regex::new(pattern)
-        .map_err(|_| Error::usage(format!("--filter {pattern}: it is no regular expression")))?;
+    let filter = audit::kernel_filter(request.filter.as_deref())?;
+    let meant = |kernel: &str| filter.as_ref().is_none_or(|filter| filter.is_match(kernel));
     let mut opened = open(&request.runner, &request.reach)?;
     let mut findings = Findings {
         device: opened.record.device.clone(),
         programs: Vec::new(),
         refused: BTreeMap::new(),
-        interrupted: false,
+        cut_short: None,
     };
     say(&format!(
         "{} ({}), {}",
@@ -99,12 +98,12 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
     let mut seen = BTreeSet::new();
     'cases: for case in audit::awkward_cases(&request.dtypes)? {
         if interrupted() {
-            findings.interrupted = true;
+            findings.cut_short = Some("interrupted".to_owned());
             break;
         }
         let mut one = One {
             request,
-            filter: &filter,
+            meant: &meant,
             case: &case,
             seen: &mut seen,
             findings: &mut findings,
@@ -122,8 +121,8 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
                     Ok(again) => opened = again,
                     // What was found is worth showing.
                     Err(error) => {
-                        say(&error.message);
-                        findings.interrupted = true;
+                        let reason = format!("after {reason}: {}", error.message);
+                        findings.cut_short = Some(reason);
                         break 'cases;
                     }
                 }
@@ -145,13 +144,13 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
     let shown =
         |name: &String| !found.contains(name) && (found.is_empty() || !name.starts_with('('));
     findings.refused.retain(|name, _| shown(name));
-    if findings.programs.is_empty() && !findings.interrupted {
+    if findings.programs.is_empty() && findings.cut_short.is_none() {
         // Why a kernel cannot run says more than why an op has not every element type.
         let (ops, kernels): (Vec<_>, Vec<_>) =
             (findings.refused.iter()).partition(|(name, _)| name.starts_with('('));
         let known = crate::catalogue::kernels();
-        let meant = known.iter().any(|kernel| filter.is_match(&kernel.name));
-        let why = kernels.first().or(ops.first().filter(|_| meant));
+        let any = known.iter().any(|kernel| meant(&kernel.name));
+        let why = kernels.first().or(ops.first().filter(|_| any));
         return Err(Error::usage(match why {
             Some((name, reason)) => format!("nothing was compiled: {name}: {reason}"),
             None => "nothing was compiled: no kernel matches; `--filter` takes kernel names such as matmul/naive".to_owned(),
@@ -163,7 +162,7 @@ pub fn inspect(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Findings>
 /// One case: all that it has and no case before it had.
 struct One<'a> {
     request: &'a Request,
-    filter: &'a Regex,
+    meant: &'a dyn Fn(&str) -> bool,
     case: &'a Case,
     seen: &'a mut BTreeSet<(Variant, Dtype)>,
     findings: &'a mut Findings,
@@ -179,7 +178,7 @@ impl One<'_> {
         );
         let (variants, refused) = session.case(self.case, 1, &Data::Zero)?;
         for refusal in refused {
-            if self.filter.is_match(&refusal.variant.kernel) {
+            if (self.meant)(&refusal.variant.kernel) {
                 let kernel = refusal.variant.kernel;
                 self.findings
                     .refused
@@ -188,13 +187,14 @@ impl One<'_> {
             }
         }
         let mut kernels = BTreeSet::new();
-        // A transfer is no program: it has no shader.
+        // What the driver does by itself is no program: it has no shader.
+        let without = transfer_kernel(self.case.op);
         let compiled = variants
             .into_iter()
-            .filter(|v| !v.kernel.starts_with("transfer/"));
+            .filter(|variant| Some(variant.kernel.as_str()) != without);
         for variant in compiled {
             let first = kernels.insert(variant.kernel.clone());
-            if !self.filter.is_match(&variant.kernel)
+            if !(self.meant)(&variant.kernel)
                 || !(first || self.request.all_variants)
                 || !self.seen.insert((variant.clone(), self.case.dtype))
             {
@@ -259,13 +259,12 @@ impl Program {
             .into_iter()
             .map(|(name, value)| format!("{name} {}", display::digits(value)))
             .collect();
-        let tunables: Vec<String> = (self.variant.variant.iter())
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let name = self.variant.to_string();
+        let (kernel, tunables) = name.split_once(' ').unwrap_or((&name, "-"));
         vec![
-            self.variant.kernel.clone(),
+            kernel.to_owned(),
             self.dtype.to_string(),
-            tunables.join(" "),
+            tunables.to_owned(),
             main.map_or_else(|| "-".to_owned(), |main| main.subgroup_size.to_string()),
             self.register_count
                 .map_or_else(|| "-".to_owned(), |count| count.to_string()),
@@ -320,10 +319,10 @@ impl Findings {
     /// Success, or that some programs have no statistics.
     ///
     /// # Errors
-    /// [`ErrorKind::Partial`] where the driver said nothing of a program, or the user stopped it.
+    /// [`ErrorKind::Partial`] where the driver said nothing of a program, or it ended before it had asked for all.
     pub fn verdict(&self) -> Result<()> {
-        if self.interrupted {
-            return Err(Error::new(ErrorKind::Partial, "interrupted"));
+        if let Some(reason) = &self.cut_short {
+            return Err(Error::new(ErrorKind::Partial, reason.clone()));
         }
         let without: Vec<&Program> = (self.programs.iter())
             .filter(|program| program.reason.is_some())
@@ -378,7 +377,7 @@ mod tests {
             device: Device::default(),
             programs,
             refused: [("matmul/other".to_owned(), "it needs more".to_owned())].into(),
-            interrupted: false,
+            cut_short: None,
         }
     }
 

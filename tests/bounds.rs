@@ -26,24 +26,9 @@ use chipmark::runner::{Conversation, InProcess};
 use chipmark::verify::{Challenge, Verdict, check, entropy, inputs};
 use rayon::prelude::*;
 use regex::Regex;
-use twin::twin;
+use twin::{TWINS, twin};
 
 const SILENCE: Duration = Duration::from_secs(600);
-
-/// Proportions in which twins of matrix kernels fit a driver for CPUs.
-const TWIN: &[(&str, &[u32])] = &[
-    ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
-    ("SUBGROUPS", &[2]),
-    ("SUBGROUPS_M", &[2]),
-    ("SUBGROUPS_N", &[1]),
-    ("ROWS", &[2]),
-    ("COLUMNS", &[2]),
-    ("DEPTH", &[16]),
-    ("GROUP", &[2]),
-    ("HEAD_DIM", &[32]),
-    ("KEYS", &[16]),
-    ("PARTS", &[2]),
-];
 
 /// How many cases a kernel is tried at, from the smallest of those that it runs to the last. The types make
 /// no difference to indices.
@@ -227,7 +212,7 @@ fn every_index_into_a_buffer_lies_inside() {
         .map(|kernel| {
             let kernel = match kernel.engine {
                 Engine::Matrix if kernel.op == OpName::MatrixFma => return 0,
-                Engine::Matrix => twin(&kernel, TWIN),
+                Engine::Matrix => twin(&kernel, TWINS[0]),
                 _ => kernel,
             };
             let verdicts = verdicts(&watched(&kernel), CASES);

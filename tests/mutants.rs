@@ -17,7 +17,7 @@ use chipmark::runner::worker::WgpuRunner;
 use chipmark::runner::{Conversation, InProcess};
 use chipmark::shader::needs_f16;
 use chipmark::verify::{Challenge, Verdict, check, entropy, inputs};
-use twin::{narrowed, twin};
+use twin::{TWINS, narrowed, twin};
 
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -1306,40 +1306,6 @@ fn verdicts_of(kernel: &Kernel, case: &Case, choice: Choice) -> Vec<Verdict> {
     }
     verdicts
 }
-
-/// Sizes at which twins are small enough for the driver of a CPU, in several proportions.
-const TWINS: &[&[(&str, &[u32])]] = &[
-    &[
-        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
-        ("SUBGROUPS", &[2]),
-        ("ACCUMULATORS", &[2]),
-        ("BLOCKS", &[1]),
-        ("SUBGROUPS_M", &[2]),
-        ("SUBGROUPS_N", &[1]),
-        ("ROWS", &[2]),
-        ("COLUMNS", &[2]),
-        ("DEPTH", &[16]),
-        ("GROUP", &[2]),
-        ("HEAD_DIM", &[32]),
-        ("KEYS", &[16]),
-        ("PARTS", &[2]),
-    ],
-    &[
-        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
-        ("SUBGROUPS", &[2]),
-        ("ACCUMULATORS", &[2]),
-        ("BLOCKS", &[1]),
-        ("SUBGROUPS_M", &[1]),
-        ("SUBGROUPS_N", &[4]),
-        ("ROWS", &[1]),
-        ("COLUMNS", &[1]),
-        ("DEPTH", &[32]),
-        ("GROUP", &[8]),
-        ("HEAD_DIM", &[32]),
-        ("KEYS", &[32]),
-        ("PARTS", &[1]),
-    ],
-];
 
 fn mutated(original: &Kernel, mutant: &Mutant) -> Kernel {
     assert_eq!(

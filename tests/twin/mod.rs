@@ -13,6 +13,40 @@ use std::fmt::Write;
 use chipmark::catalogue::{Feature, Kernel, MatrixTile, Tunable};
 use regex::{Captures, Regex};
 
+/// Sizes at which twins are small enough for the driver of a CPU, in several proportions.
+pub const TWINS: &[&[(&str, &[u32])]] = &[
+    &[
+        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        ("SUBGROUPS", &[2]),
+        ("ACCUMULATORS", &[2]),
+        ("BLOCKS", &[1]),
+        ("SUBGROUPS_M", &[2]),
+        ("SUBGROUPS_N", &[1]),
+        ("ROWS", &[2]),
+        ("COLUMNS", &[2]),
+        ("DEPTH", &[16]),
+        ("GROUP", &[2]),
+        ("HEAD_DIM", &[32]),
+        ("KEYS", &[16]),
+        ("PARTS", &[2]),
+    ],
+    &[
+        ("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
+        ("SUBGROUPS", &[2]),
+        ("ACCUMULATORS", &[2]),
+        ("BLOCKS", &[1]),
+        ("SUBGROUPS_M", &[1]),
+        ("SUBGROUPS_N", &[4]),
+        ("ROWS", &[1]),
+        ("COLUMNS", &[1]),
+        ("DEPTH", &[32]),
+        ("GROUP", &[8]),
+        ("HEAD_DIM", &[32]),
+        ("KEYS", &[32]),
+        ("PARTS", &[1]),
+    ],
+];
+
 fn pattern(text: &str) -> Regex {
     Regex::new(text).unwrap()
 }
