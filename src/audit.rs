@@ -47,6 +47,8 @@ struct Tally {
     elements: u64,
     exact: u32,
     worst: f64,
+    /// Checks whose output is wrong or that could not be made.
+    bad: u32,
     refusals: BTreeMap<String, u32>,
 }
 
@@ -592,6 +594,7 @@ impl One<'_> {
                 }
             }
             if let Err(fault) = self.variant(&mut session, variant, &inputs)? {
+                self.bad(variant);
                 let reason = format!("{} (on {variant})", fault.message);
                 return Ok(Err(End::Fault(crate::runner::Fault::new(reason))));
             }
@@ -622,6 +625,7 @@ impl One<'_> {
             Ok(Err(reason)) => {
                 let line = format!("{place}: {reason}{}", again());
                 self.findings.failed.push(line);
+                self.bad(variant);
                 return Ok(Ok(()));
             }
             Ok(Ok(_)) => {}
@@ -633,10 +637,12 @@ impl One<'_> {
                 self.tally(variant, &evidence);
                 let line = format!("{place}: {reason}{}", again());
                 self.findings.wrong.push(line);
+                self.bad(variant);
             }
             Ok(Verdict::Refused(reason)) => {
                 let line = format!("{place}: {reason}{}", again());
                 self.findings.failed.push(line);
+                self.bad(variant);
             }
         }
         if let Some(folder) = &self.request.dump
@@ -647,12 +653,17 @@ impl One<'_> {
         Ok(Ok(()))
     }
 
+    fn tally_of(&mut self, variant: &Variant) -> &mut Tally {
+        let tallies = &mut self.findings.kernels;
+        tallies.entry(variant.kernel.clone()).or_default()
+    }
+
+    fn bad(&mut self, variant: &Variant) {
+        self.tally_of(variant).bad += 1;
+    }
+
     fn tally(&mut self, variant: &Variant, evidence: &Verification) {
-        let tally = self
-            .findings
-            .kernels
-            .entry(variant.kernel.clone())
-            .or_default();
+        let tally = self.tally_of(variant);
         tally.checks += 1;
         tally.variants.insert(variant.clone());
         tally.elements += evidence.positions_checked;
@@ -726,13 +737,7 @@ impl Findings {
             .kernels
             .iter()
             .map(|(kernel, tally)| {
-                let bad = self
-                    .wrong
-                    .iter()
-                    .chain(&self.failed)
-                    .filter(|line| line.contains(&format!(" {kernel}")))
-                    .count();
-                let verdict = match (bad, tally.checks) {
+                let verdict = match (tally.bad, tally.checks) {
                     (0, 0) => format!("skipped: {}", tally.reason().unwrap_or_default()),
                     (0, _) => "right".to_owned(),
                     (bad, _) => format!("WRONG or failed {bad} times"),
@@ -846,6 +851,29 @@ mod tests {
         any("grouped heads", &|c| {
             c.shape.get("heads") > c.shape.get("kv_heads") && c.shape.get("kv_heads") > 1
         });
+    }
+
+    #[test]
+    fn a_kernel_is_not_blamed_for_another_whose_name_begins_with_its_own() {
+        let tally = |bad| Tally {
+            checks: 2,
+            bad,
+            ..Tally::default()
+        };
+        let findings = Findings {
+            kernels: [("matmul/naive", 0), ("matmul/naive_i8", 2)]
+                .map(|(kernel, bad)| (kernel.to_owned(), tally(bad)))
+                .into(),
+            failed: vec!["m1_n1_k1/i8 matmul/naive_i8 on uniform data: no".to_owned(); 2],
+            ..Findings::default()
+        };
+        let table = findings.table();
+        let row = |kernel: &str| {
+            let mut lines = table.lines();
+            lines.find(|line| line.split_whitespace().next() == Some(kernel))
+        };
+        assert!(row("matmul/naive").is_some_and(|row| row.contains("right")));
+        assert!(row("matmul/naive_i8").is_some_and(|row| row.contains("failed 2 times")));
     }
 
     #[test]

@@ -528,7 +528,7 @@ fn open_all(options: &Options, watcher: &mut dyn Watcher) -> Result<Vec<MaybeOpe
         }
     }
     if nothing && goes_on {
-        watcher.say("no GPU can be measured, so the CPU is: install a Vulkan driver (`./x setup` installs a software one), then `chipmark devices` shows it");
+        watcher.say("no GPU can be measured, so the CPU is: install a Vulkan driver (on Linux `./x setup` installs a software one), then `chipmark devices` shows it");
         opened = vec![("host".to_owned(), Ok(open("host", &options.reach)?))];
     } else if nothing {
         if let Some((_, Err(error))) = opened.into_iter().next() {

@@ -53,6 +53,14 @@ fn to_hlsl(module: &naga::Module, info: &ModuleInfo) -> usize {
     hlsl::Writer::new(&mut text, &options, &pipeline)
         .write(module, info, None)
         .unwrap();
+    // Zero of two names for one type, as `Input()` and `Sum()`, becomes one helper twice, which no
+    // compiler of HLSL takes.
+    let mut heads = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        let head =
+            line.ends_with(['{', ')']) && line.contains('(') && !line.starts_with([' ', '[']);
+        assert!(!head || heads.insert(line), "defined twice: {line}");
+    }
     text.len()
 }
 

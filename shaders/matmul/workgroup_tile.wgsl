@@ -40,13 +40,13 @@ fn main(
     // what it invents beyond m and n is never stored.
     let a_row = (group.z * params.m + min(row, params.m - 1u)) * params.k;
     let b_column = group.z * params.n * params.k + min(column, params.n - 1u) * params.b_along;
-    var sum = Sum();
+    var sum = Sum(0);
     for (var first = 0u; first < params.k; first += TILE) {
         let a_k = first + local.x;
         let a_value = a[a_row + min(a_k, params.k - 1u)];
         let b_value = b[min(first + local.y, params.k - 1u) * params.b_down + b_column];
         workgroupBarrier();
-        a_tile[local.y * TILE + local.x] = select(Input(), a_value, a_k < params.k);
+        a_tile[local.y * TILE + local.x] = select(Input(0), a_value, a_k < params.k);
         b_tile[local.y * TILE + local.x] = b_value;
         workgroupBarrier();
         for (var i = 0u; i < TILE; i++) {

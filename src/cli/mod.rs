@@ -494,7 +494,7 @@ fn devices(backend: Option<&str>, native_only: bool, json: bool) -> Result<()> {
             |name| format!("no {name} adapter"),
         );
         eprintln!(
-            "{what} was found: a GPU needs its vendor's driver; without a GPU, a software Vulkan driver serves (`./x setup` installs one)"
+            "{what} was found: a GPU needs its vendor's driver; without a GPU, a software Vulkan driver serves (on Linux `./x setup` installs one)"
         );
     }
     if devices.is_empty() {

@@ -26,6 +26,10 @@ const WORDS_BYTES_MAX: u64 = 4096;
 /// Seconds that a request may go on after the user asked to stop.
 const INTERRUPTED_S_MAX: f64 = 3.0;
 
+/// `CREATE_NEW_PROCESS_GROUP` of Windows' process creation flags.
+#[cfg(windows)]
+const NEW_PROCESS_GROUP: u32 = 0x200;
+
 /// The next line without its end, or as much of it as `bytes_max`; `None` at the end of the stream.
 fn next_piece(stream: &mut impl BufRead, bytes_max: u64) -> std::io::Result<Option<Vec<u8>>> {
     let mut piece = Vec::new();
@@ -76,6 +80,8 @@ impl Process {
         // in good order.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        #[cfg(windows)]
+        std::os::windows::process::CommandExt::creation_flags(&mut command, NEW_PROCESS_GROUP);
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().map_err(|error| {
             Error::usage(format!(

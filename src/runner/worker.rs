@@ -28,14 +28,14 @@ use crate::variant::{Legal, combinations, fit, padding, shortest};
 use crate::what_if;
 
 /// Loops that would grow a kernel beyond this many expressions stay loops.
-const UNROLL: UnrollOptions = UnrollOptions {
-    max_turns: 64,
-    max_expressions: 64_000,
-    split_arrays: false,
-};
+const UNROLLED_EXPRESSIONS_MAX: usize = 64_000;
 
 /// The most expressions that a driver for a CPU is given: they optimise for minutes beyond it.
 const EXPRESSIONS_MAX_CPU: usize = 40_000;
+
+/// The most expressions that FXC is given: it takes 7 s for 4,000 and four times as long for twice as
+/// many (docs/kernels.md).
+const EXPRESSIONS_MAX_FXC: usize = 10_000;
 
 /// Executes cases through wgpu with a given set of kernels.
 pub struct WgpuRunner {
@@ -250,22 +250,14 @@ impl WgpuRunner {
         }
         let thread_count = (builds_at_once(&open.gpu.info) as usize).min(wanted.len());
         let queue = Mutex::new(wanted.into_iter());
-        let (compiler, expressions_max) = (open.gpu.compiler(), expressions_max(&open.gpu.info));
+        let (compiler, form) = (open.gpu.compiler(), Form::of(&open.gpu.info));
         let work = || {
             let mut made = Vec::new();
             // A thread that panics holds no lock, and its panic goes on below.
             while let Some((key, kernel, accesses)) = queue.lock().ok().and_then(|mut q| q.next()) {
                 let variant = &key.0;
                 let result = module_of(kernel, variant, key.1).and_then(|module| {
-                    build(
-                        compiler,
-                        expressions_max,
-                        kernel,
-                        variant,
-                        &module,
-                        &accesses,
-                        None,
-                    )
+                    build(compiler, &form, kernel, variant, &module, &accesses, None)
                 });
                 made.push((key, result));
             }
@@ -380,7 +372,7 @@ impl WgpuRunner {
                 let accesses = accesses(kernel, &case, scratch_bytes);
                 let built = build(
                     open.gpu.compiler(),
-                    expressions_max(&open.gpu.info),
+                    &Form::of(&open.gpu.info),
                     kernel,
                     variant,
                     &module,
@@ -455,7 +447,8 @@ impl WgpuRunner {
             })?;
         let capacity = &open.gpu.capacity;
         let legal = fit(kernel, &variant.variant, case, capacity).map_err(invalid)?;
-        let (module, _) = unroll(&module_of(kernel, variant, case.dtype)?, &UNROLL);
+        let form = Form::of(&open.gpu.info);
+        let (module, _) = unroll(&module_of(kernel, variant, case.dtype)?, &form.unroll);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let paddings = padding(kernel, case, &legal.reflection);
         let passes = kernel
@@ -500,7 +493,7 @@ impl WgpuRunner {
 /// Unrolls and compiles one variant, or what it would be if a part of it were changed.
 fn build(
     compiler: &Compiler,
-    expressions_max: usize,
+    form: &Form,
     kernel: &Kernel,
     variant: &Variant,
     module: &naga::Module,
@@ -508,13 +501,14 @@ fn build(
     what_if: Option<WhatIf>,
 ) -> GpuResult<Built> {
     let started = Instant::now();
-    let (module, stats) = unroll(module, &UNROLL);
+    let (module, stats) = unroll(module, &form.unroll);
     let expression_count: usize = functions(&module).map(|f| f.expressions.len()).sum();
+    let expressions_max = form.expressions_max;
     if expression_count > expressions_max {
         return Err(GpuError {
             kind: FaultKind::Validation,
             message: format!(
-                "unrolled it has {expression_count} expressions; beyond {expressions_max} this driver takes minutes to compile"
+                "unrolled it has {expression_count} expressions; beyond {expressions_max} this driver compiles for too long"
             ),
         });
     }
@@ -613,11 +607,31 @@ fn functions(module: &naga::Module) -> impl Iterator<Item = &naga::Function> {
 }
 
 /// The module of a variant that fits.
-/// The most expressions that the driver of this device is given.
-fn expressions_max(device: &Device) -> usize {
-    match device.device_type.as_str() {
-        "cpu" => EXPRESSIONS_MAX_CPU,
-        _ => UNROLL.max_expressions,
+/// In which form the compiler of a device's driver is given programs.
+struct Form {
+    unroll: UnrollOptions,
+    /// What has more is not compiled.
+    expressions_max: usize,
+}
+
+impl Form {
+    fn of(device: &Device) -> Self {
+        let is = |feature: &str| device.features.iter().any(|name| name == feature);
+        // wgpu tells no name; shader model 6, which is DXC's, has subgroups and FXC's has not.
+        let fxc = device.backend == "dx12" && !is("subgroup");
+        Self {
+            unroll: UnrollOptions {
+                max_turns: 64,
+                max_expressions: UNROLLED_EXPRESSIONS_MAX,
+                // Others keep the elements of arrays in registers by themselves.
+                split_arrays: fxc,
+            },
+            expressions_max: match device.device_type.as_str() {
+                _ if fxc => EXPRESSIONS_MAX_FXC,
+                "cpu" => EXPRESSIONS_MAX_CPU,
+                _ => UNROLLED_EXPRESSIONS_MAX,
+            },
+        }
     }
 }
 
@@ -1055,5 +1069,37 @@ impl Runner for WgpuRunner {
             ) => open.outputs(&positions, projection_seed, all, set_index),
         };
         result.unwrap_or_else(Response::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::catalogue::kernels;
+    use crate::protocol::Tunables;
+
+    #[test]
+    fn fxc_is_given_locals_where_other_compilers_get_arrays() {
+        let array_count = |device: &Device| {
+            let probe = kernels().into_iter().find(|k| k.name == "probe/fma_f32");
+            let probe = probe.unwrap();
+            let built = shader::build(&probe.name, &probe.source, &Tunables::new(), Dtype::F32);
+            let (module, _) = unroll(&built.unwrap().module, &Form::of(device).unroll);
+            let locals = functions(&module).flat_map(|function| function.local_variables.iter());
+            let is_array = |ty| matches!(module.types[ty].inner, naga::TypeInner::Array { .. });
+            locals.filter(|(_, local)| is_array(local.ty)).count()
+        };
+        let mut device = Device {
+            backend: "dx12".to_owned(),
+            ..Device::default()
+        };
+        assert_eq!(array_count(&device), 0);
+        assert!(Form::of(&device).expressions_max < UNROLLED_EXPRESSIONS_MAX);
+        // With DXC the device has the features of shader model 6.
+        device.features.push("subgroup".to_owned());
+        assert_ne!(array_count(&device), 0);
+        assert_eq!(Form::of(&device).expressions_max, UNROLLED_EXPRESSIONS_MAX);
     }
 }
