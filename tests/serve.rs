@@ -32,6 +32,8 @@ struct Server {
     child: Child,
     /// `127.0.0.1:PORT`.
     host: String,
+    /// What it prints; only asked for where it can be ended by a signal.
+    #[cfg_attr(not(unix), allow(dead_code))]
     said: Option<std::thread::JoinHandle<String>>,
 }
 
