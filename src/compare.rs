@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::display;
 use crate::error::{Error, Result};
+use crate::op::OpName;
 use crate::portability::{self, Portability, portability};
 use crate::report::{Calibration, MINIMUM, Outcome, OutcomeStatus, Report, TURNS, Times};
 use crate::stats::{self, Estimate};
@@ -531,6 +532,14 @@ fn calibration<'a>(report: &'a Report, outcome: &Outcome) -> Option<&'a Calibrat
     calibration.filter(|calibration| calibration.runner == outcome.runner)
 }
 
+/// What medians vary by between processes, as far as a calibration tells it: for chains of multiply-adds,
+/// which it was made on, what it found; for all else no less than is assumed, since what caches, memory
+/// and many small launches do from process to process multiply-adds do not show.
+fn calibrated_spread(outcome: &Outcome, calibration: Option<&Calibration>) -> Option<f64> {
+    let found = calibration?.process_relative_sd;
+    (outcome.op == OpName::Fma || found > ASSUMED_PROCESS_SD).then_some(found)
+}
+
 /// The standard error of a time on the log scale where too few processes show how they vary: that
 /// of the samples with what medians vary between processes, as calibrated or assumed.
 #[allow(clippy::cast_precision_loss)]
@@ -548,10 +557,10 @@ pub fn time_and_error(report: &Report, outcome: &Outcome) -> Option<(f64, f64)> 
     let medians = processes(times, false);
     let middle = stats::median(&medians)?;
     let error = if medians.len() < PROCESSES_MIN {
-        let spread = calibration(report, outcome).map(|found| found.process_relative_sd);
+        let spread = calibrated_spread(outcome, calibration(report, outcome));
         few_processes_error(times, spread, medians.len())
     } else {
-        let summary = stats::Summary::of(&medians)?;
+        let summary = stats::Summary::of_independent(&medians)?;
         stats::log_standard_error(summary.ci95_low, summary.ci95_high)
     };
     Some((middle, error))
@@ -616,7 +625,8 @@ fn weigh(
         if interleaved && (by_turns || c.statistic != TURNS) {
             c.tie_width
         } else {
-            c.width_apart()
+            // Multiply-adds, on which it was found, repeat better than most else does.
+            c.width_apart().max(TIE_WIDTH)
         }
     });
     let tie_width = terms
@@ -624,7 +634,10 @@ fn weigh(
         .unwrap_or_else(|| calibrated.reduce(f64::max).unwrap_or(TIE_WIDTH));
     let (method, estimate) =
         if ours.len().min(theirs.len()) < PROCESSES_MIN {
-            let spreads = calibrations.map(|found| found.map(|c| c.process_relative_sd));
+            let spreads = [
+                calibrated_spread(baseline, calibrations[0]),
+                calibrated_spread(candidate, calibrations[1]),
+            ];
             result.notes.push(spread_note(spreads));
             let error = few_processes_error(base, spreads[0], ours.len())
                 .hypot(few_processes_error(other, spreads[1], theirs.len()));
@@ -1153,7 +1166,11 @@ mod tests {
 
     #[test]
     fn a_calibrated_spread_takes_the_place_of_the_assumed_one() {
-        let of = |median: f64| report(outcome(median * 0.9999, median, median * 1.0001));
+        let of = |median: f64| {
+            let mut outcome = outcome(median * 0.9999, median, median * 1.0001);
+            outcome.op = OpName::Fma;
+            report(outcome)
+        };
         let (base, other) = (of(1.0), of(1.05));
         assert_eq!(case(&base, &other, None).verdict, Verdict::Ambiguous);
         let (base, other) = (
@@ -1162,8 +1179,8 @@ mod tests {
         );
         let found = case(&base, &other, None);
         assert_eq!(found.verdict, Verdict::Slower);
-        // The wider of the two bands, unless the user says otherwise.
-        assert_eq!(found.tie_width, Some(0.008));
+        // No narrower than without a calibration.
+        assert_eq!(found.tie_width, Some(TIE_WIDTH));
         assert!(found.notes[0].contains("0.2 % and 0.3 % as calibrated"));
         assert_eq!(case(&base, &other, Some(0.2)).verdict, Verdict::Same);
         // Reports made one after the other have the drift between them as well; by turns they have not.
@@ -1181,6 +1198,28 @@ mod tests {
         strange.calibration.as_mut().unwrap().runner = "host".to_owned();
         let found = case(&strange, &other, None);
         assert!(found.notes[0].contains("5.0 % assumed for the baseline"));
+    }
+
+    #[test]
+    fn how_multiply_adds_repeat_says_nothing_of_what_else_does() {
+        let of = |median: f64, spread: f64| {
+            let report = report(outcome(median * 0.9999, median, median * 1.0001));
+            calibrated(report, 0.005, spread)
+        };
+        let found = case(&of(1.0, 0.002), &of(1.05, 0.002), None);
+        assert_eq!(found.verdict, Verdict::Ambiguous);
+        assert!(
+            found.notes[0].contains("5.0 % assumed"),
+            "{}",
+            found.notes[0]
+        );
+        // Where even they scatter by more, that counts.
+        let found = case(&of(1.0, 0.08), &of(1.05, 0.07), None);
+        assert!(
+            found.notes[0].contains("8.0 % and 7.0 % as calibrated"),
+            "{}",
+            found.notes[0]
+        );
     }
 
     #[test]

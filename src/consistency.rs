@@ -20,11 +20,12 @@ const ROUNDING: f64 = 1e-9;
 #[must_use]
 pub fn violations(report: &Report) -> Vec<String> {
     let mut found = Found::default();
+    let independent = samples_are_independent(&report.schema_version);
     origin(report, &mut found);
     for outcome in &report.outcomes {
         work(outcome, &mut found);
         if let Some(times) = &outcome.time_s {
-            time(&place(outcome), "time_s", times, &mut found);
+            time(&place(outcome), "time_s", times, independent, &mut found);
             rates(outcome, times, report, &mut found);
         }
         if outcome.status == OutcomeStatus::Measured {
@@ -198,9 +199,20 @@ fn work(outcome: &Outcome, found: &mut Found) {
     );
 }
 
-/// The order statistics of the samples.
-fn time(place: &str, field: &str, times: &Times, found: &mut Found) {
-    let Some(summary) = Summary::of(&times.samples) else {
+/// Whether intervals of this version of reports took all samples for independent.
+fn samples_are_independent(schema_version: &str) -> bool {
+    let minor = schema_version.split('.').nth(1);
+    minor.and_then(|minor| minor.parse::<u32>().ok()) < Some(8)
+}
+
+/// The order statistics of the samples, which count as `independent` or not.
+fn time(place: &str, field: &str, times: &Times, independent: bool, found: &mut Found) {
+    let summary = if independent {
+        Summary::of_independent(&times.samples)
+    } else {
+        Summary::of(&times.samples)
+    };
+    let Some(summary) = summary else {
         return found.add(
             place,
             format!(
@@ -295,6 +307,7 @@ fn rates(outcome: &Outcome, times: &Times, report: &Report, found: &mut Found) {
             &place,
             &format!("regimes[{number}].time_s"),
             &regime.time_s,
+            samples_are_independent(&report.schema_version),
             found,
         );
         found.equal(

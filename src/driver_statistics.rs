@@ -99,8 +99,8 @@ mod vulkan {
     use std::collections::BTreeMap;
     use std::ffi::{CStr, CString, c_char};
 
+    use crate::hal::UNCHECKED;
     use crate::protocol::{Device, Executable};
-    use crate::unchecked_device::UNCHECKED;
     use ash::{ext, khr, vk};
 
     /// The extension that drivers answer through.

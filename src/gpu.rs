@@ -9,10 +9,10 @@ use wgpu::{Backend, Backends, DeviceType, Features};
 
 use crate::catalogue::MatrixTile;
 use crate::error::one_line;
+use crate::hal;
 use crate::input::Element;
 use crate::machine;
 use crate::protocol::{Device, FaultKind, Span, Timer};
-use crate::unchecked_device;
 
 /// A device call that did not work.
 #[derive(Clone, Debug)]
@@ -123,6 +123,25 @@ fn device_type_name(kind: DeviceType) -> &'static str {
     }
 }
 
+/// The driver and its version, with what compiles for it where the API says nothing of that: searches are
+/// remembered and series of reports kept by driver, and another compiler makes other programs.
+fn driver(info: &wgpu::AdapterInfo, features: Features) -> String {
+    let told = format!("{} {}", info.driver, info.driver_info);
+    let told = told.trim();
+    match info.backend {
+        // Metal's compiler is a part of the system.
+        Backend::Metal if told.is_empty() => machine::os(),
+        // Microsoft's new compiler brings shader model 6, and with it subgroups.
+        Backend::Dx12 if features.contains(Features::SUBGROUP) => format!("{told} (DXC)"),
+        Backend::Dx12 => format!("{told} (FXC)"),
+        _ => told.to_owned(),
+    }
+}
+
+fn accelerated_dot4_i8(adapter: &wgpu::Adapter) -> Option<String> {
+    hal::accelerates_dot4_i8(adapter).then(|| hal::ACCELERATED_DOT4_I8.to_owned())
+}
+
 fn describe(adapter: &wgpu::Adapter) -> Device {
     let info = adapter.get_info();
     let features = adapter.features();
@@ -131,9 +150,7 @@ fn describe(adapter: &wgpu::Adapter) -> Device {
     Device {
         name: info.name.trim().to_owned(),
         backend: backend_name(info.backend).to_owned(),
-        driver: format!("{} {}", info.driver, info.driver_info)
-            .trim()
-            .to_owned(),
+        driver: driver(&info, features),
         device_type: device_type_name(info.device_type).to_owned(),
         runner: "wgpu".to_owned(),
         pci_id: pci,
@@ -144,6 +161,7 @@ fn describe(adapter: &wgpu::Adapter) -> Device {
             .iter()
             .filter(|(feature, _)| features.contains(*feature))
             .map(|(_, name)| (*name).to_owned())
+            .chain(accelerated_dot4_i8(adapter))
             .collect(),
         also_reached_by: Vec::new(),
     }
@@ -218,10 +236,11 @@ fn capacity(adapter: &wgpu::Adapter) -> Capacity {
             Vec::new()
         },
         // A device that lives in the host's memory must leave half of it to everything else.
-        memory_bytes_budget: shares_memory
-            .then(machine::memory_bytes)
-            .filter(|bytes| *bytes > 0)
-            .map(|bytes| bytes / 2),
+        memory_bytes_budget: if shares_memory {
+            Some(machine::memory_bytes() / 2).filter(|bytes| *bytes > 0)
+        } else {
+            hal::memory_bytes(adapter)
+        },
     }
 }
 
@@ -693,6 +712,8 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     clock: Option<Clock>,
+    /// Why there is no such clock, where there is none.
+    clock_note: &'static str,
     compiler: Compiler,
     staging: Option<wgpu::Buffer>,
 }
@@ -740,7 +761,7 @@ impl Gpu {
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
             };
-            if !checks && let Some(opened) = unchecked_device::open(&adapter, &descriptor) {
+            if !checks && let Some(opened) = hal::open(&adapter, &descriptor) {
                 unchecked = true;
                 break opened;
             }
@@ -758,7 +779,8 @@ impl Gpu {
             .iter()
             .filter(|(f, _)| on.contains(*f))
             .map(|(_, name)| (*name).to_owned())
-            .chain(unchecked.then(|| unchecked_device::UNCHECKED.to_owned()))
+            .chain(accelerated_dot4_i8(&adapter))
+            .chain(unchecked.then(|| hal::UNCHECKED.to_owned()))
             .collect();
         let lost = Arc::new(Mutex::new(None));
         let sink = Arc::clone(&lost);
@@ -814,6 +836,7 @@ impl Gpu {
             device,
             queue,
             clock,
+            clock_note: "the device offers no timestamps",
             compiler,
             staging: None,
         })
@@ -847,18 +870,18 @@ impl Gpu {
                 clock: "host".to_owned(),
                 quantum_s: machine::clock_quantum_s(),
                 period_s: None,
-                note: Some("the device offers no timestamps".to_owned()),
+                note: Some(self.clock_note.to_owned()),
             },
         }
     }
 
     /// Finds the true quantum of the device's clock by calling `call`, which should be short, often:
     /// the greatest common divisor of the differences between the timestamps seen. What the API
-    /// calls a period is often a fraction of it.
+    /// calls a period is often a fraction of it. A clock that was never written is none.
     ///
     /// # Errors
     /// When the device objects or is lost.
-    pub fn measure_quantum(&self, call: &Call) -> GpuResult<()> {
+    pub fn measure_quantum(&mut self, call: &Call) -> GpuResult<()> {
         /// With this many differences a divisor that is too large by chance is out of the question.
         const PAIRS: u32 = 24;
         let Some(clock) = &self.clock else {
@@ -866,15 +889,22 @@ impl Gpu {
         };
         let mut divisor = 0u64;
         let mut previous: Option<u64> = None;
+        let mut written = false;
         for _ in 0..PAIRS {
             self.run(call, 1)?;
             let (start, end) = clock.last.get();
+            written |= start != 0 || end != 0;
             for tick in [start, end] {
                 if let Some(previous) = previous {
                     divisor = gcd(divisor, tick.abs_diff(previous));
                 }
                 previous = Some(tick);
             }
+        }
+        if !written {
+            self.clock = None;
+            self.clock_note = "the device's timestamps are all zero";
+            return Ok(());
         }
         // Nothing but equal timestamps: they cannot be told apart, and every span will be invalid.
         if divisor > 0 {
@@ -1264,7 +1294,15 @@ impl Gpu {
             u64::from_le_bytes(word)
         };
         let (start, end) = (word(0), word(8));
-        clock.last.set((start, end));
+        let last = clock.last.replace((start, end));
+        if self.info.backend == "metal" && last.0 != 0 && last.1 > last.0 && start <= last.1 {
+            // The system ends a command buffer that takes too long, wgpu takes it for a finished one, and
+            // the timestamps are still those of the one before.
+            return Err(GpuError::new(
+                FaultKind::DeviceLost,
+                "the system ended a submission before its time: timestamps have not moved",
+            ));
+        }
         // A slot that was never written reads as zero.
         #[allow(clippy::cast_precision_loss)]
         Ok((start != 0 && end > start).then(|| (end - start) as f64 * clock.period_s))

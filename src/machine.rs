@@ -121,11 +121,17 @@ fn with_unit(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// Name and version of the operating system.
+#[must_use]
+pub fn os() -> String {
+    System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned())
+}
+
 /// What a report says of the machine.
 #[must_use]
 pub fn host() -> Host {
     Host {
-        os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
+        os: os(),
         kernel: System::kernel_version().unwrap_or_default(),
         cpu: cpu_name(),
         cpu_count: cpu_count(),

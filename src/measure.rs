@@ -23,6 +23,25 @@ const SAMPLED_S_MIN: f64 = 0.2;
 /// Spans that a timestamp pair must be long, in quanta of its clock.
 const QUANTA_MIN: f64 = 100.0;
 
+/// Least length of a span by the host's clock, and of what the longer span of a pair has more than the
+/// shorter one: submission and completion jitter by a fraction of a millisecond and more.
+const HOST_SPAN_S_MIN: f64 = 5e-3;
+
+/// Length of the audit in spans by the device's clock: so long that the host's sees as much of it within
+/// a few per cent.
+const AUDIT_SPANS: f64 = 20.0;
+
+/// By this factor a device's clock may run slower than the host's before it is not believed.
+const CLOCKS_APART_MAX: f64 = 1.5;
+
+/// The longest submission that this system certainly lets a GPU finish: Windows resets a GPU that has not
+/// answered for two seconds, macOS ends command buffers after some seconds, both at the cost of the device.
+pub const SUBMISSION_S_MAX: f64 = if cfg!(any(windows, target_os = "macos")) {
+    0.5
+} else {
+    f64::INFINITY
+};
+
 /// A device clock coarser than this is `quantised`: a browser's, for instance.
 const QUANTISED_S: f64 = 1e-6;
 
@@ -105,7 +124,12 @@ impl Policy {
             silence,
             give_up_above_s: None,
             host_slope: false,
-            audit_s: 4.0 * span_s_min,
+            audit_s: span_s_min
+                * if timer.clock == "device" {
+                    AUDIT_SPANS
+                } else {
+                    4.0
+                },
         }
     }
 
@@ -128,7 +152,11 @@ impl Policy {
 /// A span must be long against the clock's quantum, and long enough that the cost of a submission
 /// and the jitter of the clock itself are small against it.
 fn span_s_min(timer: &Timer) -> f64 {
-    (QUANTA_MIN * timer.quantum_s).max(if timer.clock == "device" { 1e-3 } else { 5e-3 })
+    (QUANTA_MIN * timer.quantum_s).max(if timer.clock == "device" {
+        1e-3
+    } else {
+        HOST_SPAN_S_MIN
+    })
 }
 
 /// A measured variant.
@@ -343,8 +371,10 @@ fn measure_by_turns_by(
         let unmet: Vec<String> = [ramps[index].take(), unmet].into_iter().flatten().collect();
         let unmet = (!unmet.is_empty()).then(|| unmet.join("; "));
         let measurement = side.finish(samples, None, stop_reason, unmet).map_err(of)?;
-        if policy.audit_s > 0.0 {
-            side.audit(measurement.summary.median).map_err(of)?;
+        if policy.audit_s > 0.0
+            && let Some(why) = side.audit(measurement.summary.median).map_err(of)?
+        {
+            return Err((index, Trouble::Untrue(why)));
         }
         finished.push(measurement);
     }
@@ -452,6 +482,8 @@ struct Stopwatch<'a> {
     /// Seconds that one span takes on the host, as last seen.
     span_s: f64,
     note: Option<String>,
+    /// Spans of the warm-up by a clock that was not believed.
+    invalid_count: u32,
 }
 
 impl<'a> Stopwatch<'a> {
@@ -475,6 +507,7 @@ impl<'a> Stopwatch<'a> {
             repeat_count: 1,
             span_s: policy.span_s_min,
             note: None,
+            invalid_count: 0,
         }
     }
 }
@@ -506,22 +539,97 @@ impl Stopwatch<'_> {
     fn run(&mut self) -> Result<Measurement, Trouble> {
         if let Some(slow) = self.fill_a_span()? {
             let mut samples = Samples::default();
+            // A clock that says nothing of it must not make a slow variant a broken one.
+            let told = slow.iter().any(|seen| seen.length_s(self.mode).is_some());
+            if !told {
+                self.mode = Mode::Host;
+            }
             samples.take(&slow, self.mode, self.repeat_count);
             return self.finish(samples, None, "slower_than_needed", None);
         }
         let (burst, ramp) = self.warm_up()?;
+        let measurement = self.settled(burst, ramp.clone())?;
+        if self.policy.audit_s > 0.0
+            && let Some(why) = self.audit(measurement.summary.median)?
+        {
+            self.distrust(true, why)?;
+            let measurement = self.settled(None, ramp)?;
+            self.audit(measurement.summary.median)?;
+            return Ok(measurement);
+        }
+        Ok(measurement)
+    }
+
+    /// The samples of a device that has warmed up.
+    fn settled(
+        &mut self,
+        burst: Option<f64>,
+        ramp: Option<String>,
+    ) -> Result<Measurement, Trouble> {
         let (samples, stop_reason, unmet) = self.sample()?;
         let unmet: Vec<String> = [ramp, unmet].into_iter().flatten().collect();
-        let measurement = self.finish(
+        self.finish(
             samples,
             burst,
             stop_reason,
             (!unmet.is_empty()).then(|| unmet.join("; ")),
-        )?;
-        if self.policy.audit_s > 0.0 {
-            self.audit(measurement.summary.median)?;
+        )
+    }
+
+    /// From now on by the host's clock: by the slope of it where work is `submitted`.
+    fn distrust(&mut self, submitted: bool, why: String) -> Result<(), Trouble> {
+        self.note = Some(why);
+        if submitted {
+            self.mode = Mode::HostSlope;
+            self.fill_a_pair()
+        } else {
+            self.mode = Mode::Host;
+            Ok(())
         }
-        Ok(measurement)
+    }
+
+    /// Finds how many calls the spans of a pair need, so that the longer one takes longer by more than
+    /// submissions vary. What a submission and the news of its end cost is in both.
+    fn fill_a_pair(&mut self) -> Result<(), Trouble> {
+        let wanted_s = self.policy.span_s_min.max(HOST_SPAN_S_MIN);
+        let begun = (self.now)();
+        self.repeat_count = self.repeat_count.min(self.repeat_count_max());
+        let mut agreeing = 0;
+        for _ in 0..12 {
+            let short = self.ask(self.repeat_count, 1, false)?;
+            let Some(short_s) = short[0].host_s() else {
+                continue;
+            };
+            self.span_s = short_s.max(1e-6);
+            let calls = self.repeat_count.saturating_mul(SLOPE_FACTOR);
+            if short_s * f64::from(SLOPE_FACTOR) > SUBMISSION_S_MAX {
+                // Beside so long a call a submission does not count.
+                if self.repeat_count == 1 {
+                    self.mode = Mode::Host;
+                }
+                self.repeat_count = (self.repeat_count / SLOPE_FACTOR).max(1);
+                return Ok(());
+            }
+            let long = self.ask(calls, 1, false)?;
+            let Some(long_s) = long[0].host_s() else {
+                continue;
+            };
+            let more_s = long_s - short_s;
+            // It may have been a hiccup, so it has to be as long once more.
+            agreeing = if more_s >= wanted_s { agreeing + 1 } else { 0 };
+            if agreeing >= 2
+                || more_s >= CERTAINLY_LONG * wanted_s
+                || self.repeat_count >= self.repeat_count_max()
+                || (self.now)() - begun > 1.0
+            {
+                break;
+            }
+            if agreeing == 0 {
+                let factor = (wanted_s / more_s.max(1e-9) * 1.2).clamp(2.0, 10.0);
+                self.repeat_count = scaled(self.repeat_count, factor).min(self.repeat_count_max());
+            }
+        }
+        Ok(())
     }
 
     /// Finds how many calls fill a span. Estimated more than once, because the first call of all is
@@ -533,8 +641,7 @@ impl Stopwatch<'_> {
             let first = self.ask(self.repeat_count, 1, false)?;
             if turn == 0 && self.mode == Mode::Host {
                 // A submission costs something that belongs to no call.
-                let submits = first[0].span.submit_s.is_some();
-                if submits {
+                if first[0].span.submit_s.is_some() {
                     self.mode = Mode::HostSlope;
                 }
             }
@@ -569,6 +676,9 @@ impl Stopwatch<'_> {
             let factor = (self.policy.span_s_min / span_s.max(1e-9) * 1.2).clamp(2.0, 1000.0);
             self.repeat_count = scaled(self.repeat_count, factor).min(self.repeat_count_max());
         }
+        if self.mode == Mode::HostSlope {
+            self.fill_a_pair()?;
+        }
         Ok(None)
     }
 
@@ -594,7 +704,12 @@ impl Stopwatch<'_> {
             let mut samples = Samples::default();
             samples.take(&window, self.mode, self.repeat_count);
             let Some(summary) = Summary::of(&samples.seconds) else {
-                // Nothing valid: which clock to use is for the sampling to decide.
+                if self.mode == Mode::Device {
+                    let submitted = window.iter().any(|seen| seen.span.submit_s.is_some());
+                    self.invalid_count += samples.invalid_count;
+                    self.distrust(submitted, samples.not_believed())?;
+                    continue;
+                }
                 break;
             };
             burst.get_or_insert(summary.median);
@@ -697,16 +812,8 @@ impl Stopwatch<'_> {
         }
         let enough = self.policy.sample_count_min.min(MEDIAN_SAMPLES_MIN);
         if self.mode == Mode::Device && samples.mostly_invalid(enough) {
-            self.note = Some(format!(
-                "{} of {} spans by the device's clock were zero, backwards or longer than the host waited",
-                samples.invalid_count, samples.asked_count
-            ));
-            self.mode = if short.iter().any(|seen| seen.span.submit_s.is_some()) {
-                Mode::HostSlope
-            } else {
-                Mode::Host
-            };
-            self.repeat_count = self.repeat_count.min(self.repeat_count_max());
+            let submitted = short.iter().any(|seen| seen.span.submit_s.is_some());
+            self.distrust(submitted, samples.not_believed())?;
             *samples = Samples {
                 invalid_count: samples.invalid_count,
                 ..Samples::default()
@@ -787,7 +894,7 @@ impl Stopwatch<'_> {
             clock: self.mode.label(self.timer),
             clock_note: self.note.clone(),
             repeat_count: self.repeat_count,
-            invalid_count: samples.invalid_count,
+            invalid_count: samples.invalid_count + self.invalid_count,
             host_s_median: host.median,
             submit_s_median: Summary::of(&samples.submit).map(|summary| summary.median),
             // The slope takes the submission out, the first window does not.
@@ -804,10 +911,14 @@ impl Stopwatch<'_> {
     /// One more span, longer than the others, seen by the conductor's clock as well. Work that is
     /// left out does not grow with the calls; a clock that is too slow does not agree with ours.
     /// Only what three tries in a row confirm is held against a runner, for a machine may be busy.
-    fn audit(&mut self, median_s: f64) -> Result<(), Trouble> {
+    /// Returns why the device's clock is not to be believed where the host's, by which so many more calls
+    /// take longer, contradicts it.
+    fn audit(&mut self, median_s: f64) -> Result<Option<String>, Trouble> {
         let calls = (self.policy.audit_s / median_s).max(2.0 * f64::from(self.repeat_count));
+        let calls = calls.min(SUBMISSION_S_MAX / median_s);
         let repeat_count = whole(calls).clamp(1, REPEAT_COUNT_MAX);
         let mut complaint = None;
+        let mut slow_clock = None;
         for _ in 0..3 {
             // A short span right before the long one: the machine may be busier now than it was.
             let short = self.ask(self.repeat_count, 1, false)?;
@@ -819,8 +930,14 @@ impl Stopwatch<'_> {
                 (seen[0].length_s(self.mode), short[0].length_s(self.mode))
             else {
                 complaint = None;
+                slow_clock = None;
                 continue;
             };
+            slow_clock = self.slower_than_the_hosts(&short[0], &seen[0]);
+            if slow_clock.is_some() {
+                complaint = None;
+                continue;
+            }
             let call_s = claimed_s / calls;
             let median_s = median_s.min(short_s / f64::from(self.repeat_count));
             let believable_s =
@@ -843,10 +960,28 @@ impl Stopwatch<'_> {
                 None
             };
             if complaint.is_none() {
-                return Ok(());
+                return Ok(None);
             }
         }
-        complaint.map_or(Ok(()), |reason| Err(Trouble::Untrue(reason)))
+        complaint.map_or(Ok(slow_clock), |reason| Err(Trouble::Untrue(reason)))
+    }
+
+    /// What is to be said of a device's clock that sees much less time pass than the host's between a
+    /// shorter and a longer span, so that what submissions cost counts for neither: the period that the
+    /// API states for its ticks may be wrong, and all numbers would be off by the same factor.
+    fn slower_than_the_hosts(&self, short: &Seen, long: &Seen) -> Option<String> {
+        if self.mode != Mode::Device || long.span.repeat_count < 2 * short.span.repeat_count {
+            return None;
+        }
+        let device_s = long.device_s()? - short.device_s()?;
+        let host_s = long.host_s()? - short.host_s()?;
+        let calls = long.span.repeat_count - short.span.repeat_count;
+        // Below that the news of the end may be what took long.
+        (host_s > HOST_SPAN_S_MIN && host_s > CLOCKS_APART_MAX * device_s).then(|| {
+            format!(
+                "by the device's clock {calls} calls more took {device_s:.3e} s more, by the host's {host_s:.3e} s"
+            )
+        })
     }
 }
 
@@ -865,6 +1000,14 @@ struct Samples {
 }
 
 impl Samples {
+    /// Why the device's clock is not used.
+    fn not_believed(&self) -> String {
+        format!(
+            "{} of {} spans by the device's clock were zero, backwards or longer than the host waited",
+            self.invalid_count, self.asked_count
+        )
+    }
+
     /// What is said of a clock of which too few spans are valid.
     fn useless(&self) -> Trouble {
         Trouble::Refused(format!(
@@ -1089,7 +1232,7 @@ mod tests {
         // Valid for a while, and then never again: no ratio can come of it.
         let mut fading = Fake {
             device: |_, _| None,
-            host: |s, i| if i < 15 { s } else { -1.0 },
+            host: |s, i| if i < 8 { s } else { -1.0 },
             ..Fake::new(0.1)
         };
         assert!(raced(&mut Fake::new(0.1), &mut fading).is_err());
@@ -1195,6 +1338,66 @@ mod tests {
             assert!(measurement.clock_note.is_some());
             assert!(measurement.host_s_median > 2.0e-3);
         }
+    }
+
+    #[test]
+    fn a_device_clock_that_runs_slow_against_the_hosts_gives_way_to_it() {
+        for factor in [2.0, 10.0] {
+            for call_s in [2e-6, 1e-4, 2e-3, 0.1] {
+                let mut fake = Fake::new(call_s);
+                // A period of the ticks that is half or a tenth of the true one.
+                fake.device = if factor < 3.0 {
+                    |s, _| Some(s / 2.0)
+                } else {
+                    |s, _| Some(s / 10.0)
+                };
+                fake.submit_s = 2e-4;
+                let measurement = fake.thorough();
+                assert_eq!(measurement.clock, "host_slope", "{factor} {call_s}");
+                assert!(close(measurement.summary.median, call_s), "{measurement:?}");
+                let note = measurement.clock_note.unwrap();
+                assert!(note.contains("by the host's"), "{note}");
+            }
+        }
+        // Within the audit's tolerance the device's clock is what counts.
+        let mut fake = Fake::new(1e-3);
+        fake.device = |s, _| Some(s / 1.3);
+        assert_eq!(fake.thorough().clock, "device");
+    }
+
+    #[test]
+    fn pairs_are_so_long_that_what_submissions_vary_by_does_not_count() {
+        // Submission and completion take 6 ms, give or take a fifth: far more than the calls.
+        for call_s in [1e-5, 1e-4, 1e-3] {
+            let mut fake = Fake::new(call_s);
+            fake.device = |_, _| None;
+            fake.submit_s = 6e-3;
+            fake.host = |s, span| s + 1.2e-3 * (f64::from(span * 7919 % 13) / 6.0 - 1.0);
+            let measurement = fake.thorough();
+            assert_eq!(measurement.clock, "host_slope");
+            let ratio = measurement.summary.median / call_s;
+            assert!((0.9..1.1).contains(&ratio), "{call_s}: {ratio}");
+        }
+    }
+
+    #[test]
+    fn a_clock_of_nothing_but_zeros_is_left_before_the_warm_up() {
+        let mut fake = Fake::new(1e-3);
+        fake.device = |_, _| Some(0.0);
+        // It slows down by 10 % over the first 100 spans, which a warm-up sees.
+        fake.noise = |span| 0.1 * (f64::from(span) / 100.0).min(1.0);
+        let measurement = fake.thorough();
+        assert_eq!(measurement.clock, "host_slope");
+        assert!((measurement.summary.median / 1.1e-3 - 1.0).abs() < 0.01);
+        // And what is slower than needed is slow, not broken.
+        let mut fake = Fake::new(1e-2);
+        fake.device = |_, _| Some(0.0);
+        let policy = Policy {
+            give_up_above_s: Some(1e-3),
+            ..Policy::glance(&timer(), 3, 1.0, Duration::from_secs(1))
+        };
+        let measurement = fake.measured(&policy).unwrap();
+        assert_eq!(measurement.stop_reason, "slower_than_needed");
     }
 
     #[test]

@@ -299,14 +299,24 @@ pub fn roofline(
     ceilings: &[Ceiling],
     runner: &str,
 ) -> Option<(f64, &'static str)> {
+    roofline_by(work.arithmetic(), work, ceilings, runner)
+}
+
+/// As [`roofline`], with the ceilings of arithmetic given.
+#[allow(clippy::cast_precision_loss)]
+fn roofline_by(
+    arithmetic: &[&'static str],
+    work: &Work<'_>,
+    ceilings: &[Ceiling],
+    runner: &str,
+) -> Option<(f64, &'static str)> {
     let time = |name: &'static str, amount: u64| {
         ceilings
             .iter()
             .find(|ceiling| ceiling.name == name && ceiling.runner == runner)
             .map(|ceiling| (amount as f64 / ceiling.value, name))
     };
-    let arithmetic = work
-        .arithmetic()
+    let arithmetic = arithmetic
         .iter()
         .filter_map(|name| time(name, work.flop_count))
         .min_by(|a, b| a.0.total_cmp(&b.0));
@@ -400,6 +410,35 @@ pub fn set_gaps(outcomes: &mut [Outcome], runners: &[RunnerRecord]) {
     }
 }
 
+/// The ceilings of arithmetic that nobody knows, by runner: their probes failed, or the suite has none.
+/// Where a runner leaves all of them out, as it does where it has no such instruction, there is none.
+fn unknown_ceilings(outcomes: &[Outcome], ceilings: &[Ceiling]) -> Vec<(String, &'static str)> {
+    let mut runners: Vec<&str> = outcomes.iter().map(|outcome| &*outcome.runner).collect();
+    runners.sort_unstable();
+    runners.dedup();
+    let kinds = [OpName::Fma, OpName::Dot4, OpName::MatrixFma]
+        .into_iter()
+        .flat_map(|op| Dtype::ALL.map(|dtype| (op, dtype)))
+        .filter_map(|(op, dtype)| Some((op, dtype, arithmetic_ceiling(op, dtype)?.0)));
+    let mut unknown = Vec::new();
+    for (op, dtype, name) in kinds {
+        for &runner in &runners {
+            let found = ceilings
+                .iter()
+                .any(|ceiling| ceiling.runner == runner && ceiling.name == name);
+            let mut probes = (outcomes.iter())
+                .filter(|o| o.op == op && o.dtype == dtype && o.runner == runner)
+                .peekable();
+            let left_out = probes.peek().is_some()
+                && probes.all(|probe| probe.status == OutcomeStatus::Skipped);
+            if !found && !left_out {
+                unknown.push((runner.to_owned(), name));
+            }
+        }
+    }
+    unknown
+}
+
 /// Sets the fraction of the ceiling on every measured outcome, and marks those that no device with
 /// these ceilings can have reached.
 pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
@@ -413,6 +452,7 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
             Some((ceiling.runner.clone(), working_set_bytes(copy)))
         })
         .collect();
+    let unknown = unknown_ceilings(outcomes, ceilings);
     // The gate is the most generous roofline: a probe's best sample and not its median, and of the
     // memory probes the fastest, since a case may move its bytes in any mixture.
     let best = |ceiling: &Ceiling| best_sample(ceiling, outcomes);
@@ -446,14 +486,21 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
             continue;
         };
         let work = Work::done(outcome);
-        let Some((roofline_time_s, bound)) = roofline(&work, ceilings, &outcome.runner) else {
+        // Where a ceiling is missing that may be the highest, none of its arithmetic is known.
+        let unknown = outcome.labels.is_some()
+            && (work.arithmetic().iter())
+                .any(|name| unknown.contains(&(outcome.runner.clone(), *name)));
+        let arithmetic = if unknown { &[] } else { work.arithmetic() };
+        let Some((roofline_time_s, bound)) =
+            roofline_by(arithmetic, &work, ceilings, &outcome.runner)
+        else {
             continue;
         };
         let fraction = roofline_time_s / times.median;
         // Where nobody has measured what its arithmetic could do, memory alone is no ceiling to be
         // proud of, though nothing is faster than it either.
         let arithmetic_known = ceilings.iter().any(|ceiling| {
-            ceiling.runner == outcome.runner && work.arithmetic().contains(&&*ceiling.name)
+            ceiling.runner == outcome.runner && arithmetic.contains(&&*ceiling.name)
         });
         let half_known = !outcome.op.is_probe() && !arithmetic_known;
         if !half_known {
@@ -602,6 +649,38 @@ mod tests {
         let read_s = 33.0 / 32.0 * 4.0 / 8.0 / 1.2 * 1e-3;
         assert_eq!(judged(Some(read_s), 1.15), OutcomeStatus::Measured);
         assert_eq!(judged(Some(read_s), 1.9), OutcomeStatus::Implausible);
+    }
+
+    #[test]
+    fn a_ceiling_that_may_be_higher_and_is_not_known_bounds_nothing() {
+        let sides = [("m", 1024), ("n", 1024), ("k", 1024)];
+        let judged = |probe: Option<OutcomeStatus>| {
+            let mut outcomes = probes();
+            let chains = [("invocations", 1000), ("steps", 1000)];
+            outcomes.extend(probe.map(|status| {
+                let mut probe = outcome_in(Dtype::F16, OpName::Fma, &chains, 1e-6);
+                probe.status = status;
+                probe
+            }));
+            // Far above what f32 chains reach.
+            let mut product = outcome_in(Dtype::F16, OpName::Matmul, &sides, 1e-3);
+            product.labels = Some(crate::report::Labels {
+                engine: "alu".to_owned(),
+                ..crate::report::Labels::default()
+            });
+            outcomes.push(product);
+            let ceilings = ceilings(&outcomes, "wgpu", None);
+            set_fractions(&mut outcomes, &ceilings);
+            let judged = outcomes.pop().unwrap();
+            (judged.status, judged.fraction_of_ceiling.is_some())
+        };
+        // The suite has no such probe, or it came to grief.
+        assert_eq!(judged(None), (OutcomeStatus::Measured, false));
+        let failed = judged(Some(OutcomeStatus::Failed));
+        assert_eq!(failed, (OutcomeStatus::Measured, false));
+        // There is no arithmetic in f16, so f32's binds.
+        let left_out = judged(Some(OutcomeStatus::Skipped));
+        assert_eq!(left_out.0, OutcomeStatus::Implausible);
     }
 
     #[test]

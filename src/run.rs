@@ -14,14 +14,14 @@ use crate::input::{self, Data};
 use crate::interrupt::interrupted;
 use crate::journal::{self, Identity, Journal};
 use crate::machine;
-use crate::measure::{Measurement, Policy};
+use crate::measure::{Measurement, Policy, SUBMISSION_S_MAX};
 use crate::normalise;
 use crate::op::{Case, Dtype, OpName};
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
     self, Calibration, Ceiling, MemoryHierarchy, Outcome, OutcomeStatus, Report, RunnerRecord,
-    SCHEMA_VERSION, Status, Suite, Tool,
+    SCHEMA_VERSION, Status, Suite, Tool, Tried,
 };
 use crate::runner::start::{EXTERNALS, External, start};
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
@@ -29,8 +29,11 @@ use crate::shader::sha256;
 use crate::telemetry::{self, Recorder, Sensors, suspect};
 use crate::tune::{self, End, SHARE_USED, Session, Task};
 
-/// A runner that dies this often in a row is given up.
+/// A runner that dies of this many cases in a row is given up.
 const DEATHS_MAX: u32 = 3;
+
+/// A case is begun this often where variants take the runner with them.
+const ATTEMPTS_MAX: usize = 3;
 
 /// A variant is looked at in small first if even a poor one might take longer than this.
 const SCOUT_S_MAX: f64 = 0.15;
@@ -1024,7 +1027,51 @@ impl Work<'_> {
         outcome.throttle = Some(suspect(outcome.telemetry.as_ref(), before, after));
     }
 
+    /// Measures a case. Where a variant takes the runner with it, the others have not been heard: the case
+    /// begins anew without it while there is time, so that one variant does not cost the whole case.
     fn outcome(
+        &mut self,
+        case: &Case,
+        share_s: Option<f64>,
+        before: &[Outcome],
+        ceilings: &[Ceiling],
+    ) -> Outcome {
+        let begun = Instant::now();
+        let deaths_before = self.deaths;
+        // What was seen of each variant that a runner died of.
+        let mut killers: Vec<Tried> = Vec::new();
+        loop {
+            let banned_before = self.banned.len();
+            let left_s = share_s.map(|share_s| share_s - begun.elapsed().as_secs_f64());
+            let mut outcome = self.attempt(case, left_s, before, ceilings);
+            let died = self.banned.len() > banned_before;
+            if died && self.deaths < DEATHS_MAX {
+                // What counts is how many cases in a row it dies of.
+                self.deaths = deaths_before + 1;
+            }
+            killers.extend(outcome.tried.last().filter(|_| died).cloned());
+            let late = share_s.is_some_and(|share_s| begun.elapsed().as_secs_f64() >= share_s);
+            if died
+                && killers.len() < ATTEMPTS_MAX
+                && self.deaths < DEATHS_MAX
+                && !late
+                && !interrupted()
+            {
+                continue;
+            }
+            // The later attempts say of them only that they are left out.
+            outcome.tried.retain(|entry| {
+                let of =
+                    |one: &Tried| (&one.kernel, &one.variant) == (&entry.kernel, &entry.variant);
+                !killers.iter().any(of)
+            });
+            outcome.tried.extend(killers);
+            return outcome;
+        }
+    }
+
+    /// One attempt at a case.
+    fn attempt(
         &mut self,
         case: &Case,
         share_s: Option<f64>,
@@ -1040,7 +1087,7 @@ impl Work<'_> {
         if self.deaths >= DEATHS_MAX {
             return end(
                 OutcomeStatus::Failed,
-                format!("the runner died {DEATHS_MAX} times in a row and was given up"),
+                format!("the runner died of {DEATHS_MAX} cases in a row and was given up"),
             );
         }
         let used_up = format!(
@@ -1061,7 +1108,11 @@ impl Work<'_> {
         let call_s_max = if case.op.is_probe() {
             budget_s / PROBE_CALLS
         } else {
-            self.options.plan.call_s_max.min(budget_s)
+            self.options
+                .plan
+                .call_s_max
+                .min(budget_s)
+                .min(longest_call_s(&self.opened.record.device))
         };
         // What one case overdraws, all later ones lack.
         let case_deadline =
@@ -1248,6 +1299,16 @@ impl Work<'_> {
             }
         }
         report::unmeasured(case, self.label.as_str(), OutcomeStatus::Failed, reason)
+    }
+}
+
+/// The longest call that may be asked of a device by an estimate that is far on the safe side: a system
+/// that resets GPUs for being busy leaves twice the time that a submission gets there.
+fn longest_call_s(device: &Device) -> f64 {
+    if device.device_type == "cpu" {
+        f64::INFINITY
+    } else {
+        2.0 * SUBMISSION_S_MAX
     }
 }
 

@@ -21,16 +21,29 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of `samples`; `None` if there are none or one is not finite.
+    /// The summary of `samples` in the order taken; `None` if there are none or one is not finite. The
+    /// interval counts only as many of them as are independent of each other.
     #[must_use]
     pub fn of(samples: &[f64]) -> Option<Self> {
+        let share = 1.0 / correlation_time(samples)?;
+        Self::with_share(samples, share)
+    }
+
+    /// The summary of `samples` that do not depend on each other, as the medians of processes do not.
+    #[must_use]
+    pub fn of_independent(samples: &[f64]) -> Option<Self> {
+        Self::with_share(samples, 1.0)
+    }
+
+    /// The summary of samples of which this share (above 0, at most 1) counts.
+    fn with_share(samples: &[f64], share: f64) -> Option<Self> {
         if samples.is_empty() || samples.iter().any(|value| !value.is_finite()) {
             return None;
         }
         let mut sorted = samples.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let last = sorted.len() - 1;
-        let (low, high) = median_interval(sorted.len()).unwrap_or((0, last));
+        let (low, high) = share_interval(sorted.len(), share).unwrap_or((0, last));
         Some(Self {
             median: quantile(&sorted, 0.5),
             ci95_low: sorted[low],
@@ -83,6 +96,57 @@ pub fn median_interval(count: usize) -> Option<(usize, usize)> {
         log_term += ((n - below as f64) / (below as f64 + 1.0)).ln();
     }
     place.map(|low| (low, count - 1 - low))
+}
+
+/// The places among `count` order statistics that enclose the median where only a share of them is
+/// independent: those of so many fewer, spread over all.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn share_interval(count: usize, share: f64) -> Option<(usize, usize)> {
+    let fewer = (count as f64 * share).floor() as usize;
+    let (low, _) = median_interval(fewer)?;
+    // Ranks go in steps, and fewer samples must not seem to tell more.
+    let low = (low * count / fewer).min(median_interval(count)?.0);
+    Some((low, count - 1 - low))
+}
+
+/// How many successive samples tell as much as one independent sample would: the integrated
+/// autocorrelation time of "lies above the median", by which the variance of the median's rank is larger.
+/// Summed over Geyer's initial sequence of positive pairs (Practical Markov Chain Monte Carlo, Statistical
+/// Science 7, 1992), and at least one: samples that avoid each other narrow nothing. `None` if there are
+/// no samples or one is not finite.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn correlation_time(samples: &[f64]) -> Option<f64> {
+    let median = median(samples)?;
+    let above: Vec<f64> = samples
+        .iter()
+        .map(|value| match value.total_cmp(&median) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.0,
+            std::cmp::Ordering::Less => -1.0,
+        })
+        .collect();
+    let product = |lag: usize| -> f64 {
+        let later = above.iter().skip(lag);
+        above.iter().zip(later).map(|(a, b)| a * b).sum()
+    };
+    let variance = product(0);
+    if variance == 0.0 {
+        return Some(1.0); // all alike
+    }
+    let mut pairs = 0.0;
+    for lag in (0..samples.len()).step_by(2) {
+        let pair = (product(lag) + product(lag + 1)) / variance;
+        if pair <= 0.0 {
+            break;
+        }
+        pairs += pair;
+    }
+    Some((2.0 * pairs - 1.0).clamp(1.0, samples.len() as f64))
 }
 
 /// What two lists of times say about each other.
@@ -262,7 +326,7 @@ pub fn relative_sd(times: &[f64]) -> f64 {
 /// The median of any values; `None` of none.
 #[must_use]
 pub fn median(values: &[f64]) -> Option<f64> {
-    Summary::of(values).map(|summary| summary.median)
+    Summary::of_independent(values).map(|summary| summary.median)
 }
 
 /// The share of resamples to leave out at each end so that an interval of one short list covers what
@@ -536,6 +600,114 @@ mod tests {
         );
     }
 
+    /// Samples of which each is the one before times `memory` and something new.
+    fn remembering(memory: f64, count: usize, random: &mut Random) -> Vec<f64> {
+        let fresh = (1.0 - memory * memory).sqrt();
+        let mut value = 0.0;
+        let mut samples = Vec::with_capacity(count);
+        for at in 0..count + 100 {
+            // Twelve uniform numbers make a normal one, near enough.
+            let uniform = (0..12).map(|_| random.next() as f64 / u64::MAX as f64);
+            value = memory * value + fresh * (uniform.sum::<f64>() - 6.0);
+            if at >= 100 {
+                samples.push(1.0 + 0.01 * value);
+            }
+        }
+        samples
+    }
+
+    #[test]
+    fn intervals_cover_also_where_samples_depend_on_each_other() {
+        let mut random = Random(7);
+        let mut covered = |memory: f64, count: usize| {
+            let mut counts = [0u32; 2];
+            for _ in 0..1000 {
+                let samples = remembering(memory, count, &mut random);
+                let both = [Summary::of(&samples), Summary::of_independent(&samples)];
+                for (count, summary) in counts.iter_mut().zip(both) {
+                    let summary = summary.unwrap();
+                    *count += u32::from(summary.ci95_low <= 1.0 && 1.0 <= summary.ci95_high);
+                }
+            }
+            counts
+        };
+        for (memory, count, least, most) in [
+            (0.0, 20, 940, 985),
+            (0.0, 100, 935, 980),
+            (0.5, 40, 890, 970),
+            (0.5, 200, 915, 975),
+            (0.8, 200, 890, 970),
+        ] {
+            let [corrected, plain] = covered(memory, count);
+            println!(
+                "memory {memory}, {count} samples: {corrected} of 1000, {plain} if taken for independent"
+            );
+            assert!(
+                (least..=most).contains(&corrected),
+                "{memory} {count}: {corrected}"
+            );
+            assert!(memory < 0.5 || plain < 850, "{memory} {count}: {plain}");
+        }
+    }
+
+    /// Real samples: both halves of one measurement should agree.
+    #[test]
+    fn intervals_of_both_halves_of_a_measurement_seldom_lie_apart() {
+        let mut files = vec![std::path::PathBuf::from(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/reports"
+        ))];
+        let [mut total, mut apart, mut apart_plain] = [0u32; 3];
+        while let Some(path) = files.pop() {
+            if path.is_dir() {
+                files.extend(
+                    std::fs::read_dir(path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+                continue;
+            }
+            let Some(text) = (path.extension().is_some_and(|e| e == "json"))
+                .then(|| std::fs::read_to_string(&path).unwrap())
+            else {
+                continue;
+            };
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            for outcome in report["outcomes"].as_array().unwrap() {
+                let samples: Vec<f64> = (outcome["time_s"]["samples"].as_array())
+                    .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect())
+                    .unwrap_or_default();
+                if samples.len() < 40 {
+                    continue;
+                }
+                let (first, second) = samples.split_at(samples.len() / 2);
+                let are_apart = |of: fn(&[f64]) -> Option<Summary>| {
+                    let (a, b) = (of(first).unwrap(), of(second).unwrap());
+                    u32::from(a.ci95_high < b.ci95_low || b.ci95_high < a.ci95_low)
+                };
+                total += 1;
+                apart += are_apart(Summary::of);
+                apart_plain += are_apart(Summary::of_independent);
+            }
+        }
+        println!("{total} measurements: apart {apart}, {apart_plain} if taken for independent");
+        assert!(total > 300);
+        assert!(3 * apart < apart_plain);
+    }
+
+    #[test]
+    fn how_long_samples_remember() {
+        let alternating: Vec<f64> = (0..40).map(|i| f64::from(i % 2)).collect();
+        assert_eq!(correlation_time(&alternating), Some(1.0));
+        assert_eq!(correlation_time(&[1.0; 9]), Some(1.0));
+        assert_eq!(correlation_time(&[]), None);
+        // Two levels, one after the other: all of it is one observation or two.
+        let step: Vec<f64> = (0..40).map(|i| f64::from(i / 20)).collect();
+        assert!(correlation_time(&step).unwrap() > 10.0);
+        let summary = Summary::of(&step).unwrap();
+        assert_eq!((summary.ci95_low, summary.ci95_high), (0.0, 1.0));
+    }
+
     #[test]
     fn quartiles_match_numpy() {
         let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]).unwrap();
@@ -563,13 +735,17 @@ mod tests {
         fn the_parts_are_ordered_and_independent_of_sample_order(
             mut samples in proptest::collection::vec(1e-9f64..1e3, 1..200), seed in any::<u64>()
         ) {
-            let summary = Summary::of(&samples).unwrap();
+            let summary = Summary::of_independent(&samples).unwrap();
             let parts = [summary.min, summary.q1, summary.median, summary.q3, summary.max];
             prop_assert!(parts.windows(2).all(|pair| pair[0] <= pair[1]));
             prop_assert!(summary.ci95_low <= summary.median && summary.median <= summary.ci95_high);
             let middle = (seed as usize) % samples.len();
             samples.rotate_left(middle);
-            prop_assert_eq!(Summary::of(&samples).unwrap(), summary);
+            prop_assert_eq!(Summary::of_independent(&samples).unwrap(), summary);
+            // In whatever order they come, samples that remember tell no more.
+            let in_order = Summary::of(&samples).unwrap();
+            prop_assert!(in_order.ci95_low <= summary.ci95_low && summary.ci95_high <= in_order.ci95_high);
+            prop_assert_eq!(in_order.median, summary.median);
         }
     }
 
@@ -591,8 +767,9 @@ mod tests {
                 summary.ci95_low <= 0.0 && 0.0 <= summary.ci95_high
             })
             .count();
-        // Binomial(2000, 0.965): three standard deviations are 25.
-        assert!((1900..1960).contains(&covered), "{covered} of 2000");
+        // Binomial(2000, 0.965): three standard deviations are 25. Some intervals are wider, where chance
+        // made samples follow each other.
+        assert!((1900..1980).contains(&covered), "{covered} of 2000");
     }
 
     /// Draws that are the same in every run.

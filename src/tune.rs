@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::estimate;
 use crate::input::{Data, Element, Values};
-use crate::measure::{Measurement, Policy, Trouble, Turns, measure, measure_by_turns};
+use crate::measure::{
+    Measurement, Policy, SUBMISSION_S_MAX, Trouble, Turns, measure, measure_by_turns,
+};
 use crate::op::Case;
 use crate::protocol::{
     Device, Estimate, Inspection, Refused, Request, Response, Timer, Variant, WhatIf,
@@ -567,9 +569,9 @@ pub fn choose(
     Err(match (wrong, failed, refused.first()) {
         (Some(reason), _, _) => End::Wrong(reason),
         (None, Some(reason), _) => End::Failed(reason),
-        (None, None, _) if banned => End::Skipped(
-            "no variant is left that has not killed the runner in an earlier case".to_owned(),
-        ),
+        (None, None, _) if banned => {
+            End::Skipped("no variant is left that has not killed the runner before".to_owned())
+        }
         (None, None, Some(first)) => End::Skipped(format!(
             "no variant can run here; the first, {}: {}",
             first.variant, first.reason
@@ -845,7 +847,7 @@ impl Search<'_, '_, '_> {
         for variant in banned {
             self.banned = true;
             self.record(&variant, "failed", |t| {
-                t.reason = Some("it killed the runner in an earlier case".to_owned())
+                t.reason = Some("it killed the runner before".to_owned())
             });
         }
         legal
@@ -1123,7 +1125,8 @@ impl Search<'_, '_, '_> {
             .collect();
         for runner in others {
             // Preparing calls it once, timing once more if it is slow.
-            let affordable = 2.0 * runner.time_s < 0.3 * self.task.budget_s;
+            let affordable =
+                2.0 * runner.time_s < 0.3 * self.task.budget_s && runner.time_s < SUBMISSION_S_MAX;
             if affordable && !self.spent(0.9) && kernels.insert(runner.variant.kernel.clone()) {
                 self.look_at(&inputs, runner.variant, &mut full)?;
             }

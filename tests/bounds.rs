@@ -1,5 +1,5 @@
 //! No kernel reads or writes beyond a buffer, not even what it then throws away: devices are opened
-//! without the driver's checks (`src/unchecked_device.rs`), and nothing else would stop it.
+//! without the driver's checks (`src/hal.rs`), and nothing else would stop it.
 //!
 //! Each index into a buffer is led through a function that notes whether it lies beyond the end. Once one
 //! did, all that the workgroup writes goes to element 0, so most of its output is never written, and that

@@ -35,7 +35,7 @@ const ORDER: &[&str] = &[
     "plan", // what to do, and what it may cost
     "unroll",
     "what_if",
-    "unchecked_device",
+    "hal",
     "gpu",
     "variant",
     "estimate",
@@ -178,15 +178,12 @@ fn only_one_file_speaks_wgpu() {
     let pattern = Regex::new(r"\bwgpu::").unwrap();
     let mut violations = Vec::new();
     for (path, text) in with_ending(&[".rs"]) {
-        let may = ["src/gpu.rs", "src/unchecked_device.rs"].contains(&path.as_str());
+        let may = ["src/gpu.rs", "src/hal.rs"].contains(&path.as_str());
         if !may && !path.starts_with("tests/") {
             violations.extend(found(&path, &text, &pattern));
         }
     }
-    none(
-        &violations,
-        "only src/gpu.rs and src/unchecked_device.rs may use wgpu",
-    );
+    none(&violations, "only src/gpu.rs and src/hal.rs may use wgpu");
 }
 
 #[test]
@@ -194,14 +191,14 @@ fn only_two_files_speak_vulkan() {
     let pattern = Regex::new(r"\bash::").unwrap();
     let mut violations = Vec::new();
     for (path, text) in with_ending(&[".rs"]) {
-        let may = ["src/driver_statistics.rs", "src/unchecked_device.rs"].contains(&path.as_str());
+        let may = ["src/driver_statistics.rs", "src/hal.rs"].contains(&path.as_str());
         if !may && !path.starts_with("tests/") {
             violations.extend(found(&path, &text, &pattern));
         }
     }
     none(
         &violations,
-        "only src/driver_statistics.rs and src/unchecked_device.rs may use ash",
+        "only src/driver_statistics.rs and src/hal.rs may use ash",
     );
 }
 

@@ -131,7 +131,7 @@ impl WgpuRunner {
         checks: bool,
     ) -> GpuResult<Response> {
         let candidate = gpu::select(gpu::enumerate(backend), device)?;
-        let gpu = Gpu::open(candidate, checks)?;
+        let mut gpu = Gpu::open(candidate, checks)?;
         let module = shader::build(
             "input/fill",
             include_str!("../../shaders/input/fill.wgsl"),
