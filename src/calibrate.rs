@@ -794,7 +794,7 @@ pub fn load(device: &Device, runner: &str) -> Option<Calibration> {
 /// A usage error that names the file and what is wrong with it.
 pub fn read(path: &Path) -> Result<Calibration> {
     let refuse = |what: String| Error::usage(format!("--calibrated {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| refuse(error.to_string()))?;
     let calibration: Calibration = serde_json::from_str(&text)
         .map_err(|error| refuse(format!("it is no calibration: {error}")))?;
     for (name, value) in [

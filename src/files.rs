@@ -1,7 +1,9 @@
-//! Where on a machine the user's own files lie, and writing a file whole or not at all.
+//! Where on a machine the user's own files lie, reading a text whichever shell wrote it, and writing a
+//! file whole or not at all.
 
 use std::env;
-use std::io::{Result, Write};
+use std::fs;
+use std::io::{Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -36,6 +38,62 @@ pub fn cache() -> Option<PathBuf> {
     Some(base.join("chipmark"))
 }
 
+/// The text that bytes stand for: UTF-8 or, where they begin with a mark that says so, UTF-16. PowerShell
+/// before version 7 writes all that is redirected in UTF-16, and editors on Windows put a mark before
+/// UTF-8 too.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] where they are neither.
+pub fn text(bytes: &[u8]) -> Result<String> {
+    let utf_16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (units, rest) = bytes.as_chunks::<2>();
+        let units: Vec<u16> = units.iter().copied().map(unit).collect();
+        let text = String::from_utf16(&units).ok();
+        text.filter(|_| rest.is_empty())
+    };
+    let decoded = match bytes {
+        [0xff, 0xfe, rest @ ..] => utf_16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf_16(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => str::from_utf8(rest).ok().map(str::to_owned),
+        _ => str::from_utf8(bytes).ok().map(str::to_owned),
+    };
+    decoded.ok_or_else(|| Error::new(ErrorKind::InvalidData, "it is no text in UTF-8 or UTF-16"))
+}
+
+/// Reads a text that the user wrote, or a program for the user.
+///
+/// # Errors
+/// Those of the file system and of [`text`].
+pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
+    text(&fs::read(path)?)
+}
+
+/// The files that a path with `*` and `?` stands for, in the order of their names; the path itself where
+/// it has none, or names a file as it is. Brackets stand for themselves, as in shells on Windows.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] where there is no such file.
+pub fn matching(path: &Path) -> Result<Vec<PathBuf>> {
+    let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?'])) else {
+        return Ok(vec![path.to_owned()]);
+    };
+    if path.exists() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let options = glob::MatchOptions {
+        case_sensitive: false,
+        require_literal_separator: true,
+        // What is hidden is not meant: a report that is being written, an editor's backup.
+        require_literal_leading_dot: true,
+    };
+    let found = glob::glob_with(&pattern.replace('[', "[[]"), options).map_err(Error::other)?;
+    let files: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "no file matches it"));
+    }
+    Ok(files)
+}
+
 /// Who may read a file that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
@@ -58,7 +116,7 @@ fn written(path: &Path, content: &[u8], readers: Readers) -> Result<NamedTempFil
     if readers == Readers::All {
         use std::os::unix::fs::PermissionsExt;
         file.as_file()
-            .set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            .set_permissions(fs::Permissions::from_mode(0o644))?;
     }
     #[cfg(not(unix))]
     let _ = readers;
@@ -86,8 +144,50 @@ pub fn create(path: &Path, text: &str, readers: Readers) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::io::ErrorKind;
+
+    #[test]
+    fn a_text_is_read_whichever_shell_wrote_it() {
+        let text = "name = \"µ\"\r\n𝄞\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        let utf_16 = |bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            let units = std::iter::once('\u{feff}').chain(text.chars());
+            let units: Vec<u16> = units.collect::<String>().encode_utf16().collect();
+            units.into_iter().flat_map(bytes).collect()
+        };
+        for bytes in [
+            text.as_bytes().to_vec(),
+            [&[0xef, 0xbb, 0xbf], text.as_bytes()].concat(),
+            utf_16(u16::to_le_bytes),
+            utf_16(u16::to_be_bytes),
+        ] {
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_text(&path).unwrap(), text, "{bytes:x?}");
+        }
+        assert_eq!(super::text(&[]).unwrap(), "");
+        // Latin-1, half a unit, half a pair.
+        for bytes in [&b"\xb5"[..], b"\xff\xfea", b"\xff\xfe\x34\xd8"] {
+            let error = super::text(bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn wildcards_stand_for_the_files_that_match_and_for_nothing_hidden() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["b[1]/2.json", "a/1.json", "a/.2.json", "a/3.txt", "1.json"] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), "").unwrap();
+        }
+        fs::create_dir(at("a/4.json")).unwrap();
+        let found = |pattern: &str| matching(&at(pattern)).unwrap();
+        assert_eq!(found("*/*.json"), [at("a/1.json"), at("b[1]/2.json")]);
+        assert_eq!(found("b[1]/?.json"), [at("b[1]/2.json")]);
+        assert_eq!(found("not/there.json"), [at("not/there.json")]);
+        let error = matching(&at("*.toml")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_file_is_replaced_whole_or_left_as_it_was_and_nothing_lies_beside_it() {

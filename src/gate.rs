@@ -17,6 +17,7 @@ use crate::compare::{CaseComparison, Comparison, FALSE_DISCOVERY_RATE, Terms, Ve
 use crate::compare::{decide, is_not_slower, time_and_error};
 use crate::display;
 use crate::error::{Error, Result, one_line};
+use crate::files;
 use crate::report::{Outcome, OutcomeStatus, Report};
 use crate::stats;
 
@@ -161,7 +162,7 @@ impl Thresholds {
     /// A usage error that names the file, the field and the remedy.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path)
             .map_err(|error| Error::usage(format!("--thresholds {name}: {error}")))?;
         Self::parse(&name, &text)
     }

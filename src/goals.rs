@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::display;
 use crate::error::{Error, Result, one_line};
+use crate::files;
 use crate::report::{Outcome, OutcomeStatus, Report};
 
 /// The goals that come with the program.
@@ -142,7 +143,7 @@ impl Goals {
             return Self::parse("goals/kernels.toml", GOALS);
         };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path)
             .map_err(|error| Error::usage(format!("--goals {name}: {error}")))?;
         Self::parse(&name, &text)
     }

@@ -1,13 +1,13 @@
 //! Language models as shapes: which cases a prefill and a decode step consist of, and what they keep
 //! in memory.
 
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, one_line};
+use crate::files;
 use crate::op::{Case, Dtype, OpName, Shape};
 
 /// The models that come with the program, by the name that options take.
@@ -147,7 +147,7 @@ impl Model {
                 model_names().join(", ")
             )));
         }
-        let text = fs::read_to_string(name)
+        let text = files::read_text(name)
             .map_err(|error| Error::usage(format!("--model {name}: {error}")))?;
         Self::parse(name, &text)
     }

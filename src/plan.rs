@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use crate::error::{Error, Result, one_line};
+use crate::files;
 use crate::normalise::{Work, bounds, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
@@ -220,8 +221,10 @@ pub fn plan(suite: &str, filter: Option<&str>) -> Result<Plan> {
             .extension()
             .is_some_and(|ending| ending == "toml") =>
         {
-            std::fs::read_to_string(suite)
-                .map_err(|error| Error::usage(format!("--suite {suite}: {error}")))?
+            let text = files::read_text(suite)
+                .map_err(|error| Error::usage(format!("--suite {suite}: {error}")))?;
+            // A suite is the same one however a system ends its lines.
+            text.replace("\r\n", "\n")
         }
         None => {
             return Err(Error::usage(format!(
@@ -372,6 +375,21 @@ mod tests {
             assert_eq!(plan.suite, name);
             assert_eq!(plan.cases[0].op, OpName::Empty);
         }
+    }
+
+    #[test]
+    fn a_suite_is_the_same_one_whichever_shell_wrote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("quick.toml");
+        let built_in = plan("quick", None).unwrap();
+        // As PowerShell 5.1 writes what is redirected.
+        let text = include_str!("../suites/quick.toml").replace('\n', "\r\n");
+        let units = "\u{feff}".encode_utf16().chain(text.encode_utf16());
+        let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&file, bytes).unwrap();
+        let redirected = plan(file.to_str().unwrap(), None).unwrap();
+        assert_eq!(redirected.suite_sha256, built_in.suite_sha256);
+        assert_eq!(redirected.cases, built_in.cases);
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! `chipmark publish`: reports into a folder of published ones, to the byte as they were written, and
-//! only what a stranger can rely on.
+//! `chipmark publish`: reports into a folder of published ones, to the byte as they were written (or to
+//! the letter, where a shell recoded them), and only what a stranger can rely on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::chips::Chips;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::report::{self, OutcomeStatus, Report, Status};
 use crate::store::{self, Store};
 
@@ -36,7 +37,7 @@ pub fn objection(report: &Report) -> Option<String> {
 /// already.
 pub fn publish(path: &Path, folder: &Path) -> Result<PathBuf> {
     let refuse = |what: String| Error::usage(format!("{}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| refuse(error.to_string()))?;
     let (report, content_id) = Report::read_with_id(path)?;
     let doubt = store::doubt(&report, &content_id, &Chips::load(None)?);
     if let Some(reason) = doubt.or_else(|| objection(&report)) {
@@ -71,6 +72,18 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), fs::read(published()).unwrap());
         let again = publish(&path, folder.path()).unwrap_err().message;
         assert!(again.contains("published already"), "{again}");
+    }
+
+    #[test]
+    fn a_report_that_a_shell_recoded_is_the_same_report_and_published_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let redirected = folder.path().join("r.json");
+        let text = fs::read_to_string(published()).unwrap();
+        let units = "\u{feff}".encode_utf16().chain(text.encode_utf16());
+        let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+        fs::write(&redirected, bytes).unwrap();
+        let path = publish(&redirected, &folder.path().join("into")).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), text);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::files;
 use crate::op::{Dtype, OpName, Shape};
 use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
@@ -869,7 +870,7 @@ impl Report {
     /// # Errors
     /// As [`Report::read`].
     pub fn read_with_id(path: &Path) -> Result<(Self, String)> {
-        let text = fs::read_to_string(path)
+        let text = files::read_text(path)
             .map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
         Self::parse(&text, &path.display().to_string())
     }

@@ -1,7 +1,7 @@
 //! Who answers for a report: detached signatures in the format of minisign (Ed25519 over BLAKE2b), so
 //! that its own tool reads ours and we read its.
 //!
-//! A signature covers the bytes of the file. Its trusted comment, which is signed too, names the
+//! A signature covers the bytes of the file, whatever text they stand for. Its trusted comment, which is signed too, names the
 //! report's id.
 
 use std::ffi::OsString;
@@ -102,7 +102,7 @@ fn line_of(text: &str, number: usize) -> Vec<u8> {
 
 fn secret_key(path: &Path) -> Result<SecretKey> {
     let refuse = |what: String| Error::usage(format!("--key {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| refuse(error.to_string()))?;
     let encrypted = text
         .lines()
         .nth(1)
@@ -185,7 +185,7 @@ pub fn verify(report: &Path, report_id: &str, key: &Path) -> Result<String> {
     let path = path_of(report);
     let refuse = |path: &Path, what: String| Error::usage(format!("{}: {what}", path.display()));
     let read =
-        |path: &Path| fs::read_to_string(path).map_err(|error| refuse(path, error.to_string()));
+        |path: &Path| files::read_text(path).map_err(|error| refuse(path, error.to_string()));
     let no_key = |error: minisign::PError| {
         refuse(
             key,

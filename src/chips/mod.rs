@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -609,8 +608,8 @@ impl Chips {
         let own = own.filter(|path| path.exists());
         for path in own.as_deref().into_iter().chain(file) {
             let name = path.display().to_string();
-            let text = fs::read_to_string(path)
-                .map_err(|error| Error::usage(format!("{name}: {error}")))?;
+            let text =
+                files::read_text(path).map_err(|error| Error::usage(format!("{name}: {error}")))?;
             chips.add(&name, &text, true)?;
         }
         Ok(chips)

@@ -74,7 +74,7 @@ pub(super) enum Command {
     /// Show reports side by side; the first is the baseline
     Compare {
         /// Two reports or more
-        #[arg(required = true, num_args = 2..)]
+        #[arg(required = true)]
         reports: Vec<PathBuf>,
         #[command(flatten)]
         sides: SideArgs,
@@ -216,7 +216,7 @@ pub(super) enum Command {
     /// Join the shards of one run into one report
     Merge {
         /// The shards' reports
-        #[arg(required = true, num_args = 2..)]
+        #[arg(required = true)]
         reports: Vec<PathBuf>,
         /// Folder that the report is written below, or - for standard output
         #[arg(short, long, value_name = "DIR|-", default_value = "reports")]

@@ -193,6 +193,27 @@ fn command_line() -> String {
     words.join(" ")
 }
 
+/// Writes a report to stdout in ASCII, which is the same JSON: PowerShell takes what a program writes
+/// for text in the console's code page, and would make other letters, and so another report, of the rest.
+fn print_report(report: &Report) -> Result<()> {
+    print(&in_ascii(&report.to_json()?))
+}
+
+/// JSON with all that is not ASCII as escapes.
+fn in_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter.is_ascii() {
+            ascii.push(letter);
+        } else {
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                ascii.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    ascii
+}
+
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
@@ -234,7 +255,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
     drop(progress);
     if to_stdout {
         eprint!("{}", screen::summary(&report));
-        print(&report.to_json()?)?;
+        print_report(&report)?;
     } else {
         let path = report::write(&report, &args.output).map_err(|error| rescue(&report, error))?;
         print(&format!("{}{}\n", screen::summary(&report), path.display()))?;
@@ -334,10 +355,8 @@ fn rescue(report: &Report, error: Error) -> Error {
     eprint!("{}", screen::summary(report));
     let elsewhere = match report::write(report, &std::env::temp_dir()) {
         Ok(path) => path.display().to_string(),
-        Err(_) => {
-            let printed = report.to_json().and_then(|text| print(&text));
-            printed.map_or_else(|_| "lost".to_owned(), |()| "standard output".to_owned())
-        }
+        Err(_) => print_report(report)
+            .map_or_else(|_| "lost".to_owned(), |()| "standard output".to_owned()),
     };
     Error::new(
         error.kind,
@@ -902,4 +921,18 @@ fn worker(name: &str) -> Result<()> {
             format!("the conductor went away: {error}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_in_ascii_is_the_same_json() {
+        let json = r#"{"name":"Radeon™ µ𝄞 \\"}"#;
+        let ascii = in_ascii(json);
+        assert_eq!(ascii, r#"{"name":"Radeon\u2122 \u00b5\ud834\udd1e \\"}"#);
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&ascii), value(json));
+    }
 }

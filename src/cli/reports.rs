@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::args::{
     CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, ServeArgs, assigned, usd,
 };
-use super::{calibration, command_line, judge, pretty, print, print_bytes, rescue, to_value};
+use super::{
+    calibration, command_line, judge, pretty, print, print_bytes, print_report, rescue, to_value,
+};
 use regex::Regex;
 
 use crate::chips::Chips;
@@ -32,6 +34,32 @@ use crate::{consistency, import, interrupt, merge, publish, run, signature};
 
 /// Reports with the names that they were given by.
 type Named = Vec<(String, Report)>;
+
+/// The reports that were named. No shell on Windows makes files of `reports/*/*.json`, so this does.
+/// Here and not for all arguments at once: `--filter '.*'` arrives like a path, for PowerShell takes the
+/// quotes away.
+fn expanded(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if !cfg!(windows) {
+        return Ok(paths.to_vec());
+    }
+    let matching = |path: &PathBuf| {
+        files::matching(path).map_err(|error| Error::usage(format!("{}: {error}", path.display())))
+    };
+    let lists: Vec<Vec<PathBuf>> = paths.iter().map(matching).collect::<Result<_>>()?;
+    Ok(lists.concat())
+}
+
+/// As [`expanded`], where one report is too few.
+fn several(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let paths = expanded(paths)?;
+    if let [only] = &paths[..] {
+        return Err(Error::usage(format!(
+            "<REPORTS>: 2 or more are needed, and {} is the only one",
+            only.display()
+        )));
+    }
+    Ok(paths)
+}
 
 /// Reads reports; with them a warning for each that is not as it was written.
 fn read_reports(paths: &[PathBuf]) -> Result<(Named, Vec<String>)> {
@@ -117,7 +145,7 @@ pub(super) fn show(path: &Path, filter: Option<&str>) -> Result<()> {
 pub(super) fn goals_command(paths: &[PathBuf], goals: Option<&Path>, json: bool) -> Result<()> {
     let goals = Goals::load(goals)?;
     let mut standings = Vec::new();
-    for path in paths {
+    for path in &expanded(paths)? {
         standings.push(goals.hold(&unaltered(path)?));
     }
     if json {
@@ -128,7 +156,7 @@ pub(super) fn goals_command(paths: &[PathBuf], goals: Option<&Path>, json: bool)
 }
 
 pub(super) fn publish_command(paths: &[PathBuf], folder: &Path) -> Result<()> {
-    for path in paths {
+    for path in &expanded(paths)? {
         print(&format!("{}\n", publish::publish(path, folder)?.display()))?;
     }
     Ok(())
@@ -145,7 +173,7 @@ pub(super) fn index_command(folder: &Path, headline: bool, prefix: &str) -> Resu
 }
 
 pub(super) fn compare_command(paths: &[PathBuf], terms: &Terms, format: Format) -> Result<()> {
-    let (reports, warnings) = read_reports(paths)?;
+    let (reports, warnings) = read_reports(&several(paths)?)?;
     terms.check(&reports)?;
     let mut comparison = compare(&reports, terms);
     comparison.warnings.extend(warnings);
@@ -191,7 +219,7 @@ pub(super) fn check(
 }
 
 pub(super) fn export_command(format: &str, paths: &[PathBuf], output: &Path) -> Result<()> {
-    let (reports, warnings) = read_reports(paths)?;
+    let (reports, warnings) = read_reports(&expanded(paths)?)?;
     let to_stdout = output == Path::new("-");
     if to_stdout && export::is_binary(format) && std::io::stdout().is_terminal() {
         return Err(Error::usage(format!(
@@ -294,7 +322,7 @@ pub(super) fn import_command(format: &str, file: &Path, output: &Path) -> Result
                 reports.len()
             )));
         };
-        return print(&report.to_json()?);
+        return print_report(report);
     }
     report::check_writable("--output", output)?;
     for report in &reports {
@@ -305,9 +333,9 @@ pub(super) fn import_command(format: &str, file: &Path, output: &Path) -> Result
 }
 
 pub(super) fn merge_command(paths: &[PathBuf], output: &Path) -> Result<()> {
-    let report = merge::merge(read_reports(paths)?.0, command_line())?;
+    let report = merge::merge(read_reports(&several(paths)?)?.0, command_line())?;
     if output == Path::new("-") {
-        return print(&report.to_json()?);
+        return print_report(&report);
     }
     report::check_writable("--output", output)?;
     let path = report::write(&report, output)?;
@@ -399,7 +427,7 @@ pub(super) fn replay_command(args: &ReplayArgs) -> Result<()> {
     let (replayed, _) = run::run(&replay.options, &mut progress)?;
     drop(progress);
     let new_name = if to_stdout {
-        print(&replayed.to_json()?)?;
+        print_report(&replayed)?;
         "the replay".to_owned()
     } else {
         let path =
@@ -474,7 +502,8 @@ pub(super) fn cost_command(args: &CostArgs) -> Result<()> {
         return print(&cost::suite(&question)?);
     }
     let chips = Chips::load(args.chips.as_deref())?;
-    let named = args.reports.iter().map(|path| {
+    let paths = expanded(&args.reports)?;
+    let named = paths.iter().map(|path| {
         let report = unaltered(path)?;
         Ok((path.display().to_string(), report))
     });

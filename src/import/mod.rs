@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::display;
 use crate::error::{Error, Result, one_line};
+use crate::files;
 use crate::protocol::Device;
 use crate::report::{Claim, Host, Report, SCHEMA_VERSION, Status, Suite, Tool};
 use crate::shader::sha256;
@@ -193,7 +194,7 @@ pub fn import(format: &str, path: &Path, command: &str) -> Result<Vec<Report>> {
     };
     let name = path.display().to_string();
     let refuse = |error: std::io::Error| Error::usage(format!("{name}: {error}"));
-    let text = fs::read_to_string(path).map_err(refuse)?;
+    let text = files::read_text(path).map_err(refuse)?;
     let source = Source {
         name: &name,
         text: &text,

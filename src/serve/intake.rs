@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::chips::Chips;
 use crate::error::one_line;
+use crate::files;
 use crate::report::{self, Report};
 use crate::store;
 
@@ -84,10 +85,11 @@ impl Intake {
 
     /// Judges a report and stores it in the folder, as it was sent to the byte.
     pub(super) fn take(&self, bytes: &[u8], folder: &Path) -> Taken {
-        let Ok(text) = std::str::from_utf8(bytes) else {
-            return Taken::Unreadable("it is not JSON: it is no text in UTF-8".to_owned());
+        let text = match files::text(bytes) {
+            Ok(text) => text,
+            Err(error) => return Taken::Unreadable(format!("it is not JSON: {error}")),
         };
-        let (report, content_id) = match Report::parse(text, "the report") {
+        let (report, content_id) = match Report::parse(&text, "the report") {
             Ok(parsed) => parsed,
             Err(error) => return Taken::Unreadable(error.to_string()),
         };
@@ -107,7 +109,7 @@ impl Intake {
                 return Taken::Known { place, report_id };
             }
         }
-        let path = match report::write_text(&report, text, folder) {
+        let path = match report::write_text(&report, &text, folder) {
             Ok(path) => path,
             Err(error) => return Taken::Failed(one_line(&error.to_string())),
         };

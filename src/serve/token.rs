@@ -6,6 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Shorter ones can be guessed.
 const LENGTH_MIN: usize = 16;
@@ -30,7 +31,7 @@ impl Token {
     /// A usage error where the file cannot be read or holds no token.
     pub fn read(path: &Path) -> Result<Self> {
         let refuse = |what: String| Error::usage(format!("{}: {what}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+        let text = files::read_text(path).map_err(|error| refuse(error.to_string()))?;
         let token = text.trim_end();
         let is_token = token.bytes().all(|byte| byte.is_ascii_graphic())
             && (LENGTH_MIN..=LENGTH_MAX).contains(&token.len());
