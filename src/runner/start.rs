@@ -60,7 +60,23 @@ impl External {
     /// What makes it available.
     #[must_use]
     pub fn remedy(&self) -> String {
-        format!("`./x runner {}` installs it", self.name)
+        self.remedy_on(cfg!(windows))
+    }
+
+    /// `./x` needs a shell that Windows does not have.
+    fn remedy_on(&self, on_windows: bool) -> String {
+        let name = self.name;
+        match (on_windows, name) {
+            (false, _) => format!("`./x runner {name}` installs it"),
+            (true, "cubecl") => {
+                format!(
+                    "`cargo build --release --manifest-path runners/{name}/Cargo.toml` makes it, and --runner runners/{name}/target/release/chipmark-{name}.exe starts it"
+                )
+            }
+            (true, _) => format!(
+                "`pip install -r runners/{name}/requirements.txt` installs what it needs, and --runner \"python runners/{name}/chipmark_{name}.py\" starts it"
+            ),
+        }
     }
 }
 
@@ -98,20 +114,124 @@ pub fn start(name: &str) -> Result<Process> {
     Process::start(name, command)
 }
 
-/// The program that `name` is the path of, or else that its first word is, with the other words as
-/// its arguments. A single word must be a path; a program that the system finds by name needs
-/// arguments to be told from a mistyped runner.
+/// The program that `name` begins with the path of, with the words after it as its arguments, or else
+/// the one that its first word is. Of paths that fit the longest is meant, for a path may have blanks. A
+/// single word must be a path; a program that the system finds by name needs arguments to be told from a
+/// mistyped runner.
 fn program(name: &str) -> Option<Command> {
-    let path = |name: &str| std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-    if Path::new(name).is_file() {
-        return Some(Command::new(path(name)));
+    let name = name.trim();
+    let blanks = name.rmatch_indices(char::is_whitespace);
+    let ends = std::iter::once(name.len()).chain(blanks.map(|(at, _)| at));
+    for (path, arguments) in ends.map(|end| name.split_at(end)) {
+        if let Some(file) = file(path.trim_end()) {
+            let mut command = command(&file, cfg!(windows));
+            command.args(arguments.split_whitespace());
+            return Some(command);
+        }
     }
-    let (first, arguments) = name.trim().split_once(char::is_whitespace)?;
-    let mut command = if Path::new(first).is_file() {
-        Command::new(path(first))
-    } else {
-        Command::new(first)
-    };
+    let (first, arguments) = name.split_once(char::is_whitespace)?;
+    let mut command = Command::new(first);
     command.args(arguments.split_whitespace());
     Some(command)
+}
+
+/// The file that a path names, with or without the ending that the system gives to programs.
+fn file(path: &str) -> Option<PathBuf> {
+    [
+        path.to_owned(),
+        format!("{path}{}", std::env::consts::EXE_SUFFIX),
+    ]
+    .iter()
+    .find(|path| Path::new(path).is_file())
+    .map(|path| std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)))
+}
+
+/// What starts a file. Windows knows no `#!`, so a program in Python goes to Python there.
+fn command(file: &Path, on_windows: bool) -> Command {
+    let is_python = file
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("py"));
+    if !(on_windows && is_python) {
+        return Command::new(file);
+    }
+    // python.org brings a launcher along that finds Python whether or not PATH has it.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let launcher = std::env::split_paths(&path).any(|folder| folder.join("py.exe").is_file());
+    let mut command = Command::new(if launcher { "py" } else { "python" });
+    command.arg(file);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(command: &Command) -> Vec<String> {
+        std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_program_of_a_command_is_the_longest_path_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("John Smith");
+        std::fs::create_dir(&home).unwrap();
+        let at = |name: &str| home.join(name).display().to_string();
+        for name in ["old", "old runner"] {
+            std::fs::write(home.join(name), "").unwrap();
+        }
+        for (name, program, arguments) in [
+            ("old", "old", &[][..]),
+            ("old runner", "old runner", &[]),
+            (
+                " old  worker  --runner host ",
+                "old",
+                &["worker", "--runner", "host"],
+            ),
+            ("old runner worker", "old runner", &["worker"]),
+        ] {
+            let text = name.replacen("old", &at("old"), 1);
+            let mut wanted = vec![at(program)];
+            wanted.extend(arguments.iter().map(|word| (*word).to_owned()));
+            assert_eq!(words(&super::program(&text).unwrap()), wanted, "{text:?}");
+        }
+        // Found by the system, or by nobody.
+        assert_eq!(
+            words(&super::program("sh -c 'x").unwrap()),
+            ["sh", "-c", "'x"]
+        );
+        assert!(super::program("wgpuu").is_none());
+        assert!(super::program(&at("new")).is_some_and(|c| c.get_args().count() == 1));
+    }
+
+    #[test]
+    fn on_windows_python_starts_what_is_written_in_it() {
+        let started = |file: &str, on_windows| words(&command(Path::new(file), on_windows));
+        assert_eq!(started("a/b.py", false), ["a/b.py"]);
+        assert_eq!(started("a/b.exe", true), ["a/b.exe"]);
+        for file in ["a/b.py", "a/b.PY"] {
+            let [program, argument] = &started(file, true)[..] else {
+                panic!("{file}: not two words");
+            };
+            assert!(["py", "python"].contains(&&**program), "{program}");
+            assert_eq!(argument, file);
+        }
+    }
+
+    #[test]
+    fn what_a_remedy_names_is_in_this_repository() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for external in EXTERNALS {
+            assert!(external.remedy_on(false).starts_with("`./x runner "));
+            let text = external.remedy_on(true);
+            let named = text.split([' ', '"', '`']);
+            let files: Vec<&str> = named.filter(|word| word.starts_with("runners/")).collect();
+            assert!(!files.is_empty(), "{text}");
+            for file in files.iter().filter(|file| !file.contains("/target/")) {
+                assert!(root.join(file).exists(), "{text}");
+            }
+        }
+    }
 }
