@@ -6,6 +6,7 @@ mod reports;
 use std::cmp::Reverse;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use clap::Parser;
 
@@ -28,6 +29,7 @@ use crate::report::{self, Calibration, OutcomeStatus, Report, Status};
 use crate::run::{self, Options, Reach, Watcher};
 use crate::runner::native;
 use crate::runner::start::External;
+use crate::runner::worker::STACK_BYTES;
 use crate::screen::{self, Progress};
 use crate::verify::entropy;
 use crate::{audit, calibrate, conformance, diagnose, replay, schemas, telemetry};
@@ -39,6 +41,23 @@ use reports::*;
 #[must_use]
 pub fn main() -> u8 {
     quiet_the_display();
+    // Compilers recurse deep, in a worker and in this process alike, and Windows gives 1 MiB to the
+    // thread that a program begins with. A name, for a panic tells it.
+    let program = std::thread::Builder::new()
+        .name("main".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(answer);
+    match program.map(JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // It was told where it happened.
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        // Where there is no memory for that stack, most commands need none of it.
+        Err(_) => answer(),
+    }
+}
+
+/// Reads the command line, does what it asks, and returns the exit code.
+fn answer() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -173,26 +192,6 @@ fn print(text: &str) -> Result<()> {
     print_bytes(text.as_bytes())
 }
 
-fn print_bytes(content: &[u8]) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(content).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::usage(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What was typed, with the program's name alone: where it lies is nobody's business.
-fn command_line() -> String {
-    let mut words: Vec<String> = std::env::args().collect();
-    if let Some(program) = words.first_mut() {
-        let name = Path::new(&*program).file_stem();
-        *program = name.map_or_else(|| "chipmark".into(), |name| name.to_string_lossy().into());
-    }
-    words.join(" ")
-}
-
 /// Writes a report to stdout in ASCII, which is the same JSON: PowerShell takes what a program writes
 /// for text in the console's code page, and would make other letters, and so another report, of the rest.
 fn print_report(report: &Report) -> Result<()> {
@@ -212,6 +211,26 @@ fn in_ascii(json: &str) -> String {
         }
     }
     ascii
+}
+
+fn print_bytes(content: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(content).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::usage(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What was typed, with the program's name alone: where it lies is nobody's business.
+fn command_line() -> String {
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(program) = words.first_mut() {
+        let name = Path::new(&*program).file_stem();
+        *program = name.map_or_else(|| "chipmark".into(), |name| name.to_string_lossy().into());
+    }
+    words.join(" ")
 }
 
 fn pretty(value: &serde_json::Value) -> String {

@@ -70,7 +70,7 @@ type Key = (Variant, Dtype, Option<WhatIf>);
 const BUILDS_MAX: u32 = 16;
 
 /// Compilers recurse as deep as kernels are long, and a thread has 2 MiB unless more is asked for.
-const STACK_BYTES: usize = 16 << 20;
+pub(crate) const STACK_BYTES: usize = 16 << 20;
 
 /// What is called when the prepared variant is called.
 enum Job {
