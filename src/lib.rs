@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` has the map.
 
 pub mod audit;
+pub mod awake;
 pub mod cache;
 pub mod calibrate;
 pub mod case;

@@ -15,6 +15,7 @@ use regex::Regex;
 const ORDER: &[&str] = &[
     "error",
     "interrupt",
+    "awake",
     "files",
     "display",
     "input",

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use clap::Parser;
 
+use crate::awake::{self, Awake};
 use crate::cache::Cache;
 use crate::chips::{self, Chips, Identity};
 use crate::compare::{Terms, compare};
@@ -233,6 +234,13 @@ fn command_line() -> String {
     words.join(" ")
 }
 
+/// Before runners are at work: from here on Ctrl-C ends them in good order, and the machine stays awake
+/// as long as what is returned lives.
+fn begin() -> Awake {
+    interrupt::heed();
+    awake::hold()
+}
+
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
@@ -246,7 +254,7 @@ fn run_command(args: &RunArgs) -> Result<()> {
     if !to_stdout {
         report::check_writable("--output", &args.output)?;
     }
-    interrupt::heed();
+    let _awake = begin();
     let datasheets = args.chip.datasheets()?;
     let reach = args.reach.reach();
     // Of the first runner, whose device is the report's.
@@ -296,7 +304,7 @@ fn conformance_command(args: &ConformanceArgs) -> Result<()> {
             "--in-process: what is tested here is a process of its own",
         ));
     }
-    interrupt::heed();
+    let _awake = begin();
     let options = conformance::Options {
         runner: args.runner.clone(),
         reach: args.reach.reach(),
@@ -728,7 +736,7 @@ fn verify(args: &VerifyArgs) -> Result<()> {
     if let Some(folder) = &args.dump {
         report::check_writable("--dump", folder)?;
     }
-    interrupt::heed();
+    let _awake = begin();
     let request = audit::Audit {
         cases,
         filter: args.filter.clone(),
@@ -792,7 +800,7 @@ fn calibrate_command(args: &CalibrateArgs) -> Result<()> {
         .or_else(files::settings)
         .ok_or_else(|| Error::usage("--output: there is no folder for settings here; name one"))?;
     report::check_writable("--output", &folder)?;
-    interrupt::heed();
+    let _awake = begin();
     let request = calibrate::Request {
         runner: args.runner.clone(),
         reach,
@@ -842,7 +850,7 @@ fn diagnose_command(args: &DiagnoseArgs) -> Result<()> {
             (diagnose::chosen(&plan, filter)?, Some(plan), reach)
         }
     };
-    interrupt::heed();
+    let _awake = begin();
     let request = diagnose::Request {
         runner: args.runner.clone(),
         reach,
@@ -866,7 +874,7 @@ fn inspect_command(args: &InspectArgs) -> Result<()> {
         diagnose::check_writable(path)?;
     }
     let dtype: Option<Dtype> = args.dtype.as_deref().map(str::parse).transpose()?;
-    interrupt::heed();
+    let _awake = begin();
     let request = inspect::Request {
         filter: args.filter.clone(),
         dtypes: dtype.map_or_else(|| Dtype::ALL.to_vec(), |dtype| vec![dtype]),
@@ -898,7 +906,7 @@ fn ab(args: &AbArgs) -> Result<()> {
     let reach = args.reach.reach_of_processes()?;
     let plan = plan::plan(&args.suite, args.filter.as_deref())?;
     report::check_writable("--output", &args.output)?;
-    interrupt::heed();
+    let _awake = begin();
     let calibration = calibration(args.calibrated.as_ref(), &args.baseline, &reach)?;
     let race = Race {
         plan,

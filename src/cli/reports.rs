@@ -7,7 +7,8 @@ use super::args::{
     CostArgs, Format, GateFormat, HistoryArgs, ReplayArgs, ServeArgs, assigned, usd,
 };
 use super::{
-    calibration, command_line, judge, pretty, print, print_bytes, print_report, rescue, to_value,
+    begin, calibration, command_line, judge, pretty, print, print_bytes, print_report, rescue,
+    to_value,
 };
 use regex::Regex;
 
@@ -402,7 +403,7 @@ pub(super) fn replay_command(args: &ReplayArgs) -> Result<()> {
     if !to_stdout {
         report::check_writable("--output", &args.output)?;
     }
-    interrupt::heed();
+    let _awake = begin();
     let reach = args.reach.reach();
     let first = args
         .runner
