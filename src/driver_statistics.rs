@@ -5,47 +5,7 @@
 //! it, and it is gone when the answer is there. Vulkan is loaded at run time: where there is none, no
 //! such device or no such extension, that is the answer.
 
-use naga::back::spv;
-use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
-
 use crate::protocol::{Device, Executable};
-
-/// The SPIR-V of one entry point in this version of the language, written as wgpu writes it for kernels
-/// without checks.
-///
-/// # Errors
-/// Why the module has none, as one line.
-pub fn spirv(
-    module: &naga::Module,
-    entry_point: &str,
-    lang_version: (u8, u8),
-) -> Result<Vec<u32>, String> {
-    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(module)
-        .map_err(|error| format!("the module is not valid: {error}"))?;
-    let unchecked = BoundsCheckPolicy::Unchecked;
-    let options = spv::Options {
-        lang_version,
-        flags: spv::WriterFlags::empty(),
-        bounds_check_policies: BoundsCheckPolicies {
-            index: unchecked,
-            buffer: unchecked,
-            image_load: unchecked,
-            binding_array: unchecked,
-        },
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        force_loop_bounding: false,
-        emit_int_div_checks: false,
-        ..spv::Options::default()
-    };
-    let stage = spv::PipelineOptions {
-        shader_stage: naga::ShaderStage::Compute,
-        entry_point: entry_point.to_owned(),
-    };
-    spv::write_vec(module, &info, &options, Some(&stage))
-        .map_err(|error| format!("naga wrote no SPIR-V: {error}"))
-}
 
 /// What the driver of `device` says of each entry point of `module`.
 ///
@@ -101,6 +61,7 @@ mod vulkan {
 
     use crate::hal::UNCHECKED;
     use crate::protocol::{Device, Executable};
+    use crate::spirv;
     use ash::{ext, khr, vk};
 
     /// The extension that drivers answer through.
@@ -277,7 +238,7 @@ mod vulkan {
             } else {
                 (1, 5)
             };
-            let words = super::spirv(module, entry_point, version)?;
+            let words = spirv::of(module, entry_point, version)?;
             let name = CString::new(entry_point).map_err(|error| error.to_string())?;
             let bindings: Vec<_> = module
                 .global_variables

@@ -13,6 +13,7 @@ use crate::hal;
 use crate::input::Element;
 use crate::machine;
 use crate::protocol::{Device, FaultKind, Span, Timer};
+use crate::spirv;
 
 /// A device call that did not work.
 #[derive(Clone, Debug)]
@@ -548,9 +549,73 @@ pub struct Compiler {
     device: wgpu::Device,
     lost: Arc<Mutex<Option<String>>>,
     checks: bool,
+    /// The version of SPIR-V in which the device takes programs for matrix units from us; `None` where
+    /// wgpu writes them.
+    spirv_version: Option<(u8, u8)>,
 }
 
 impl Compiler {
+    /// What wgpu makes of a module, or where it leaves out what makes a program for matrix units right
+    /// ([`spirv::coherent`]) we do: one for each entry point then.
+    fn shaders(
+        &self,
+        label: &str,
+        module: naga::Module,
+        entry_points: &[&str],
+    ) -> GpuResult<Vec<wgpu::ShaderModule>> {
+        let is_matrix =
+            |ty: &naga::Type| matches!(ty.inner, naga::TypeInner::CooperativeMatrix { .. });
+        let version = self
+            .spirv_version
+            .filter(|_| module.types.iter().any(|(_, ty)| is_matrix(ty)));
+        let Some(version) = version else {
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(label),
+                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
+            };
+            let shader = self.guarded(|| {
+                if self.checks {
+                    return self.device.create_shader_module(descriptor);
+                }
+                // SAFETY: kernels guard every access themselves and every loop ends; the tests run
+                // all of them over awkward shapes without the checks, and matmul, probes and plain
+                // attention with them as well.
+                #[allow(unsafe_code)]
+                unsafe {
+                    self.device.create_shader_module_trusted(
+                        descriptor,
+                        wgpu::ShaderRuntimeChecks::unchecked(),
+                    )
+                }
+            })?;
+            return Ok(vec![shader]);
+        };
+        let made = entry_points.iter().map(|name| {
+            let words = spirv::of(&module, name, version)
+                .map_err(|reason| GpuError::new(FaultKind::Internal, reason))?;
+            self.guarded(|| {
+                let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+                    label: Some(label),
+                    entry_points: std::borrow::Cow::Owned(vec![
+                        wgpu::PassthroughShaderEntryPoint {
+                            name: std::borrow::Cow::Borrowed(name),
+                            workgroup_size: (0, 0, 0), // Vulkan reads it in the program
+                        },
+                    ]),
+                    spirv: Some(std::borrow::Cow::Owned(words)),
+                    ..Default::default()
+                };
+                // SAFETY: it is the SPIR-V of a validated module, as wgpu itself writes it but for the
+                // order of accesses to workgroup memory, and has the bindings of the layout below.
+                #[allow(unsafe_code)]
+                unsafe {
+                    self.device.create_shader_module_passthrough(descriptor)
+                }
+            })
+        });
+        made.collect()
+    }
+
     /// Runs `work` and returns what it made unless the device objected.
     fn guarded<T>(&self, work: impl FnOnce() -> T) -> GpuResult<T> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -636,6 +701,7 @@ impl Compiler {
         let layout_count = 1 + usize::from(accesses.contains(&Access::Texture));
         let layout_of = |name: &str| usize::from(stores_to_texture(&module, name));
         let layouts_of: Vec<usize> = entry_points.iter().map(|name| layout_of(name)).collect();
+        let shaders = self.shaders(label, module, entry_points)?;
         self.guarded(|| {
             let layouts: Vec<wgpu::BindGroupLayout> = (0..layout_count)
                 .map(|index| {
@@ -657,24 +723,6 @@ impl Compiler {
                         })
                 })
                 .collect();
-            let descriptor = wgpu::ShaderModuleDescriptor {
-                label: Some(label),
-                source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
-            };
-            let shader = if self.checks {
-                self.device.create_shader_module(descriptor)
-            } else {
-                // SAFETY: kernels guard every access themselves and every loop ends; the tests run
-                // all of them over awkward shapes without the checks, and matmul, probes and plain
-                // attention with them as well.
-                #[allow(unsafe_code)]
-                unsafe {
-                    self.device.create_shader_module_trusted(
-                        descriptor,
-                        wgpu::ShaderRuntimeChecks::unchecked(),
-                    )
-                }
-            };
             // An entry point that comes several times is compiled once.
             let mut stages: Vec<(wgpu::ComputePipeline, usize)> = Vec::new();
             for (index, name) in entry_points.iter().enumerate() {
@@ -685,7 +733,7 @@ impl Compiler {
                         let descriptor = wgpu::ComputePipelineDescriptor {
                             label: Some(label),
                             layout: pipeline_layouts.get(layout),
-                            module: &shader,
+                            module: shaders.get(index).unwrap_or(&shaders[0]),
                             entry_point: Some(name),
                             compilation_options: wgpu::PipelineCompilationOptions {
                                 zero_initialize_workgroup_memory: self.checks,
@@ -741,10 +789,16 @@ impl Gpu {
         attempts.push(Vec::new());
         let mut unchecked = false;
         let (device, queue) = loop {
-            let required_features = wanted
+            let mut required_features = wanted
                 .iter()
                 .copied()
                 .fold(Features::empty(), Features::union);
+            // For programs that naga does not write rightly.
+            if info.backend == "vulkan"
+                && required_features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            {
+                required_features |= offered & Features::PASSTHROUGH_SHADERS;
+            }
             let experimental = required_features.intersects(Features::all_experimental_mask());
             let descriptor = wgpu::DeviceDescriptor {
                 label: Some("chipmark"),
@@ -829,6 +883,9 @@ impl Gpu {
             device: device.clone(),
             lost,
             checks,
+            spirv_version: (!checks && on.contains(Features::PASSTHROUGH_SHADERS))
+                .then(|| hal::spirv_version(&adapter))
+                .flatten(),
         };
         Ok(Self {
             info,

@@ -116,6 +116,27 @@ fn vulkan_memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     })
 }
 
+/// The version of SPIR-V that wgpu writes for a Vulkan device.
+#[must_use]
+pub fn spirv_version(adapter: &wgpu::Adapter) -> Option<(u8, u8)> {
+    #[cfg(not(target_vendor = "apple"))]
+    {
+        // SAFETY: nothing of it is destroyed, and nothing kept.
+        let inner = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+        let properties = inner.physical_device_capabilities().properties();
+        match properties.api_version {
+            vk::API_VERSION_1_3.. => Some((1, 6)),
+            vk::API_VERSION_1_2.. => Some((1, 5)),
+            _ => None,
+        }
+    }
+    #[cfg(target_vendor = "apple")]
+    {
+        let _ = adapter;
+        None
+    }
+}
+
 /// Opens a device as `adapter.request_device` would, without those checks; `None` where the API is not
 /// Vulkan or the driver refuses.
 #[must_use]

@@ -62,6 +62,7 @@ pub mod serve;
 pub mod settle;
 pub mod shader;
 pub mod signature;
+pub mod spirv;
 pub mod stats;
 pub mod store;
 pub mod telemetry;

@@ -5,12 +5,11 @@
 use std::process::Command;
 
 use chipmark::catalogue::{Engine, Feature, Kernel, kernels};
-use chipmark::driver_statistics::spirv;
 use chipmark::op::Dtype;
 use chipmark::protocol::Tunables;
-use chipmark::shader;
 use chipmark::unroll::{UnrollOptions, unroll};
 use chipmark::variant::combinations;
+use chipmark::{shader, spirv};
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -243,7 +242,7 @@ fn the_validator_of_spirv_accepts_every_preferred_variant_plain_and_unrolled() {
                     for pass in kernel.passes {
                         let name = format!("{} {dtype} {form} {}", kernel.name, pass.entry_point);
                         let file = folder.path().join(name.replace('/', " "));
-                        let words = spirv(module, pass.entry_point, (1, 6)).unwrap();
+                        let words = spirv::of(module, pass.entry_point, (1, 6)).unwrap();
                         let bytes: Vec<u8> =
                             words.iter().flat_map(|word| word.to_le_bytes()).collect();
                         std::fs::write(&file, bytes).unwrap();

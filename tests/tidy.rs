@@ -36,6 +36,7 @@ const ORDER: &[&str] = &[
     "plan", // what to do, and what it may cost
     "unroll",
     "what_if",
+    "spirv",
     "hal",
     "gpu",
     "variant",
