@@ -40,14 +40,14 @@ impl Share {
 }
 
 /// What has to be the same in all shards, by the names of the fields.
-fn identity(report: &Report) -> Vec<(&'static str, String)> {
+fn identity(report: &Report) -> Vec<(String, String)> {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
     let runners: BTreeSet<String> = report
         .runners
         .iter()
         .map(|record| format!("{} {}", record.runner.name, record.runner.version))
         .collect();
-    let mut fields = vec![
+    let mut fields: Vec<(String, String)> = [
         ("suite.name", report.suite.name.clone()),
         ("suite.sha256", report.suite.sha256.clone()),
         ("device.name", report.device.name.clone()),
@@ -60,19 +60,34 @@ fn identity(report: &Report) -> Vec<(&'static str, String)> {
             "runners",
             runners.into_iter().collect::<Vec<_>>().join(", "),
         ),
-    ];
+    ]
+    .map(|(field, value)| (field.to_owned(), value))
+    .into();
+    // Each runner may have opened a device of its own, and `device` is that of the first alone.
+    fields.extend(report.runners.iter().map(|record| {
+        let device = &record.device;
+        let field = format!("the device of runner {}", record.runner.name);
+        let value = format!(
+            "{} ({}, driver {}, pci_id {})",
+            device.name,
+            device.backend,
+            device.driver,
+            or_none(&device.pci_id)
+        );
+        (field, value)
+    }));
     let checks = report.outcomes.iter().find_map(|o| o.labels.as_ref());
     if let Some(labels) = checks {
-        fields.push(("labels.checks", labels.checks.clone()));
+        fields.push(("labels.checks".to_owned(), labels.checks.clone()));
     }
     fields
 }
 
 /// Refuses two reports that are not of one run, naming the file and the field.
 fn must_agree(first: &(String, Report), other: &(String, Report)) -> Result<()> {
-    let ours: BTreeMap<&str, String> = identity(&first.1).into_iter().collect();
+    let ours: BTreeMap<String, String> = identity(&first.1).into_iter().collect();
     for (field, theirs) in identity(&other.1) {
-        if let Some(ours) = ours.get(field)
+        if let Some(ours) = ours.get(&field)
             && *ours != theirs
         {
             return Err(Error::usage(format!(
@@ -328,6 +343,37 @@ mod tests {
     }
 
     type Change = fn(&mut Report);
+
+    type ChangeDevice = fn(&mut Device);
+
+    #[test]
+    fn shards_agree_in_the_device_of_every_runner_and_not_only_of_the_first() {
+        let with_host = |text: &str, change: ChangeDevice| {
+            let (name, mut report) = shard(text, vec![]);
+            let mut host = report.runners[0].clone();
+            host.runner.name = "host".to_owned();
+            host.device.name = "CPU A".to_owned();
+            change(&mut host.device);
+            report.runners.push(host);
+            (name, report)
+        };
+        let table: [(ChangeDevice, &str); 4] = [
+            (|d| d.name = "CPU B".to_owned(), "CPU B"),
+            (|d| d.backend = "other".to_owned(), "other"),
+            (|d| d.driver = "7".to_owned(), "driver 7"),
+            (|d| d.pci_id = Some("10de:1".to_owned()), "10de:1"),
+        ];
+        for (change, theirs) in table {
+            let shards = vec![with_host("1/2", |_| {}), with_host("2/2", change)];
+            let message = joined(shards).unwrap_err().message;
+            for needle in ["2-2.json", "runner host", theirs, "CPU A", "1-2.json"] {
+                assert!(message.contains(needle), "{needle}: {message}");
+            }
+            assert_eq!(message.lines().count(), 1);
+        }
+        let same = vec![with_host("1/2", |_| {}), with_host("2/2", |_| {})];
+        assert!(joined(same).is_ok());
+    }
 
     #[test]
     fn what_is_no_part_of_one_run_is_refused_by_file_and_field() {
