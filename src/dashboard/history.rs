@@ -121,7 +121,7 @@ pub(super) fn page(history: &History) -> Result<Page<'static>> {
         root: "",
         file: "history.html",
         title: "History",
-        lead: html! { (history.series.len()) " series, one for each device, runner, case, suite and kind of measurement. Change points are E-divisive, confirmed by Welch's test; fewer than eight reports have a fence." },
+        lead: html! { (history.series.len()) " series, one for each device, runner, case, suite and kind of measurement. Change points are E-divisive, confirmed by Welch's test for the chosen place and over all series; seven reports have a fence." },
         body,
     })
 }

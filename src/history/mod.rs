@@ -4,10 +4,12 @@
 mod change_points;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use regex::Regex;
 use serde::Serialize;
 
+use crate::compare::FALSE_DISCOVERY_RATE;
 use crate::display;
 use crate::error::Result;
 use crate::report::{Calibration, Outcome, OutcomeStatus, Report};
@@ -16,11 +18,11 @@ use crate::store::{Platform, Store, Stored};
 
 /// Points that change points are sought among; fewer have the fence.
 const POINTS_MIN: usize = 8;
-/// Earlier points that a fence takes.
-const FENCE_MIN: usize = 4;
-/// How far beyond the quartiles the fence stands, in distances between them (Tukey, "Exploratory
-/// Data Analysis", 1977).
-const FENCE: f64 = 1.5;
+/// Earlier points that a fence takes: the quartiles of four are passed by every tenth of the same.
+const FENCE_MIN: usize = 6;
+/// How far beyond the quartiles the fence stands, in distances between them: the outer fence of Tukey
+/// ("Exploratory Data Analysis", 1977), since the inner one is passed by 13 % of the same.
+const FENCE: f64 = 3.0;
 /// The least relative change where no calibration says what a machine can tell.
 const CHANGE_MIN: f64 = 0.01;
 /// The largest p-value of a change point: Hunter's.
@@ -63,11 +65,11 @@ pub struct Point {
     pub report_id: String,
     /// When its run began, in UTC.
     pub started_at: String,
-    /// Median seconds of one call.
+    /// Median seconds of one call; of several processes the median of theirs.
     pub time_s: f64,
-    /// Lower end of its interval of 95 %.
+    /// Lower end of its interval of 95 %; of two to five processes the fastest.
     pub ci95_low: f64,
-    /// Upper end of it.
+    /// Upper end of it; of two to five processes the slowest.
     pub ci95_high: f64,
     /// The driver of the runner's device.
     pub driver: String,
@@ -118,7 +120,8 @@ pub struct Event {
     pub after_s: f64,
     /// After over before: above one it became slower.
     pub ratio: f64,
-    /// Of Welch's test between the two, of change points.
+    /// Of the difference between the two, of change points: the larger of Welch's and Student's, times
+    /// the places that the step could have had.
     pub p_value: Option<f64>,
 }
 
@@ -225,10 +228,11 @@ pub fn history(store: &Store, terms: &Terms) -> History {
             groups.entry(key).or_default().push(seen);
         }
     }
+    let p_max = believed(groups.values(), terms);
     let series = groups
         .into_iter()
         .map(|((platform, case_id, runner, suite, labels), seen)| {
-            let events = events(&seen, terms);
+            let events = events(&seen, terms, p_max);
             Series {
                 platform: platform.clone(),
                 runner: runner.clone(),
@@ -247,6 +251,13 @@ fn seen<'a>(stored: &'a Stored, outcome: &Outcome) -> Option<Seen<'a>> {
     let times = outcome.time_s.as_ref()?;
     let report = &stored.report;
     let circumstances = circumstances(report, outcome);
+    // What tells two reports apart tells processes apart too: the first alone is one draw of several.
+    let processes = Some(&times.process_medians)
+        .filter(|medians| medians.len() > 1)
+        .and_then(|medians| stats::Summary::of(medians))
+        .map(|all| (all.median, all.ci95_low, all.ci95_high));
+    let (time_s, ci95_low, ci95_high) =
+        processes.unwrap_or((times.median, times.ci95_low, times.ci95_high));
     let value = |name: &str| {
         let found = circumstances.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| value.clone()).unwrap_or_default()
@@ -256,9 +267,9 @@ fn seen<'a>(stored: &'a Stored, outcome: &Outcome) -> Option<Seen<'a>> {
             place: stored.place.clone(),
             report_id: report.report_id.clone(),
             started_at: report.started_at.clone(),
-            time_s: times.median,
-            ci95_low: times.ci95_low,
-            ci95_high: times.ci95_high,
+            time_s,
+            ci95_low,
+            ci95_high,
             driver: value("driver"),
             runner_version: value("runner"),
             kernel: outcome.kernel.clone(),
@@ -278,27 +289,68 @@ fn middle(logs: &[f64]) -> f64 {
     (logs.iter().sum::<f64>() / count).exp()
 }
 
-fn events(seen: &[Seen<'_>], terms: &Terms) -> Vec<Event> {
-    let logs: Vec<f64> = seen.iter().map(|seen| seen.point.time_s.ln()).collect();
-    let change_min = terms.change_min.unwrap_or_else(|| {
+fn logs(seen: &[Seen<'_>]) -> Vec<f64> {
+    seen.iter().map(|seen| seen.point.time_s.ln()).collect()
+}
+
+/// The least relative change that counts.
+fn change_min(seen: &[Seen<'_>], terms: &Terms) -> f64 {
+    terms.change_min.unwrap_or_else(|| {
         let newest = seen.iter().rev().find_map(|seen| seen.calibration);
         newest.map_or(CHANGE_MIN, Calibration::width_apart)
-    });
+    })
+}
+
+/// The stretches of a series in which nothing known was changed.
+fn stretches(seen: &[Seen<'_>]) -> Vec<Range<usize>> {
     let mut splits: Vec<usize> = (1..seen.len())
         .filter(|&at| seen[at].circumstances != seen[at - 1].circumstances)
         .collect();
     splits.insert(0, 0);
     splits.push(seen.len());
+    splits.windows(2).map(|ends| ends[0]..ends[1]).collect()
+}
+
+/// The p-value up to which change points are believed: among many series some step by chance, so of
+/// those that would be called so over all of them only as many are kept as leave few false ones.
+fn believed<'a>(all: impl Iterator<Item = &'a Vec<Seen<'a>>>, terms: &Terms) -> f64 {
+    let mut p_values = Vec::new();
+    for seen in all {
+        let (logs, change_min) = (logs(seen), change_min(seen, terms));
+        for stretch in stretches(seen) {
+            if stretch.len() < POINTS_MIN {
+                continue;
+            }
+            let (p_max, change_min) = (terms.p_max, change_min.ln_1p());
+            let found = change_points::steps(&logs[stretch], p_max, p_max, change_min);
+            // One in which nothing was found was looked at too.
+            p_values.extend(found.is_empty().then_some(1.0));
+            p_values.extend(found.iter().map(|step| step.p_value));
+        }
+    }
+    let survive = stats::benjamini_hochberg(&p_values, FALSE_DISCOVERY_RATE);
+    let kept = p_values
+        .iter()
+        .zip(survive)
+        .filter(|(_, survives)| *survives);
+    kept.map(|(p_value, _)| *p_value).fold(0.0, f64::max)
+}
+
+/// What happened in a series, with change points up to `p_max`.
+fn events(seen: &[Seen<'_>], terms: &Terms, p_max: f64) -> Vec<Event> {
+    let (logs, change_min) = (logs(seen), change_min(seen, terms));
+    let stretches = stretches(seen);
     // Every stretch between two boundaries of any kind, so that what stands before and after an event
     // is of one kind.
     let mut marks: Vec<(usize, Option<f64>)> = Vec::new();
-    for ends in splits.windows(2) {
-        let (from, to) = (ends[0], ends[1]);
+    for stretch in &stretches {
+        let from = stretch.start;
         if from > 0 {
             marks.push((from, None));
         }
-        if to - from >= POINTS_MIN {
-            let found = change_points::steps(&logs[from..to], terms.p_max, change_min.ln_1p());
+        if stretch.len() >= POINTS_MIN {
+            let values = &logs[stretch.clone()];
+            let found = change_points::steps(values, terms.p_max, p_max, change_min.ln_1p());
             marks.extend(
                 found
                     .iter()
@@ -328,7 +380,7 @@ fn events(seen: &[Seen<'_>], terms: &Terms) -> Vec<Event> {
             }
         })
         .collect();
-    let last = splits[splits.len() - 2];
+    let last = stretches.last().map_or(0, |stretch| stretch.start);
     events.extend(outlier(&logs[last..], change_min).map(|event| Event {
         at: last + event.at,
         ..event
@@ -600,13 +652,103 @@ mod tests {
 
     #[test]
     fn a_short_series_has_a_fence_for_its_newest() {
-        let mut times: Vec<f64> = (0..6).map(wobble).collect();
+        let mut times: Vec<f64> = (0..7).map(wobble).collect();
         assert_eq!(of(&times, |_, _| {}), []);
-        times[5] = 1.2;
+        times[6] = 1.2;
         let events = of(&times, |_, _| {});
-        assert_eq!((events[0].at, events[0].kind), (5, EventKind::Outlier));
+        assert_eq!((events[0].at, events[0].kind), (6, EventKind::Outlier));
+        // The quartiles of five say too little.
+        times.remove(0);
+        assert_eq!(of(&times, |_, _| {}), []);
         times.truncate(3);
         assert_eq!(of(&times, |_, _| {}), []);
+    }
+
+    #[test]
+    fn the_fence_stands_where_few_of_the_same_pass_it() {
+        // Quartiles of 1.0 and 1.02: beyond the inner fence of 1.05, within the outer one of 1.08.
+        let earlier = [1.0, 1.02, 1.0, 1.02, 1.0, 1.02];
+        let with = |newest: f64| {
+            let times: Vec<f64> = earlier.into_iter().chain([newest]).collect();
+            of(&times, |_, _| {})
+        };
+        assert_eq!(with(1.07), []);
+        assert_eq!(with(1.10).len(), 1);
+    }
+
+    #[test]
+    fn of_the_same_one_in_twenty_passes_the_fence_at_most() {
+        let mut seed = 1_u64;
+        // Twelve uniform numbers add up to a normal one, nearly.
+        let mut normal = || {
+            let mut uniform = || {
+                seed = seed
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                f64::from((seed >> 32) as u32) / f64::from(u32::MAX)
+            };
+            (0..12).map(|_| uniform()).sum::<f64>()
+        };
+        let passed = (0..20_000)
+            .filter(|_| {
+                let logs: Vec<f64> = (0..7).map(|_| normal()).collect();
+                outlier(&logs, 0.0).is_some()
+            })
+            .count();
+        // 4.1 %.
+        assert!((700..950).contains(&passed), "{passed} of 20000");
+    }
+
+    #[test]
+    fn a_report_of_several_processes_counts_with_the_median_of_theirs() {
+        let store = store(&[1.0; 3], |index, report| {
+            for outcome in &mut report.outcomes {
+                if let Some(times) = &mut outcome.time_s {
+                    // The first process is the slow one of three.
+                    let fast = times.median / if index == 1 { 2.0 } else { 1.0 };
+                    times.process_medians = vec![times.median, fast, fast * 0.99];
+                }
+            }
+        });
+        let found = history(&store, &Terms::default());
+        for series in &found.series {
+            let [first, second, _] = &series.points[..] else {
+                panic!("{:?}", series.points)
+            };
+            assert!((first.time_s / second.time_s - 2.0).abs() < 0.05);
+            assert!(second.ci95_low <= second.time_s && second.time_s <= second.ci95_high);
+            assert!((second.ci95_high / second.time_s - 2.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn one_doubtful_step_among_many_calm_series_is_chance() {
+        let p_values = |series_count: usize| {
+            let store = store(&[1.0; 12], |index, report| {
+                let measured = report.outcomes.iter().find(|o| o.time_s.is_some());
+                let mut outcome = measured.unwrap().clone();
+                outcome.gap = None;
+                outcome.time_s.as_mut().unwrap().samples.clear();
+                report.outcomes = (0..series_count)
+                    .map(|series| {
+                        let stepped = series == 0 && index >= 6;
+                        let mut outcome = outcome.clone();
+                        outcome.case_id = format!("case {series}");
+                        let step = if stepped { 1.0105 } else { 1.0 };
+                        outcome.time_s.as_mut().unwrap().median *= wobble(index) * step;
+                        outcome
+                    })
+                    .collect();
+            });
+            let found = history(&store, &Terms::default());
+            assert_eq!(found.series.len(), series_count);
+            let events = found.series.iter().flat_map(|series| &series.events);
+            events.filter_map(|event| event.p_value).collect::<Vec<_>>()
+        };
+        let alone = p_values(1);
+        assert!((1.1e-4..1e-3).contains(&alone[0]), "{alone:?}");
+        // Among five hundred the first find counts at 0.05 over 500.
+        assert_eq!(p_values(500), [0.0; 0]);
     }
 
     #[test]
