@@ -3,15 +3,15 @@
 
 use std::time::Instant;
 
-use crate::energy::energy;
+use crate::energy::{WINDOW_S_MIN, energy, no_joules};
 use crate::input::Data;
 use crate::measure::{Measurement, Policy, Trouble};
 use crate::normalise;
-use crate::op::{Case, Shape};
+use crate::op::{Case, OpName, Shape};
 use crate::plan::RegimeName;
 use crate::protocol::{Request, Response, Variant};
 use crate::report::{
-    self, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
+    self, Energy, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
 };
 use crate::runner::Fault;
 use crate::telemetry::Sensors;
@@ -41,12 +41,21 @@ const MOSTLY_LAUNCH_S: f64 = 8e-6;
 /// Seconds that an energy window takes beside itself: steady work before it, steps of the counter.
 const ENERGY_OVERHEAD_S: f64 = 1.5;
 
+/// Seconds that are kept for it beyond that, since what comes before may end a little late.
+const ENERGY_SLACK_S: f64 = 0.5;
+
+/// Least length of one request for calls while energy is counted, unless one call is longer.
+const ENERGY_REQUEST_S: f64 = 0.25;
+
+/// Why there is no energy of what waits for launches, single loads or the link to the host.
+const NO_WORK: &str = "energy is counted for arithmetic and memory only";
+
 /// Two clocks that differ by more than this do not confirm each other.
 pub const CLOCKS_DIFFER: f64 = 0.05;
 
 /// What a case is measured under, besides the case itself.
 pub struct Conditions<'a> {
-    /// Seconds for the whole case.
+    /// Seconds for the whole case but its energy, for which [`energy_s`] comes on top.
     pub budget_s: f64,
     /// Whether kernels keep bounds checks.
     pub checks: bool,
@@ -60,6 +69,9 @@ pub struct Conditions<'a> {
     pub implausible: &'a dyn Fn(&Outcome) -> Option<String>,
     /// Length of the window that energy is counted over, in seconds; zero for none.
     pub energy_window_s: f64,
+    /// When the count of energy must have ended, where the whole run has a limit. Without one it has
+    /// its time, however long the rest of the case took.
+    pub energy_until: Option<Instant>,
     /// The device's sensors.
     pub sensors: &'a Sensors,
     /// Seconds of one launch, where that is known.
@@ -211,44 +223,72 @@ fn besides(
         }
     }
     if outcome.status == OutcomeStatus::Measured {
-        count_energy(outcome, task, session, conditions, chosen, left())?;
+        count_energy(outcome, task, session, conditions, chosen)?;
     }
     Ok(())
 }
 
-/// Joules of a call over a window of steady work, or the reason why there are none.
+/// Why the energy of a case is not counted; absent where it is to be.
+fn uncounted(case: &Case, window_s: f64, sensors: &Sensors) -> Option<String> {
+    // A launch moves its two words for form's sake.
+    let moves = case.op.has_roofline() && case.op != OpName::Empty && case.bytes_min() > 0;
+    if let Some(reason) = no_joules(sensors) {
+        Some(reason)
+    } else if window_s == 0.0 {
+        Some("this suite takes no energy windows".to_owned())
+    } else {
+        (case.flop_count() == 0 && !moves).then(|| NO_WORK.to_owned())
+    }
+}
+
+/// Seconds that counting the energy of a case takes, on top of its own budget; zero where it is not
+/// counted.
+#[must_use]
+pub fn energy_s(case: &Case, window_s: f64, sensors: &Sensors) -> f64 {
+    match uncounted(case, window_s, sensors) {
+        Some(_) => 0.0,
+        None => window_s.max(WINDOW_S_MIN) + ENERGY_OVERHEAD_S + ENERGY_SLACK_S,
+    }
+}
+
+/// Joules of a call over a window of steady work, or the reason why there are none. They are of cold
+/// calls where the case has a cold time: seconds and joules of different calls make no sum.
 fn count_energy(
     outcome: &mut Outcome,
     task: &Task<'_>,
     session: &mut Session<'_>,
     conditions: &Conditions<'_>,
     chosen: &Variant,
-    left_s: f64,
 ) -> Result<(), End> {
     let case = task.case;
-    let window_s = conditions.energy_window_s;
-    let clock_is_host = session.clock.is_some();
-    outcome.energy_reason = if let Some(reason) = conditions.sensors.energy_absent() {
-        Some(reason)
-    } else if window_s == 0.0 {
-        Some("this suite takes no energy windows".to_owned())
-    } else if case.op.is_probe() && case.flop_count() == 0 || clock_is_host {
-        Some("energy is counted for arithmetic only".to_owned())
-    } else if left_s < window_s + ENERGY_OVERHEAD_S {
-        Some(format!(
-            "the case had {left_s:.1} s left; a window of {window_s} s needs {ENERGY_OVERHEAD_S} s more than itself"
-        ))
-    } else {
-        None
-    };
-    let (None, Some(times)) = (&outcome.energy_reason, &outcome.time_s) else {
+    let window_s = conditions.energy_window_s.max(WINDOW_S_MIN);
+    let timed_by_host = session.clock.is_some().then(|| NO_WORK.to_owned());
+    outcome.energy_reason =
+        uncounted(case, conditions.energy_window_s, conditions.sensors).or(timed_by_host);
+    let (None, Some(headline)) = (&outcome.energy_reason, &outcome.time_s) else {
         return Ok(());
     };
-    let (call_s, repeat_count) = (times.host_median, times.repeat_count);
-    let span_s = (call_s * f64::from(repeat_count)).max(1e-6);
+    let cold = outcome.regimes.iter().find(|regime| regime.set_count > 1);
+    let (times, set_count) = cold.map_or((headline, 1), |cold| (&cold.time_s, cold.set_count));
+    let cache = cold.map_or("hot", |cold| &*cold.cache).to_owned();
+    let repeat_count = times.repeat_count;
+    let span_s = (times.host_median * f64::from(repeat_count)).max(1e-6);
+    // Steady work and window each end with the request that is under way.
+    let needed_s = window_s + ENERGY_OVERHEAD_S + 2.0 * (span_s - ENERGY_REQUEST_S).max(0.0);
+    let left_s = conditions.energy_until.map(|until| {
+        until
+            .saturating_duration_since(Instant::now())
+            .as_secs_f64()
+    });
+    if let Some(left_s) = left_s.filter(|left_s| *left_s < needed_s) {
+        outcome.energy_reason = Some(format!(
+            "the case had {left_s:.1} s of the run's budget left; a window of {window_s} s needs {needed_s:.1} s"
+        ));
+        return Ok(());
+    }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most 250
-    let sample_count = (0.25 / span_s).clamp(1.0, 250.0) as u32;
-    session.case(case, task.seed, &Data::Uniform)?;
+    let sample_count = (ENERGY_REQUEST_S / span_s).clamp(1.0, 250.0) as u32;
+    session.case_in_sets(case, task.seed, &Data::Uniform, set_count)?;
     session.prepare(chosen)?.map_err(End::Failed)?;
     let counted = energy(conditions.sensors, window_s, |least_s| {
         let begun = Instant::now();
@@ -282,8 +322,12 @@ fn count_energy(
     match counted {
         Ok(counted) => {
             // What was counted was the work that is claimed.
-            right(session, case, task.seed, &Data::Uniform, chosen, 0)?;
-            outcome.energy = Some(counted);
+            let set_index = any_set(session, set_count)?;
+            right(session, case, task.seed, &Data::Uniform, chosen, set_index)?;
+            outcome.energy = Some(Energy {
+                cache: Some(cache),
+                ..counted
+            });
             normalise::set_rates(outcome);
         }
         Err(reason) => outcome.energy_reason = Some(reason),
@@ -520,19 +564,7 @@ fn regime_of(
         ..Policy::thorough(&session.timer, time_s_max, session.silence)
     };
     let measurement = session.measure(&policy).map_err(ended)?;
-    // Once round, so that every set has been written since it was poisoned; then one that the
-    // runner could not foresee is checked.
-    if set_count > 1 {
-        let round = Request::Measure {
-            repeat_count: set_count,
-            sample_count: 1,
-            poison: false,
-        };
-        if let Response::Error { message, .. } = session.runner.ask(&round, session.silence)? {
-            return Err(End::Failed(message));
-        }
-    }
-    let set_index = verify::entropy() % set_count;
+    let set_index = any_set(session, set_count)?;
     let verification = right(session, case, task.seed, &data, chosen, set_index)?;
     let time_s = times(&measurement);
     let Some(headline) = &outcome.time_s else {
@@ -547,6 +579,22 @@ fn regime_of(
         time_s,
         verification,
     }))
+}
+
+/// Once round, so that every set of buffers has been written since it was poisoned; then one to check
+/// that the runner could not foresee.
+fn any_set(session: &mut Session<'_>, set_count: u32) -> Result<u32, End> {
+    if set_count > 1 {
+        let round = Request::Measure {
+            repeat_count: set_count,
+            sample_count: 1,
+            poison: false,
+        };
+        if let Response::Error { message, .. } = session.runner.ask(&round, session.silence)? {
+            return Err(End::Failed(message));
+        }
+    }
+    Ok(verify::entropy() % set_count)
 }
 
 /// Why samples cannot be true that are all equal: no device repeats itself to the last digit of a
@@ -669,8 +717,141 @@ pub fn sights_by_turns(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Dtype, OpName};
+    use std::time::Duration;
+
+    use crate::op::Dtype;
+    use crate::protocol::PROTOCOL_VERSION;
+    use crate::runner::{Conversation, InProcess, native};
     use crate::stats::Summary;
+    use crate::telemetry::Meter;
+
+    /// Sensors that show 50 W and count no energy.
+    fn metered() -> Sensors {
+        let meter = Meter {
+            source: "a meter".to_owned(),
+            covers: "the board".to_owned(),
+            settle_s: 0.1,
+        };
+        Sensors::of_formulas(None, Some(meter), |_| None, |_| Some(50.0))
+    }
+
+    /// What comes of a case on the processor, with a window of 2 s for its energy.
+    fn outcome(case: &Case, change: impl FnOnce(&mut Conditions<'_>)) -> Outcome {
+        let mut runner = InProcess(native("host").unwrap());
+        let silence = Duration::from_secs(60);
+        let hello = Request::Hello {
+            protocol: PROTOCOL_VERSION,
+            device: None,
+            backend: None,
+            checks: false,
+        };
+        let Response::Hello { device, timer, .. } = runner.ask(&hello, silence).unwrap() else {
+            panic!("no device")
+        };
+        let mut session = Session::new(&mut runner, timer, silence, &|| false);
+        let task = Task {
+            case,
+            scout: case.clone(),
+            seed: 1,
+            budget_s: 0.3,
+            case_budget_s: 1.2,
+            share_s: None,
+            banned: &[],
+            remembered: &[],
+            pinned: false,
+            device: &device,
+            ceilings: &[],
+            runner: "host",
+        };
+        let mut conditions = Conditions {
+            budget_s: 1.2,
+            checks: false,
+            native: true,
+            regimes: &[],
+            cold_bytes: None,
+            implausible: &|_| None,
+            energy_window_s: 2.0,
+            energy_until: None,
+            sensors: &metered(),
+            launch_s: None,
+            fault: None,
+            watch: &mut |_| {},
+        };
+        change(&mut conditions);
+        measure_case(&task, &mut session, &mut conditions, &mut Vec::new()).unwrap()
+    }
+
+    fn product(n: u64) -> Case {
+        let shape = Shape::of(&[("m", n), ("n", n), ("k", n)]);
+        Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+    }
+
+    #[test]
+    fn a_power_meter_is_enough_and_energy_has_time_of_its_own() {
+        // The case itself has less time than the window alone.
+        let outcome = outcome(&product(64), |_| {});
+        let energy = outcome
+            .energy
+            .unwrap_or_else(|| panic!("{:?}", outcome.energy_reason));
+        assert!(
+            energy.quality.starts_with("integrated_power: "),
+            "{energy:?}"
+        );
+        assert_eq!(energy.cache.as_deref(), Some("hot"));
+        assert!(outcome.joules_per_flop.is_some() && outcome.joules_per_byte.is_none());
+    }
+
+    #[test]
+    fn energy_is_of_cold_calls_where_the_time_is() {
+        let case = product(64);
+        let cold_bytes = Some(case.tensor_bytes() * 8);
+        let outcome = outcome(&case, |conditions| {
+            conditions.budget_s = 4.0;
+            conditions.regimes = &[RegimeName::Cold];
+            conditions.cold_bytes = cold_bytes;
+        });
+        assert_eq!(outcome.regimes[0].cache, "cold");
+        let energy = outcome
+            .energy
+            .unwrap_or_else(|| panic!("{:?}", outcome.energy_reason));
+        assert_eq!(energy.cache(), "cold");
+    }
+
+    #[test]
+    fn energy_of_memory_is_counted_and_of_waiting_not() {
+        let shape = Shape::of(&[("n", 65536)]);
+        let case = Case::new(OpName::Copy, &shape, Dtype::F32).unwrap();
+        let outcome = outcome(&case, |_| {});
+        let energy = outcome
+            .energy
+            .unwrap_or_else(|| panic!("{:?}", outcome.energy_reason));
+        let per_byte = outcome.joules_per_byte.unwrap();
+        assert!((per_byte * 2.0 * 4.0 * 65536.0 / energy.joules - 1.0).abs() < 1e-9);
+        for (op, sizes) in [
+            (OpName::Empty, &[("n", 1)][..]),
+            (OpName::RoundTrip, &[("n", 1)]),
+            (OpName::Upload, &[("n", 16384)]),
+            (OpName::Chase, &[("lines", 256), ("steps", 65537)]),
+        ] {
+            let case = Case::new(op, &Shape::of(sizes), Dtype::F32).unwrap();
+            assert_eq!(uncounted(&case, 2.0, &metered()).unwrap(), NO_WORK);
+            assert!(energy_s(&case, 2.0, &metered()) == 0.0);
+        }
+        let none = Sensors::none("no sensors".to_owned());
+        assert_eq!(uncounted(&case, 2.0, &none).unwrap(), "no sensors");
+        assert!(energy_s(&case, 10.0, &metered()) >= 11.5);
+        assert!(energy_s(&case, 0.0, &metered()) == 0.0);
+    }
+
+    #[test]
+    fn no_window_is_begun_that_would_end_after_the_share_of_the_case() {
+        let outcome = outcome(&product(64), |conditions| {
+            conditions.energy_until = Some(Instant::now() + Duration::from_secs(2));
+        });
+        assert_eq!(outcome.energy, None);
+        let reason = outcome.energy_reason.unwrap();
+        assert!(reason.contains("of the run's budget left"), "{reason}");
+    }
 
     #[test]
     fn equal_samples_of_a_fine_clock_are_not_believed() {
@@ -702,14 +883,10 @@ mod tests {
 
     #[test]
     fn a_rotation_covers_the_caches_and_large_cases_need_none() {
-        let matmul = |n: u64| {
-            let shape = Shape::of(&[("m", n), ("n", n), ("k", n)]);
-            Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
-        };
         // 3 x 4 MiB against 64 MiB.
-        let sets = cold_set_count(&matmul(1024), 64 << 20).unwrap();
+        let sets = cold_set_count(&product(1024), 64 << 20).unwrap();
         assert!(u64::from(sets - 1) * 12 >= 64 && sets <= 8, "{sets}");
-        assert_eq!(cold_set_count(&matmul(4096), 64 << 20), None);
-        assert_eq!(cold_set_count(&matmul(8), 64 << 20), None);
+        assert_eq!(cold_set_count(&product(4096), 64 << 20), None);
+        assert_eq!(cold_set_count(&product(8), 64 << 20), None);
     }
 }

@@ -302,6 +302,25 @@ fn rates(outcome: &Outcome, times: &Times, report: &Report, found: &mut Found) {
             "energy.joules over flop_count",
         );
     }
+    if let (Some(stated), Some(energy)) = (outcome.joules_per_byte, &outcome.energy) {
+        found.equal(
+            &place,
+            "joules_per_byte",
+            stated,
+            energy.joules / outcome.bytes_min as f64,
+            "energy.joules over bytes_min",
+        );
+    }
+    if let Some(energy) = &outcome.energy
+        && energy.cache() != "hot"
+        && !outcome.regimes.iter().any(|r| r.cache == energy.cache())
+    {
+        let cache = energy.cache();
+        found.add(
+            &place,
+            format!("energy.cache is {cache:?}, but no regime is"),
+        );
+    }
     for (number, regime) in (0..).zip(&outcome.regimes) {
         time(
             &place,
@@ -468,7 +487,7 @@ mod tests {
     use super::*;
     use crate::op::{Dtype, Shape};
     use crate::protocol::{Device, RunnerInfo, Timer};
-    use crate::report::{Regime, RunnerRecord, Tried, empty, unmeasured};
+    use crate::report::{Energy, Regime, RunnerRecord, Tried, empty, unmeasured};
 
     fn verification() -> Verification {
         Verification {
@@ -541,9 +560,24 @@ mod tests {
             differs: true,
             verification: verification(),
         });
+        product.energy = Some(Energy {
+            joules: 0.5,
+            window_s: 2.0,
+            cache: Some("cold".to_owned()),
+            ..Energy::default()
+        });
+        let mut copy = outcome(OpName::Copy, &[("n", 1 << 20)], 1e-3);
+        copy.energy = Some(Energy {
+            joules: 0.1,
+            window_s: 2.0,
+            ..Energy::default()
+        });
+        for outcome in [&mut product, &mut copy] {
+            normalise::set_rates(outcome);
+        }
         report.outcomes = vec![
             outcome(OpName::Fma, &[("invocations", 1000), ("steps", 10)], 1e-2),
-            outcome(OpName::Copy, &[("n", 1 << 20)], 1e-3),
+            copy,
             outcome(OpName::Chain, &[("n", 1)], 32e-6),
             product,
         ];
@@ -611,7 +645,7 @@ mod tests {
 
     #[test]
     fn every_figure_that_is_changed_alone_is_found_by_outcome_and_field() {
-        let forgeries: [(Forgery, &str); 25] = [
+        let forgeries: [(Forgery, &str); 28] = [
             (|r| r.suite.sha256 = "a1".to_owned(), "suite: sha256"),
             (|r| r.suite.name.clear(), "suite: name"),
             (|r| r.device.name = "Better".to_owned(), "device: name"),
@@ -668,6 +702,18 @@ mod tests {
             (
                 |r| r.outcomes[3].flops_per_second = Some(1e9),
                 "flops_per_second is 1e9, but the count over the median is 2.62144e7",
+            ),
+            (
+                |r| r.outcomes[3].joules_per_flop = Some(1.0),
+                "joules_per_flop",
+            ),
+            (
+                |r| r.outcomes[1].joules_per_byte = Some(1.0),
+                "joules_per_byte",
+            ),
+            (
+                |r| r.outcomes[1].energy.as_mut().unwrap().cache = Some("cold".to_owned()),
+                "energy.cache is \"cold\", but no regime is",
             ),
             (
                 |r| r.outcomes[1].bytes_per_second = Some(1.0),
@@ -729,6 +775,7 @@ mod tests {
         let product = &mut report.outcomes[3];
         product.time_s = Some(times(1e-3));
         product.regimes.clear();
+        product.energy = None;
         normalise::set_rates(product);
         product.fraction_of_ceiling = product.roofline_time_s.map(|s| s / 1e-3);
         let found = violations(&report);

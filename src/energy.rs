@@ -96,7 +96,7 @@ fn over<E>(
     settle_s_min: f64,
     mut work: impl FnMut(f64) -> Result<u64, E>,
 ) -> Result<Result<Energy, String>, E> {
-    if let Some(reason) = impossible(sensors) {
+    if let Some(reason) = no_joules(sensors) {
         return Ok(Err(reason));
     }
     let started = Instant::now();
@@ -142,7 +142,7 @@ fn over<E>(
 /// before.
 #[must_use]
 pub fn idle_power_w(sensors: &Sensors, window_s: f64) -> Option<f64> {
-    if impossible(sensors).is_some() {
+    if no_joules(sensors).is_some() {
         return None;
     }
     let started = Instant::now();
@@ -157,8 +157,9 @@ pub fn idle_power_w(sensors: &Sensors, window_s: f64) -> Option<f64> {
     }
 }
 
-/// Why there can be no number.
-fn impossible(sensors: &Sensors) -> Option<String> {
+/// Why there can be no number: neither counter nor meter. One of them is enough.
+#[must_use]
+pub fn no_joules(sensors: &Sensors) -> Option<String> {
     if let Some(reason) = sensors.absent() {
         return Some(reason);
     }

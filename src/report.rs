@@ -392,7 +392,7 @@ pub struct Outcome {
     pub verification: Option<Verification>,
     /// The check with integer inputs, where the op is exact on them.
     pub verification_exact: Option<Verification>,
-    /// Joules, where there is a counter.
+    /// Joules, where there is a counter or a power reading.
     pub energy: Option<Energy>,
     /// Why there is no energy.
     #[serde(default)]
@@ -771,6 +771,10 @@ pub struct Energy {
     pub source: String,
     /// Length of the window that the average power was taken over.
     pub window_s: f64,
+    /// `hot` or `cold`, as in `labels` and `regimes`: how the calls found their tensors that it was
+    /// counted over. Absent from versions that counted hot ones only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
     /// How good the number is: a class, a colon, and the details in words. The classes are
     /// `counter` (an energy counter, the ends of the window known to better than 1 % of it),
     /// `counter_coarse` (the same, known less well), `package` (a counter of a whole processor
@@ -798,6 +802,14 @@ pub struct Energy {
     /// Why the number should not be believed, where something speaks against it.
     #[serde(default)]
     pub doubt: Option<String>,
+}
+
+impl Energy {
+    /// [`Energy::cache`], and `hot` where a version had no other.
+    #[must_use]
+    pub fn cache(&self) -> &str {
+        self.cache.as_deref().unwrap_or("hot")
+    }
 }
 
 /// One variant that was looked at.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
-use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, measure_case, sight, times};
+use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, energy_s, measure_case, sight, times};
 use crate::datasheet::{self, Datasheets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
@@ -42,8 +42,12 @@ const SCOUT_S_MAX: f64 = 0.15;
 /// is cut off.
 const BUDGET_GRACE: f64 = 0.05;
 
-/// A case that is no probe gets this many times the time of one that is: it has a search to make.
+/// A case that is no probe gets this many times the time of one that is, energy apart: it has a
+/// search to make.
 const CASE_WEIGHT: f64 = 4.0;
+
+/// Most of a case's share of a limited run that is kept for its energy.
+const ENERGY_SHARE_MAX: f64 = 0.5;
 
 /// Calls of a probe that must fit its time: a look at each variant, checks, warm-up and samples.
 const PROBE_CALLS: f64 = 12.0;
@@ -264,8 +268,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
     let clock = RefCell::new(Budget {
         started,
         seconds: budget_s,
-        weight_left: opened.iter().filter(|(_, opened)| opened.is_ok()).count() as f64
-            * options.plan.cases.iter().map(weight).sum::<f64>(),
+        weight_left: 0.0,
     });
     let journal = RefCell::new(journal);
     let mut sides: Vec<Side<'_>> = opened
@@ -291,6 +294,18 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
             Err(error) => Side::Closed(label(name), error),
         })
         .collect();
+    clock.borrow_mut().weight_left = sides
+        .iter()
+        .map(|side| match side {
+            Side::Opened(work) => {
+                let cases = options.plan.cases.iter();
+                cases
+                    .map(|case| weight(&options.plan, case, &work.sensors))
+                    .sum()
+            }
+            Side::Closed(..) => 0.0,
+        })
+        .sum();
     let mut outcomes = measure(&mut sides, options, &mut ceilings, watcher);
     drop(sides);
     let journal = journal.into_inner();
@@ -436,8 +451,26 @@ struct Budget {
     weight_left: f64,
 }
 
-fn weight(case: &Case) -> f64 {
-    if case.op.is_probe() { 1.0 } else { CASE_WEIGHT }
+/// Seconds of a case without its energy, where the run has no limit.
+fn case_budget_s(plan: &Plan, case: &Case) -> f64 {
+    let part = if case.op.is_probe() { 1.0 } else { CASE_WEIGHT };
+    plan.case_budget_s * part / CASE_WEIGHT
+}
+
+/// What the share of a case in a run with a limit is in proportion to: the seconds it would have
+/// without one.
+fn weight(plan: &Plan, case: &Case, sensors: &Sensors) -> f64 {
+    case_budget_s(plan, case) + energy_s(case, plan.energy_window_s, sensors)
+}
+
+/// What of its share a case has for all but its energy. Where energy would take more than half of it,
+/// time comes first, and energy is counted only in what is left over.
+fn without_energy(share_s: f64, energy_s: f64) -> f64 {
+    if energy_s <= share_s * ENERGY_SHARE_MAX {
+        share_s - energy_s
+    } else {
+        share_s
+    }
 }
 
 impl Budget {
@@ -453,8 +486,7 @@ impl Budget {
 
     /// Takes a case out of what is still to come and returns its share of what is left; what one
     /// case does not use goes to those after it.
-    fn share(&mut self, case: &Case) -> Option<f64> {
-        let weight = weight(case);
+    fn share(&mut self, weight: f64) -> Option<f64> {
         let part = weight / self.weight_left.max(weight);
         self.weight_left -= weight;
         Some(self.left_s()? * part)
@@ -665,7 +697,8 @@ impl Work<'_> {
             self.options.plan.cases.len(),
         );
         let id = case.id();
-        let share_s = self.clock.borrow_mut().share(case);
+        let weight = weight(&self.options.plan, case, &self.sensors);
+        let share_s = self.clock.borrow_mut().share(weight);
         let kept = self
             .kept
             .iter()
@@ -1094,16 +1127,18 @@ impl Work<'_> {
             "{BUDGET_USED}, {} s",
             self.clock.borrow().seconds.unwrap_or(0.0)
         );
-        let case_budget_s = self.options.plan.case_budget_s * weight(case) / CASE_WEIGHT;
+        let energy_s = energy_s(case, self.options.plan.energy_window_s, &self.sensors);
+        let case_budget_s = case_budget_s(&self.options.plan, case);
         let budget_s = match (self.clock.borrow().left_s(), share_s) {
             (Some(left_s), Some(share_s)) => {
                 if left_s <= 0.0 {
                     return skipped(&used_up);
                 }
-                case_budget_s.min(share_s)
+                case_budget_s.min(without_energy(share_s, energy_s))
             }
             _ => case_budget_s,
         };
+        let energy_until = share_s.map(|share_s| Instant::now() + Duration::from_secs_f64(share_s));
         // The estimate of a probe is its ceiling itself; that of others is far on the safe side.
         let call_s_max = if case.op.is_probe() {
             budget_s / PROBE_CALLS
@@ -1195,6 +1230,7 @@ impl Work<'_> {
             cold_bytes,
             implausible: &implausible,
             energy_window_s: self.options.plan.energy_window_s,
+            energy_until,
             sensors,
             launch_s: ceilings
                 .iter()
@@ -1419,4 +1455,52 @@ pub fn external_devices() -> Vec<(External, std::result::Result<Device, String>)
             (external, asked.join().unwrap_or_else(dead))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Meter;
+
+    #[test]
+    fn a_probe_of_the_suite_energy_has_a_share_that_its_window_fits() {
+        let meter = Meter {
+            source: "a meter".to_owned(),
+            covers: "the board".to_owned(),
+            settle_s: 0.1,
+        };
+        let sensors = Sensors::of_formulas(None, Some(meter), |_| None, |_| Some(50.0));
+        for suite in ["energy", "llm", "standard"] {
+            let plan = plan::plan(suite, None).unwrap();
+            let of = |case: &Case| weight(&plan, case, &sensors);
+            let weight_left: f64 = plan.cases.iter().map(of).sum();
+            // The seconds that all may take together.
+            let mut budget = Budget {
+                started: Instant::now(),
+                seconds: Some(weight_left),
+                weight_left,
+            };
+            let mut cases = plan.cases.iter();
+            let probe = cases.find(|case| case.op == OpName::Fma).unwrap();
+            let share_s = budget.share(of(probe)).unwrap();
+            let energy_s = energy_s(probe, plan.energy_window_s, &sensors);
+            assert!(energy_s > plan.energy_window_s, "{suite}");
+            assert!((share_s / (plan.case_budget_s / 4.0 + energy_s) - 1.0).abs() < 0.01);
+        }
+        // Where nothing can be counted shares are what they were: four to one.
+        let plan = plan::plan("quick", None).unwrap();
+        let none = Sensors::none(String::new());
+        let of = |op| {
+            let case = plan.cases.iter().find(|case| case.op == op).unwrap();
+            weight(&plan, case, &none)
+        };
+        assert!((of(OpName::Matmul) / of(OpName::Fma) - CASE_WEIGHT).abs() < 1e-12);
+    }
+
+    #[test]
+    fn time_comes_before_energy_where_there_is_little_of_it() {
+        assert!((without_energy(30.0, 12.0) - 18.0).abs() < 1e-12);
+        assert!((without_energy(20.0, 12.0) - 20.0).abs() < 1e-12);
+        assert!((without_energy(20.0, 0.0) - 20.0).abs() < 1e-12);
+    }
 }

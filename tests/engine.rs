@@ -100,6 +100,7 @@ fn searched(
         cold_bytes: None,
         implausible: &|_| None,
         energy_window_s: 0.0,
+        energy_until: None,
         sensors: &sensors,
         launch_s: None,
         fault: None,

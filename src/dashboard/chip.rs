@@ -348,7 +348,7 @@ pub(super) fn page<'a>(view: &'a View, store: &Store) -> Result<Page<'a>> {
             numbers("Of ceiling", "Fraction of the roofline that probes measured in the same run"),
             numbers("Of datasheet", "Fraction of the peak in the chip's datasheet"),
             numbers("Gap", "Time over that of the vendor's own library on the same device"),
-            numbers("Energy", "Joules of one call"),
+            numbers("Energy", "Joules of one call, cold where the case has a cold time"),
             numbers("Error", "Largest difference from the f64 reference over what rounding can explain"),
             words("Kernel"),
             words("Reason"),

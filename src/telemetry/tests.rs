@@ -862,6 +862,7 @@ impl Sensors {
     ) -> Self {
         let facts = Facts {
             sources: vec!["formula".to_owned()],
+            energy_absent: counter.is_none().then(|| "it counts no energy".to_owned()),
             counter,
             meter,
             ..Facts::default()
