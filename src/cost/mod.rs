@@ -17,6 +17,9 @@ use crate::op::Dtype;
 use crate::plan;
 use crate::report::{Confidence, Outcome, OutcomeStatus, PriceRecord, Report, RunnerRecord, slug};
 
+/// How the reason begins that energy was counted under other conditions than the time.
+const OTHER_CALLS: &str = "its energy is of ";
+
 /// Seconds of an hour.
 const HOUR_S: f64 = 3600.0;
 
@@ -101,8 +104,11 @@ pub struct Share {
     pub time_s: Range,
     /// `cold` (weights come from memory), or `hot` where nothing else was measured.
     pub cache: String,
-    /// Joules of one call, where they were counted.
+    /// Joules of one call, where they were counted under the conditions of its time.
     pub joules: Option<f64>,
+    /// Why there are none.
+    #[serde(default)]
+    pub joules_reason: Option<String>,
 }
 
 /// Whether a model fits a device.
@@ -135,8 +141,11 @@ pub struct Projection {
     pub time_s: Range,
     /// Tokens that come of it in a second.
     pub tokens_per_second: Range,
-    /// Joules of a token, where every part's were counted.
+    /// Joules of a token, where every part's were counted under the conditions of its time.
     pub joules_per_token: Option<f64>,
+    /// Why there are none, of the first part without.
+    #[serde(default)]
+    pub joules_reason: Option<String>,
     /// Whether the model fits.
     pub fit: Fit,
     /// What an hour of the device costs.
@@ -242,7 +251,7 @@ pub struct Answer {
 type TableOf = dyn Fn(&[&str], &[Vec<String>]) -> String;
 
 /// The columns of [`Answer::csv`]: names as in the JSON; times in seconds, sizes in bytes.
-pub const COLUMNS: [&str; 24] = [
+pub const COLUMNS: [&str; 25] = [
     "report",
     "device",
     "chip_id",
@@ -267,6 +276,7 @@ pub const COLUMNS: [&str; 24] = [
     "usd_per_million_tokens_low",
     "usd_per_million_tokens_high",
     "usd_reason",
+    "joules_reason",
 ];
 
 /// Answers a question from reports.
@@ -424,6 +434,10 @@ fn project(
         .iter()
         .map(|share| Some(share.joules? * share.count as f64))
         .sum();
+    let joules_reason = shares.iter().find_map(|share| {
+        let reason = share.joules_reason.as_ref()?;
+        Some(format!("{}: {reason}", share.case_id))
+    });
     let fit = fit(question, phase, device.memory_bytes);
     let usd_reason = no_dollars(device, &fit);
     let usd_per_million_tokens = device
@@ -440,6 +454,7 @@ fn project(
         time_s,
         tokens_per_second,
         joules_per_token: joules.map(|joules| joules / tokens),
+        joules_reason,
         fit,
         price: device.price.clone(),
         usd_per_million_tokens,
@@ -462,6 +477,18 @@ fn share(part: &str, count: u64, outcome: &Outcome) -> Option<Share> {
         .labels
         .as_ref()
         .map_or("hot", |labels| &*labels.cache);
+    let cache = if cold.is_some() { "cold" } else { headline };
+    let joules = match &outcome.energy {
+        Some(energy) if energy.cache() == cache => Ok(energy.joules),
+        Some(energy) => Err(format!(
+            "{OTHER_CALLS}{} calls, its time of {cache} ones",
+            energy.cache()
+        )),
+        None => Err(outcome
+            .energy_reason
+            .clone()
+            .unwrap_or_else(|| "its energy was not counted".to_owned())),
+    };
     Some(Share {
         part: part.to_owned(),
         case_id: outcome.case_id.clone(),
@@ -472,8 +499,9 @@ fn share(part: &str, count: u64, outcome: &Outcome) -> Option<Share> {
             low: times.ci95_low,
             high: times.ci95_high,
         },
-        cache: if cold.is_some() { "cold" } else { headline }.to_owned(),
-        joules: outcome.energy.as_ref().map(|energy| energy.joules),
+        cache: cache.to_owned(),
+        joules_reason: joules.as_ref().err().cloned(),
+        joules: joules.ok(),
     })
 }
 
@@ -754,6 +782,7 @@ impl Answer {
                 plain(usd.map(|usd| usd.low)),
                 plain(usd.map(|usd| usd.high)),
                 p.usd_reason.clone().unwrap_or_default(),
+                p.joules_reason.clone().unwrap_or_default(),
             ]
         });
         display::csv(&COLUMNS, rows)
@@ -878,6 +907,17 @@ impl Answer {
             if let Some(reason) = &p.usd_reason {
                 add(format!(
                     "no dollars: {place}: {}: {reason}",
+                    p.phase.words()
+                ));
+            }
+            // Of a device whose energy nobody counted there is nothing to explain.
+            let counted = p.shares.iter().any(|share| match &share.joules_reason {
+                Some(reason) => reason.starts_with(OTHER_CALLS),
+                None => true,
+            });
+            if let Some(reason) = p.joules_reason.as_ref().filter(|_| counted) {
+                add(format!(
+                    "no J/token: {place}: {}: {reason}",
                     p.phase.words()
                 ));
             }

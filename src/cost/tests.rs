@@ -260,6 +260,63 @@ fn weights_come_from_memory_where_that_was_measured() {
     assert!(close(answer.projections[0].time_s.value, 0.282));
     assert_eq!(answer.projections[0].shares[0].cache, "cold");
     assert!(!answer.text().contains("marked hot"));
+    // Joules of hot calls are none of cold ones.
+    assert_eq!(answer.projections[0].joules_per_token, None);
+    assert_eq!(answer.projections[0].shares[0].joules, None);
+    let reason = answer.projections[0].joules_reason.as_ref().unwrap();
+    assert!(
+        reason.contains("of hot calls, its time of cold ones"),
+        "{reason}"
+    );
+    let text = answer.text();
+    assert!(
+        text.contains("no J/token: ") && text.contains(reason),
+        "{text}"
+    );
+    assert!(answer.csv().unwrap().contains(reason));
+}
+
+#[test]
+fn joules_of_cold_calls_go_with_cold_times_and_with_no_others() {
+    let cold = |also_timed: bool| {
+        let mut subject = h100(1.0);
+        for outcome in &mut subject.report.outcomes {
+            outcome.energy.as_mut().unwrap().cache = Some("cold".to_owned());
+            let median = outcome.time_s.as_ref().unwrap().median;
+            outcome.regimes.extend(also_timed.then(|| Regime {
+                cache: "cold".to_owned(),
+                data: "uniform".to_owned(),
+                set_count: 2,
+                time_s: times(median * 3.0),
+                time_ratio: 3.0,
+                differs: true,
+                verification: verification(),
+            }));
+        }
+        answered(&question(), &[subject])
+    };
+    let answer = cold(true);
+    assert!(close(
+        answer.projections[0].joules_per_token.unwrap(),
+        94.0 / 8.0
+    ));
+    assert_eq!(answer.projections[0].joules_reason, None);
+    assert!(!answer.text().contains("no J/token"));
+    assert_eq!(cold(false).projections[0].joules_per_token, None);
+}
+
+#[test]
+fn one_part_without_energy_takes_it_from_the_phase_and_says_which() {
+    let mut subject = h100(1.0);
+    let outcome = &mut subject.report.outcomes[1];
+    outcome.energy = None;
+    outcome.energy_reason = Some("it was too late".to_owned());
+    let id = outcome.case_id.clone();
+    let answer = answered(&question(), &[subject]);
+    assert_eq!(answer.projections[0].joules_per_token, None);
+    let reason = answer.projections[0].joules_reason.clone().unwrap();
+    assert_eq!(reason, format!("{id}: it was too late"));
+    assert!(answer.projections[1].joules_per_token.is_some());
 }
 
 #[test]

@@ -211,7 +211,7 @@ pub(super) fn page(views: &[View], chips: &Chips) -> Result<Page<'static>> {
                 words("Device"), words("Runner"), words("Model"), words("Type"), words("Work"),
                 numbers("Tokens/s", "From the medians"), numbers("From", "The least that the intervals allow"),
                 numbers("To", "The most"), numbers("$/hour", "Price of the device"),
-                numbers("$/M tokens", "Dollars of a million tokens"), numbers("J/token", ""), words("No dollars because"),
+                numbers("$/M tokens", "Dollars of a million tokens"), numbers("J/token", "Where energy was counted under the conditions of the times"), words("No dollars because"),
             ], &rows))
         }
         (data(&json!({ "page": "cost", "points": points }))?)
