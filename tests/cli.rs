@@ -186,7 +186,7 @@ fn a_bad_suite_or_filter_is_refused_by_name_before_anything_is_written() {
     );
     write("cut.toml", &suite(1.0, &[MATMUL])[..60]);
     write("empty.toml", "");
-    fs::write(folder.path().join("binary.toml"), [0xff, 0xfe, 0, 1]).unwrap();
+    fs::write(folder.path().join("binary.toml"), [0xff, 0xfd, 0, 1]).unwrap();
     let table: [(&[&str], &[&str]); 18] = [
         (
             &["--suite", "nonsense"],

@@ -215,7 +215,7 @@ pub(super) enum Command {
     },
     /// Join the shards of one run into one report
     Merge {
-        /// The shards' reports
+        /// The shards' reports, two or more
         #[arg(required = true)]
         reports: Vec<PathBuf>,
         /// Folder that the report is written below, or - for standard output
