@@ -18,6 +18,9 @@ use crate::telemetry::Sensors;
 use crate::tune::{End, Ready, Session, Task, choose};
 use crate::verify::{self, Verdict};
 
+/// Seconds that a case is left, of a long one, for what follows the time for samples.
+const TAIL_S: f64 = 0.5;
+
 /// Length of the span by which an external runner's clock is compared with the conductor's.
 pub const AUDIT_S_EXTERNAL: f64 = 0.25;
 
@@ -129,9 +132,11 @@ pub fn measure_case(
     } else {
         (conditions.regimes.len() as f64 * REGIME_S_MAX).min(0.4 * left().max(0.0))
     };
+    // The last request for samples, the audit and the check of the output come after that.
+    let tail_s = (0.1 * conditions.budget_s).min(TAIL_S);
     let mut policy = Policy::thorough(
         &session.timer,
-        (left() - reserved_s).max(conditions.budget_s * 0.15),
+        (left() - reserved_s - tail_s).max(conditions.budget_s * 0.15),
         session.silence,
     );
     if !conditions.native {

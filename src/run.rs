@@ -1071,8 +1071,9 @@ impl Work<'_> {
     ) -> Outcome {
         let begun = Instant::now();
         let deaths_before = self.deaths;
-        // What was seen of each variant that a runner died of.
+        // What was seen of each variant that a runner died of, and what became of the case by that.
         let mut killers: Vec<Tried> = Vec::new();
+        let mut failed = None;
         loop {
             let banned_before = self.banned.len();
             let left_s = share_s.map(|share_s| share_s - begun.elapsed().as_secs_f64());
@@ -1090,7 +1091,12 @@ impl Work<'_> {
                 && !late
                 && !interrupted()
             {
+                failed = Some(outcome);
                 continue;
+            }
+            // Where nothing is left to try, or no time, it is the death that the case ended with.
+            if outcome.status == OutcomeStatus::Skipped {
+                outcome = failed.unwrap_or(outcome);
             }
             // The later attempts say of them only that they are left out.
             outcome.tried.retain(|entry| {

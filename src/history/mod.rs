@@ -413,7 +413,7 @@ fn outlier(logs: &[f64], change_min: f64) -> Option<Event> {
     if earlier.len() < FENCE_MIN || logs.len() >= POINTS_MIN {
         return None;
     }
-    let summary = stats::Summary::of(earlier)?;
+    let summary = stats::Summary::of_independent(earlier)?;
     let reach = FENCE * (summary.q3 - summary.q1);
     let beyond = *newest < summary.q1 - reach || *newest > summary.q3 + reach;
     let change = newest - summary.median;
