@@ -521,6 +521,7 @@ pub fn kernels() -> Vec<Kernel> {
     const DECODE_SUBGROUP: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
         tune("HEAD_DIM", &[128, 64, 256, 32]),
+        tune("LANES", &[16, 32, 8]),
         tune("SUBGROUPS", &[4, 1]),
         tune("ROWS", &[4, 1, 8]),
         tune("BLOCK", &[4, 8, 2]),

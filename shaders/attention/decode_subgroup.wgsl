@@ -5,25 +5,31 @@
 // output at once: the query heads of a group, and if there are several queries those too, for they
 // all read the same keys; so K and V are read once for the whole group.
 //
-// Inside, a row of K is taken by a team of lanes, a vector of four each, so that neighbours read
-// neighbouring vectors; a dot product is finished by exchanging sums within the team, after which
-// every lane of it knows the score. So it also knows the weight that its vector of V is to be
-// multiplied by, and no memory is needed between the two products. Each team walks keys of its own,
-// BLOCK of them at a time, with a softmax of its own that is corrected where a larger score turns
-// up. At the end the teams' results are merged in workgroup memory, and the second pass merges those
-// of the workgroups. head_dim must be a multiple of four.
+// Inside, a row of K is taken by a team of lanes, CHUNKS vectors of four each, so that neighbours
+// read neighbouring vectors; a dot product is finished by exchanging sums within the team, after
+// which every lane of it knows the score. So it also knows the weight that its vectors of V are to
+// be multiplied by, and no memory is needed between the two products. Each team walks keys of its
+// own, BLOCK of them at a time, with a softmax of its own that is corrected where a larger score
+// turns up. At the end the teams' results are merged in workgroup memory, and the second pass merges
+// those of the workgroups. head_dim must be a multiple of four.
+//
+// Every lane of a team does the same for each score: the exchange and the softmax, which are as much
+// as the products where a lane has one vector of a row. The fewer lanes a team has, the more keys a
+// subgroup works on with the same instructions, and the more registers a lane needs.
 
 alias Input = f32; // elements of Q, K and V
 
 const SUBGROUP_SIZE = 32u; // lanes of a subgroup
 const SUBGROUPS = 4u; // subgroups of a workgroup
 const HEAD_DIM = 128u; // room for a head; a shorter head_dim is padded with zeros
+const LANES = 16u; // lanes that share a row of K, where it and the subgroup have more
 const ROWS = 4u; // rows of the output per workgroup
 const BLOCK = 4u; // keys that a team loads at once
 const SPLITS = 32u; // workgroups that share the keys of a head
 
 const VECTORS = HEAD_DIM / 4u; // in a row of K
-const TEAM = min(SUBGROUP_SIZE, VECTORS); // lanes that share a row of K
+const WIDEST = min(SUBGROUP_SIZE, VECTORS); // lanes that can share a row of K
+const TEAM = min(LANES, WIDEST); // lanes that do
 const CHUNKS = VECTORS / TEAM; // vectors of a row that a lane takes
 const TEAMS = SUBGROUP_SIZE * SUBGROUPS / TEAM;
 const THREADS = SUBGROUP_SIZE * SUBGROUPS;
@@ -31,6 +37,7 @@ const MERGE_THREADS = 32u; // invocations that share a row in the second pass
 const LOG2_E = 1.4426950408889634; // exp(x) is exp2(x * LOG2_E), and exp2 is what hardware has
 const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are not NaN
 
+const_assert LANES < WIDEST || LANES == 32u; // one way to say each size of team
 const_assert SUBGROUP_SIZE % TEAM == 0u && CHUNKS * TEAM == VECTORS;
 const_assert countOneBits(TEAM) == 1u; // sums are exchanged with ever nearer neighbours
 const_assert ROWS * CHUNKS <= 32u; // sums, as many vectors of Q, and the loads fit the registers
