@@ -44,6 +44,7 @@ const A_VECTORS = DEPTH / 4u; // in a row of a panel of A
 const B_VECTORS = TILE_N / 4u; // in a row of a panel of B
 const A_STRIDE = A_VECTORS + 2u; // vectors from one row to the next
 const B_STRIDE = B_VECTORS + 2u;
+const TOGETHER = max(16u / A_VECTORS, 1u); // rows of a panel of A that 16 invocations store to
 const A_LOADS = TILE_M * A_VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = DEPTH * B_VECTORS / THREADS;
 const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
@@ -74,10 +75,18 @@ var<workgroup> a_tile: array<vec4<Input>, TILE_M * A_STRIDE>;
 var<workgroup> b_tile: array<vec4<Input>, DEPTH * B_STRIDE>;
 var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
 
+// Which row of the panel of A vector `piece` is in. Stores of 8 bytes are served for 16 invocations at a
+// time, so for TOGETHER rows where these are short. The padding keeps eight neighbouring rows in banks
+// of their own for loads of 16 bytes each; for such stores rows 8 / TOGETHER apart are.
+fn row_of(piece: u32) -> u32 {
+    let order = piece / A_VECTORS;
+    return order / 8u * 8u + order % TOGETHER * (8u / TOGETHER) + order % 8u / TOGETHER;
+}
+
 // Vector `piece` of the panel of A that begins at column `first`, zero beyond k.
 fn piece_of_a(a_first: u32, first_row: u32, first: u32, piece: u32) -> vec4<Input> {
     let a_row = params.k / 4u; // vectors in a row
-    let row = min(first_row + piece / A_VECTORS, params.m - 1u);
+    let row = min(first_row + row_of(piece), params.m - 1u);
     let column = first / 4u + piece % A_VECTORS;
     let values = a[a_first + row * a_row + min(column, a_row - 1u)];
     return select(vec4<Input>(), values, column < a_row);
@@ -135,7 +144,7 @@ fn main(
             workgroupBarrier();
             for (var i = 0u; i < A_LOADS; i++) {
                 let piece = local + i * THREADS;
-                a_tile[piece / A_VECTORS * A_STRIDE + piece % A_VECTORS] = a_next[i];
+                a_tile[row_of(piece) * A_STRIDE + piece % A_VECTORS] = a_next[i];
             }
             for (var i = 0u; i < B_LOADS; i++) {
                 let piece = local + i * THREADS;

@@ -28,6 +28,7 @@ const TILE_M = SUBGROUPS_M * ROWS * BLOCK; // rows of C per workgroup
 const TILE_N = SUBGROUPS_N * COLUMNS * BLOCK; // columns of C per workgroup
 const VECTORS = DEPTH / 4u; // in a row of a panel
 const STRIDE = VECTORS + 2u; // vectors from one row to the next
+const TOGETHER = max(16u / VECTORS, 1u); // rows that 16 invocations store to
 const A_LOADS = TILE_M * VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = TILE_N * VECTORS / THREADS;
 const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
@@ -58,9 +59,17 @@ var<workgroup> a_tile: array<vec4<Input>, TILE_M * STRIDE>;
 var<workgroup> b_tile: array<vec4<Input>, TILE_N * STRIDE>;
 var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
 
+// Which row of its panel vector `piece` is in. Stores of 8 bytes are served for 16 invocations at a
+// time, so for TOGETHER rows where these are short. The padding keeps eight neighbouring rows in banks
+// of their own for loads of 16 bytes each; for such stores rows 8 / TOGETHER apart are.
+fn row_of(piece: u32) -> u32 {
+    let order = piece / VECTORS;
+    return order / 8u * 8u + order % TOGETHER * (8u / TOGETHER) + order % 8u / TOGETHER;
+}
+
 // Vector `piece` of the panel of A that begins at column `first`, zero beyond k.
 fn piece_of_a(a_first: u32, first_row: u32, first: u32, piece: u32) -> vec4<Input> {
-    let row = min(first_row + piece / VECTORS, params.m - 1u);
+    let row = min(first_row + row_of(piece), params.m - 1u);
     let columns = vec4(first + piece % VECTORS * 4u) + vec4(0u, 1u, 2u, 3u);
     let at = vec4(a_first + row * params.k) + min(columns, vec4(params.k - 1u));
     let values = vec4<Input>(a[at.x], a[at.y], a[at.z], a[at.w]);
@@ -69,7 +78,7 @@ fn piece_of_a(a_first: u32, first_row: u32, first: u32, piece: u32) -> vec4<Inpu
 
 // The same of B, row by row as it lies; beyond k it meets zeros of A.
 fn piece_of_b(b_first: u32, first_column: u32, first: u32, piece: u32) -> vec4<Input> {
-    let row = min(first_column + piece / VECTORS, params.n - 1u);
+    let row = min(first_column + row_of(piece), params.n - 1u);
     let columns = vec4(first + piece % VECTORS * 4u) + vec4(0u, 1u, 2u, 3u);
     let at = vec4(b_first + row * params.k) + min(columns, vec4(params.k - 1u));
     return vec4<Input>(b[at.x], b[at.y], b[at.z], b[at.w]);
@@ -119,11 +128,11 @@ fn main(
             workgroupBarrier();
             for (var i = 0u; i < A_LOADS; i++) {
                 let piece = local + i * THREADS;
-                a_tile[piece / VECTORS * STRIDE + piece % VECTORS] = a_next[i];
+                a_tile[row_of(piece) * STRIDE + piece % VECTORS] = a_next[i];
             }
             for (var i = 0u; i < B_LOADS; i++) {
                 let piece = local + i * THREADS;
-                b_tile[piece / VECTORS * STRIDE + piece % VECTORS] = b_next[i];
+                b_tile[row_of(piece) * STRIDE + piece % VECTORS] = b_next[i];
             }
             workgroupBarrier();
 
