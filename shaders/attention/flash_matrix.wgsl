@@ -13,8 +13,9 @@
 //
 // A byte that passes workgroup memory pays for 12 operations at head_dim 128 and one block of queries
 // per subgroup, of which keys and values take three quarters; for 19 with two. As it stands, 32 lanes
-// have 64 registers each of output, 32 of queries and 32 of what is fetched, and the workgroup 44,048
-// bytes of memory. Rows there are padded by 16 bytes, so that neighbours begin in different banks.
+// have 64 registers each of output, 32 of queries and 32 of what is fetched, and the workgroup 45,072
+// bytes of memory. Rows there are padded by 16 bytes, those of scores by 32, so that what is loaded or
+// stored at once lies in different banks: of eight rows 16 bytes each, of four rows of scores 32.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -34,7 +35,7 @@ const PIECES = HEAD_DIM / BLOCK; // blocks along a head
 const VECTORS = HEAD_DIM / 4u; // vectors in a row of Q, K, V
 const KV_STRIDE = VECTORS + 2u; // vectors from one row to the next
 const SCORE_VECTORS = KEYS / 4u; // in a row of scores
-const SCORE_STRIDE = SCORE_VECTORS + 1u;
+const SCORE_STRIDE = SCORE_VECTORS + 2u;
 const WEIGHT_STRIDE = SCORE_VECTORS + 2u;
 const CHUNK = min(KEYS, HEAD_DIM); // elements of the head that pass workgroup memory at a time
 const CHUNK_VECTORS = CHUNK / 4u;
