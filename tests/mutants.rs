@@ -179,6 +179,20 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         shape: INSIDE_BUT_A_ROW,
     },
     Mutant {
+        what: "panels of B are all multiplied from the first buffer",
+        kernel: "matmul/matrix_tile",
+        from: "let at = into * B_PANEL + step * B_STRIDE",
+        to: "let at = step * B_STRIDE",
+        shape: TILES,
+    },
+    Mutant {
+        what: "rows are stored in another order than they were loaded in",
+        kernel: "matmul/matrix_tile_trans_b",
+        from: "min(first_row + row_of(piece), params.m - 1u)",
+        to: "min(first_row + piece / VECTORS, params.m - 1u)",
+        shape: TILES,
+    },
+    Mutant {
         what: "the next panel is the one before",
         kernel: "matmul/matrix_tile_trans_b",
         from: "let next = first + DEPTH;",

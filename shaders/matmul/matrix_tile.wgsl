@@ -45,6 +45,9 @@ const B_VECTORS = TILE_N / 4u; // in a row of a panel of B
 const A_STRIDE = A_VECTORS + 2u; // vectors from one row to the next
 const B_STRIDE = B_VECTORS + 2u;
 const TOGETHER = max(16u / A_VECTORS, 1u); // rows of a panel of A that 16 invocations store to
+const BUFFERS = max(32u / DEPTH, 1u); // panels that workgroup memory holds
+const A_PANEL = TILE_M * A_STRIDE; // vectors of one panel
+const B_PANEL = DEPTH * B_STRIDE;
 const A_LOADS = TILE_M * A_VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = DEPTH * B_VECTORS / THREADS;
 const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
@@ -71,8 +74,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<vec4<Input>>;
 @group(0) @binding(3) var<storage, read_write> c: array<Sum>;
 
-var<workgroup> a_tile: array<vec4<Input>, TILE_M * A_STRIDE>;
-var<workgroup> b_tile: array<vec4<Input>, DEPTH * B_STRIDE>;
+var<workgroup> a_tile: array<vec4<Input>, BUFFERS * A_PANEL>;
+var<workgroup> b_tile: array<vec4<Input>, BUFFERS * B_PANEL>;
 var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
 
 // Which row of the panel of A vector `piece` is in. Stores of 8 bytes are served for 16 invocations at a
@@ -140,15 +143,23 @@ fn main(
         for (var i = 0u; i < B_LOADS; i++) {
             b_next[i] = piece_of_b(b_first, first_column, 0u, local + i * THREADS);
         }
-        for (var first = 0u; first < params.k; first += DEPTH) {
+        // With two buffers the one that is filled was last read before the barrier of the panel before;
+        // the first ones may still be read for the turn before.
+        if (BUFFERS > 1u) {
             workgroupBarrier();
+        }
+        for (var first = 0u; first < params.k; first += DEPTH) {
+            let into = first / DEPTH % BUFFERS;
+            if (BUFFERS == 1u) {
+                workgroupBarrier();
+            }
             for (var i = 0u; i < A_LOADS; i++) {
                 let piece = local + i * THREADS;
-                a_tile[row_of(piece) * A_STRIDE + piece % A_VECTORS] = a_next[i];
+                a_tile[into * A_PANEL + row_of(piece) * A_STRIDE + piece % A_VECTORS] = a_next[i];
             }
             for (var i = 0u; i < B_LOADS; i++) {
                 let piece = local + i * THREADS;
-                b_tile[piece / B_VECTORS * B_STRIDE + piece % B_VECTORS] = b_next[i];
+                b_tile[into * B_PANEL + piece / B_VECTORS * B_STRIDE + piece % B_VECTORS] = b_next[i];
             }
             workgroupBarrier();
 
@@ -162,11 +173,11 @@ fn main(
             for (var step = 0u; step < DEPTH; step += BLOCK) {
                 var left: array<MatrixA, ROWS>;
                 for (var i = 0u; i < ROWS; i++) {
-                    let at = (own_row + i * BLOCK) * A_STRIDE + step / 4u;
+                    let at = into * A_PANEL + (own_row + i * BLOCK) * A_STRIDE + step / 4u;
                     left[i] = coopLoadT<MatrixA>(&a_tile[at], A_STRIDE);
                 }
                 for (var j = 0u; j < COLUMNS; j++) {
-                    let at = step * B_STRIDE + (own_column + j * BLOCK) / 4u;
+                    let at = into * B_PANEL + step * B_STRIDE + (own_column + j * BLOCK) / 4u;
                     let right = coopLoadT<MatrixB>(&b_tile[at], B_STRIDE);
                     for (var i = 0u; i < ROWS; i++) {
                         let slot = i * COLUMNS + j;

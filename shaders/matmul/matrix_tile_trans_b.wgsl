@@ -29,6 +29,9 @@ const TILE_N = SUBGROUPS_N * COLUMNS * BLOCK; // columns of C per workgroup
 const VECTORS = DEPTH / 4u; // in a row of a panel
 const STRIDE = VECTORS + 2u; // vectors from one row to the next
 const TOGETHER = max(16u / VECTORS, 1u); // rows that 16 invocations store to
+const BUFFERS = max(32u / DEPTH, 1u); // panels that workgroup memory holds
+const A_PANEL = TILE_M * STRIDE; // vectors of one panel
+const B_PANEL = TILE_N * STRIDE;
 const A_LOADS = TILE_M * VECTORS / THREADS; // vectors of A that an invocation stages
 const B_LOADS = TILE_N * VECTORS / THREADS;
 const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
@@ -55,8 +58,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<vec4<Input>>;
 @group(0) @binding(3) var<storage, read_write> c: array<Sum>;
 
-var<workgroup> a_tile: array<vec4<Input>, TILE_M * STRIDE>;
-var<workgroup> b_tile: array<vec4<Input>, TILE_N * STRIDE>;
+var<workgroup> a_tile: array<vec4<Input>, BUFFERS * A_PANEL>;
+var<workgroup> b_tile: array<vec4<Input>, BUFFERS * B_PANEL>;
 var<workgroup> stage: array<Sum, SUBGROUPS * ELEMENTS>; // one block for each subgroup
 
 // Which row of its panel vector `piece` is in. Stores of 8 bytes are served for 16 invocations at a
@@ -124,15 +127,23 @@ fn main(
         for (var i = 0u; i < B_LOADS; i++) {
             b_next[i] = piece_of_b(b_first, first_column, 0u, local + i * THREADS);
         }
-        for (var first = 0u; first < params.k; first += DEPTH) {
+        // With two buffers the one that is filled was last read before the barrier of the panel before;
+        // the first ones may still be read for the turn before.
+        if (BUFFERS > 1u) {
             workgroupBarrier();
+        }
+        for (var first = 0u; first < params.k; first += DEPTH) {
+            let into = first / DEPTH % BUFFERS;
+            if (BUFFERS == 1u) {
+                workgroupBarrier();
+            }
             for (var i = 0u; i < A_LOADS; i++) {
                 let piece = local + i * THREADS;
-                a_tile[row_of(piece) * STRIDE + piece % VECTORS] = a_next[i];
+                a_tile[into * A_PANEL + row_of(piece) * STRIDE + piece % VECTORS] = a_next[i];
             }
             for (var i = 0u; i < B_LOADS; i++) {
                 let piece = local + i * THREADS;
-                b_tile[row_of(piece) * STRIDE + piece % VECTORS] = b_next[i];
+                b_tile[into * B_PANEL + row_of(piece) * STRIDE + piece % VECTORS] = b_next[i];
             }
             workgroupBarrier();
 
@@ -146,11 +157,11 @@ fn main(
             for (var step = 0u; step < DEPTH; step += BLOCK) {
                 var left: array<MatrixA, ROWS>;
                 for (var i = 0u; i < ROWS; i++) {
-                    let at = (own_row + i * BLOCK) * STRIDE + step / 4u;
+                    let at = into * A_PANEL + (own_row + i * BLOCK) * STRIDE + step / 4u;
                     left[i] = coopLoadT<MatrixA>(&a_tile[at], STRIDE);
                 }
                 for (var j = 0u; j < COLUMNS; j++) {
-                    let at = (own_column + j * BLOCK) * STRIDE + step / 4u;
+                    let at = into * B_PANEL + (own_column + j * BLOCK) * STRIDE + step / 4u;
                     let right = coopLoad<MatrixB>(&b_tile[at], STRIDE);
                     for (var i = 0u; i < ROWS; i++) {
                         let slot = i * COLUMNS + j;
