@@ -17,9 +17,10 @@ use crate::report::Ceiling;
 use crate::shader::sha256;
 
 /// The suites that come with the program.
-const SUITES: [(&str, &str); 6] = [
+const SUITES: [(&str, &str); 7] = [
     ("quick", include_str!("../suites/quick.toml")),
     ("standard", include_str!("../suites/standard.toml")),
+    ("first", include_str!("../suites/first.toml")),
     ("llm", include_str!("../suites/llm.toml")),
     ("peers", include_str!("../suites/peers.toml")),
     ("tune", include_str!("../suites/tune.toml")),

@@ -574,22 +574,26 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
     let environment = [WITH_BINARY, ("CHIPMARK_LOADERS", "../debs")];
     let done = machine.x_with(&["pass", "out"], &environment);
     assert_eq!(done.code, 4, "{}", done.stderr);
-    let calibrated = "--budget 540 --calibrated out/calibration-fake.json --output out";
+    let budget = "--budget 480 --output out";
+    let calibrated = "--budget 480 --calibrated out/calibration-fake.json --output out";
     assert_eq!(
         machine.calls("chipmark")[2..],
         [
             "chipmark devices",
+            &format!("chipmark run --suite first --runner wgpu {budget}/first"),
+            "chipmark goals out/first/gpu/first.json",
+            "chipmark inspect --dtype f16 --filter ^(matmul/matrix_tile(_trans_b)?|attention/(flash_matrix|decode_subgroup))$ --output out/inspect-f16.json",
+            "chipmark inspect --dtype f32 --filter ^matmul/register_tile_vec4$ --output out/inspect-f32.json",
             "chipmark verify",
-            "chipmark inspect --output out/inspect.json",
             "chipmark run --suite quick --runner wgpu --output out/quick",
+            &format!("chipmark run --suite standard --runner wgpu --runner host {budget}/standard"),
             "chipmark calibrate --processes 6 --comparisons 6 --slowdown 1 --slowdown 5 --output out",
-            &format!(
-                "chipmark run --suite standard --runner wgpu --runner host {calibrated}/standard"
-            ),
+            "chipmark inspect --output out/inspect.json",
             &format!("chipmark run --suite tune --runner wgpu --runner host {calibrated}/tune"),
             &format!("chipmark run --suite llm --runner wgpu {calibrated}/llm"),
             &format!("chipmark run --suite energy --runner wgpu {calibrated}/energy"),
-            "chipmark diagnose out/tune/gpu/tune.json --budget 540",
+            "chipmark diagnose out/tune/gpu/tune.json --budget 480",
+            "chipmark validate out/first/gpu/first.json",
             "chipmark validate out/quick/gpu/quick.json",
             "chipmark validate out/standard/gpu/standard.json",
             "chipmark validate out/tune/gpu/tune.json",
@@ -598,17 +602,19 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
             "chipmark cost --model llama-3-8b out/llm/gpu/llm.json",
             "chipmark cost --model llama-3-70b out/llm/gpu/llm.json",
             "chipmark cost --model mixtral-8x7b out/llm/gpu/llm.json",
-            "chipmark goals out/standard/gpu/standard.json out/tune/gpu/tune.json",
+            "chipmark goals out/first/gpu/first.json out/standard/gpu/standard.json out/tune/gpu/tune.json",
         ]
     );
     let stages = [
         "facts ",
+        "first ",
+        "inspect ",
         "verify ",
         "ended with 4",
-        "inspect ",
         "quick ",
-        "calibrate ",
         "standard ",
+        "calibrate ",
+        "programs ",
         "tune ",
         "llm ",
         "energy ",
@@ -625,7 +631,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         .filter(|word| !word.contains("with 4"))
         .collect();
     assert_in_order(&done.stderr, &announced);
-    assert!(done.stderr.contains("at most 540 s"), "{}", done.stderr);
+    assert!(done.stderr.contains("at most 480 s"), "{}", done.stderr);
     let summary = fs::read_to_string(machine.path("cwd/out/summary.txt")).unwrap();
     assert_in_order(&summary, &stages);
     assert!(done.stderr.ends_with(&summary), "{}", done.stderr);
@@ -668,7 +674,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
     let last = calls.last().unwrap();
     assert!(
         last.ends_with(
-            "runners/torch/clocks.py out/standard/gpu/standard.json out/tune/gpu/tune.json"
+            "runners/torch/clocks.py out/first/gpu/first.json out/standard/gpu/standard.json out/tune/gpu/tune.json"
         ),
         "{last}"
     );
@@ -689,6 +695,8 @@ fn the_pass_refuses_what_it_cannot_mean() {
     );
     let (code, text) = pass(&["out"], &[WITH_BINARY, ("CHIPMARK_LIMIT", "soon")]);
     assert!(code == 2 && text.contains("CHIPMARK_LIMIT=soon"), "{text}");
+    let (code, text) = pass(&["out"], &[WITH_BINARY, ("CHIPMARK_TOTAL", "0")]);
+    assert!(code == 2 && text.contains("CHIPMARK_TOTAL=0"), "{text}");
     let (code, text) = pass(&["out"], &[("CHIPMARK_BINARY", "./nowhere")]);
     assert!(
         code == 2 && text.contains("./nowhere is not an executable file"),
@@ -704,6 +712,41 @@ fn the_pass_refuses_what_it_cannot_mean() {
     machine.program("cwd/chipmark", "exit 127");
     let (code, text) = pass(&["new"], &[WITH_BINARY]);
     assert!(code == 2 && text.contains("does not start here"), "{text}");
+}
+
+#[test]
+fn a_pass_of_few_seconds_begins_what_fits_and_bounds_it() {
+    let machine = Machine::new();
+    machine.stub("python3", "exit 1");
+    machine.program(
+        "cwd/chipmark",
+        &PASS.replacen(
+            "case $1 in",
+            "case $1:$3 in run:first) sleep 6 ;; esac; case $1 in",
+            1,
+        ),
+    );
+    let environment = [WITH_BINARY, ("CHIPMARK_TOTAL", "125")];
+    let done = machine.x_with(&["pass", "out"], &environment);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    // What is left for the stage, less what it takes to end it.
+    let runs = machine.calls("chipmark run");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert!(
+        runs[0].contains("--suite first ") && runs[0].contains(" --budget 6"),
+        "{runs:?}"
+    );
+    let words = "no time for inspect and what follows";
+    assert!(done.stderr.contains(words), "{}", done.stderr);
+    let out = machine.path("cwd/out");
+    assert!(out.join("done/first").exists() && !out.join("done/inspect").exists());
+    let summary = fs::read_to_string(out.join("summary.txt")).unwrap();
+    assert!(summary.lines().count() == 2, "{summary}");
+
+    let rest = machine.x_with(&["pass", "out"], &[WITH_BINARY]);
+    assert_eq!(rest.code, 0, "{}", rest.stderr);
+    assert_eq!(machine.calls("chipmark run --suite first").len(), 1);
+    assert!(out.join("done/summary").exists());
 }
 
 #[test]
