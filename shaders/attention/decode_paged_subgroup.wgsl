@@ -28,7 +28,8 @@ const MERGE_THREADS = 32u; // invocations that share a row in the second pass
 const LOG2_E = 1.4426950408889634; // exp(x) is exp2(x * LOG2_E), and exp2 is what hardware has
 const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are not NaN
 
-const_assert LANES < WIDEST || LANES == 32u; // one way to say each size of team
+// One way to say each size of team, and small ones have no registers for large blocks.
+const_assert LANES == 32u || (LANES < WIDEST && CHUNKS * BLOCK <= 8u);
 const_assert SUBGROUP_SIZE % TEAM == 0u && CHUNKS * TEAM == VECTORS;
 const_assert countOneBits(TEAM) == 1u; // sums are exchanged with ever nearer neighbours
 const_assert ROWS * CHUNKS <= 32u; // sums, as many vectors of Q, and the loads fit the registers
