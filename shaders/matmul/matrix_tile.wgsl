@@ -8,9 +8,10 @@
 // 85 operations per byte of A and B that it fetches.
 //
 // Panels go from memory to registers while the ones before are multiplied, four elements a load, and
-// from there to workgroup memory between two barriers. Rows there are padded by 16 bytes, so that
-// the eight rows of a load begin in different banks. Beyond k panels are filled with zeros, beyond m
-// and n with what is never stored. A tile that lies wholly inside C goes there straight from the
+// from there to workgroup memory between two barriers. Panels 16 deep take turns in two buffers, with
+// one barrier each: who is done stores the next while others still multiply. Rows are padded by 16
+// bytes, so that the eight rows of a load begin in different banks. Beyond k panels are filled with
+// zeros, beyond m and n with what is never stored. A tile that lies wholly inside C goes there straight from the
 // registers; one at the edge goes block by block through workgroup memory.
 //
 // Workgroups in flight at the same time should share operands in the last cache: they go down GROUP
