@@ -254,7 +254,7 @@ fn seen<'a>(stored: &'a Stored, outcome: &Outcome) -> Option<Seen<'a>> {
     // What tells two reports apart tells processes apart too: the first alone is one draw of several.
     let processes = Some(&times.process_medians)
         .filter(|medians| medians.len() > 1)
-        .and_then(|medians| stats::Summary::of(medians))
+        .and_then(|medians| stats::Summary::of_independent(medians))
         .map(|all| (all.median, all.ci95_low, all.ci95_high));
     let (time_s, ci95_low, ci95_high) =
         processes.unwrap_or((times.median, times.ci95_low, times.ci95_high));
