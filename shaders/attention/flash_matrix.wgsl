@@ -13,7 +13,7 @@
 //
 // A byte that passes workgroup memory pays for 12 operations at head_dim 128 and one block of queries
 // per subgroup, of which keys and values take three quarters; for 19 with two. As it stands, 32 lanes
-// have 64 registers each of output, 32 of queries and 32 of what is fetched, and the workgroup 45,072
+// have 64 registers each of output, 32 of queries and 32 of what is fetched, and the workgroup 45,040
 // bytes of memory. Rows there are padded by 16 bytes, those of scores by 32, so that what is loaded or
 // stored at once lies in different banks: of eight rows 16 bytes each, of four rows of scores 32.
 
@@ -77,7 +77,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 
 var<workgroup> kv_tile: array<vec4<f16>, KEYS * KV_STRIDE>; // keys, then values
-var<workgroup> scores: array<vec4<f32>, TILE_Q * SCORE_STRIDE>; // later pieces of the output
+var<workgroup> scores: array<vec4<f32>, TILE_Q * SCORE_STRIDE - 2u>; // later pieces of the output
 var<workgroup> weights: array<vec4<f16>, TILE_Q * WEIGHT_STRIDE>; // at first pieces of the queries
 // Whether some maximum is too stale. A vector, because matrices are loaded from multiples of 16 bytes
 // and what lies behind it must begin at one.

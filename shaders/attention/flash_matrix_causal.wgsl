@@ -63,7 +63,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 
 var<workgroup> kv_tile: array<vec4<f16>, KEYS * KV_STRIDE>; // keys, then values
-var<workgroup> scores: array<vec4<f32>, TILE_Q * SCORE_STRIDE>; // later pieces of the output
+var<workgroup> scores: array<vec4<f32>, TILE_Q * SCORE_STRIDE - 2u>; // later pieces of the output
 var<workgroup> weights: array<vec4<f16>, TILE_Q * WEIGHT_STRIDE>; // at first pieces of the queries
 // Whether some maximum is too stale. A vector, because matrices are loaded from multiples of 16 bytes
 // and what lies behind it must begin at one.
