@@ -254,7 +254,7 @@ fn what_is_no_report_to_believe_is_refused_with_the_reason_and_leaves_nothing() 
     let (cut, deep) = (&one[..500], "[".repeat(1 << 20));
     let cases: [(&[u8], u16, &str); 9] = [
         (b"", 400, "middle of the JSON"),
-        (b"\xff\xfe", 400, "UTF-8"),
+        (b"\xff\xfea", 400, "UTF-8"),
         (b"hello", 400, "not JSON"),
         (b"{\"benchmarks\": []}", 400, "no chipmark report"),
         (cut, 400, "middle of the JSON"),

@@ -83,7 +83,7 @@ impl Intake {
         self.known().values().any(|one| one.place == place)
     }
 
-    /// Judges a report and stores it in the folder, as it was sent to the byte.
+    /// Judges a report and stores it in the folder, as it was sent to the letter.
     pub(super) fn take(&self, bytes: &[u8], folder: &Path) -> Taken {
         let text = match files::text(bytes) {
             Ok(text) => text,
