@@ -84,8 +84,8 @@ pub fn coherent(words: &[u32]) -> Vec<u32> {
         return words.to_vec();
     };
     let instructions = instructions(code);
-    let is_vulkan = |one: &&[u32]| opcode(one) == MEMORY_MODEL && one.get(2) == Some(&VULKAN);
-    if !instructions.iter().any(|one| is_vulkan(&one)) {
+    let is_vulkan = |one: &[u32]| opcode(one) == MEMORY_MODEL && one.get(2) == Some(&VULKAN);
+    if !instructions.iter().any(|one| is_vulkan(one)) {
         return words.to_vec();
     }
     let mut pointer_types = HashSet::new();

@@ -639,7 +639,7 @@ mod tests {
             (0.8, 200, 890, 970),
         ] {
             let [corrected, plain] = covered(memory, count);
-            println!(
+            eprintln!(
                 "memory {memory}, {count} samples: {corrected} of 1000, {plain} if taken for independent"
             );
             assert!(
@@ -690,7 +690,7 @@ mod tests {
                 apart_plain += are_apart(Summary::of_independent);
             }
         }
-        println!("{total} measurements: apart {apart}, {apart_plain} if taken for independent");
+        eprintln!("{total} measurements: apart {apart}, {apart_plain} if taken for independent");
         assert!(total > 300);
         assert!(3 * apart < apart_plain);
     }
