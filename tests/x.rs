@@ -560,6 +560,19 @@ const PASS: &str = "case $1 in
 const WITH_BINARY: (&str, &str) = ("CHIPMARK_BINARY", "./chipmark");
 
 #[test]
+fn a_case_that_fails_does_not_keep_the_goals_of_the_others_back() {
+    let machine = Machine::with_manager("apt-get");
+    machine.plug_in_gpu().remove("cargo");
+    let ends = "goals) exit 0 ;; esac; [ $1 != run ] || exit 6";
+    machine.program("cwd/chipmark", &PASS.replacen("esac", ends, 1));
+    machine.stub("python3", "exit 1");
+    let done = machine.x_with(&["pass", "out", "first"], &[WITH_BINARY]);
+    assert_eq!(done.code, 6, "{}", done.stderr);
+    let goals = machine.calls("chipmark goals");
+    assert_eq!(goals, ["chipmark goals out/first/gpu/first.json"]);
+}
+
+#[test]
 fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
     let machine = Machine::with_manager("apt-get");
     machine.plug_in_gpu().remove("cargo");
@@ -584,6 +597,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
             "chipmark goals out/first/gpu/first.json",
             "chipmark inspect --dtype f16 --filter ^(matmul/matrix_tile(_trans_b)?|attention/(flash_matrix|decode_subgroup))$ --output out/inspect-f16.json",
             "chipmark inspect --dtype f32 --filter ^matmul/register_tile_vec4$ --output out/inspect-f32.json",
+            "chipmark inspect --dtype f16 --all-variants --filter ^(matmul/matrix_tile_trans_b|attention/flash_matrix)$ --output out/inspect-variants.json",
             "chipmark verify",
             "chipmark run --suite quick --runner wgpu --output out/quick",
             &format!("chipmark run --suite standard --runner wgpu --runner host {budget}/standard"),
@@ -609,6 +623,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
         "facts ",
         "first ",
         "inspect ",
+        "variants ",
         "verify ",
         "ended with 4",
         "quick ",
