@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::energy::{WINDOW_S_MIN, energy, no_joules};
 use crate::input::Data;
-use crate::measure::{Measurement, Policy, Trouble};
+use crate::measure::{Measurement, Policy, REPEAT_COUNT_MAX, Trouble};
 use crate::normalise;
 use crate::op::{Case, OpName, Shape};
 use crate::plan::RegimeName;
@@ -28,6 +28,13 @@ pub const AUDIT_S_EXTERNAL: f64 = 0.25;
 const REGIME_S_MAX: f64 = 1.5;
 const REGIME_S_MIN: f64 = 0.4;
 
+/// Most of a regime's time that it may take to settle.
+const REGIME_WARM_UP_SHARE: f64 = 0.5;
+
+/// Longest call of a probe of twice the work: one workgroup that runs for longer is stopped by some
+/// systems, which then have no device any more or none of its results.
+const DOUBLED_S_MAX: f64 = 0.4;
+
 /// Most sets of buffers: beyond it a case is too small for its caches to be turned cold by rotation.
 const SET_COUNT_MAX: u64 = 512;
 
@@ -49,6 +56,9 @@ const ENERGY_SLACK_S: f64 = 0.5;
 
 /// Least length of one request for calls while energy is counted, unless one call is longer.
 const ENERGY_REQUEST_S: f64 = 0.25;
+
+/// Least length of a span while energy is counted.
+const ENERGY_SPAN_S: f64 = 0.02;
 
 /// Why there is no energy of what waits for launches, single loads or the link to the host.
 const NO_WORK: &str = "energy is counted for arithmetic and memory only";
@@ -82,8 +92,8 @@ pub struct Conditions<'a> {
     /// How the runner ended after the headline was measured, if it did: the outcome stands, and the
     /// runner has to be replaced.
     pub fault: Option<Fault>,
-    /// Called when the final measurement begins and, with its outcome, when it has ended: for
-    /// whoever watches the sensors.
+    /// Called when the final measurement begins, when it has ended and when there is an outcome of it:
+    /// for whoever watches the sensors.
     pub watch: &'a mut dyn FnMut(Moment<'_>),
 }
 
@@ -91,7 +101,9 @@ pub struct Conditions<'a> {
 pub enum Moment<'a> {
     /// The final measurement begins.
     Begin,
-    /// It has ended.
+    /// It has ended, and what follows is no steady work.
+    Over,
+    /// There is an outcome of it.
     End(&'a mut Outcome),
 }
 
@@ -143,7 +155,10 @@ pub fn measure_case(
         policy.audit_s = policy.audit_s.max(AUDIT_S_EXTERNAL);
     }
     (conditions.watch)(Moment::Begin);
-    let measurement = session.measure(&policy).map_err(ended)?;
+    let measurement = session.measure(&policy);
+    // While the output is checked the device idles, which is no evidence of its clock at work.
+    (conditions.watch)(Moment::Over);
+    let measurement = measurement.map_err(ended)?;
     if let Some(reason) = without_variance(&measurement, session.timer.quantum_s) {
         return Err(End::Implausible(reason));
     }
@@ -222,7 +237,11 @@ fn besides(
                 task, session, conditions, chosen, outcome, regime, time_s_max,
             ) {
                 Ok(found) => outcome.regimes.extend(found),
-                Err(End::Failed(_) | End::Implausible(_) | End::Skipped(_)) => {}
+                Err(End::Implausible(reason)) => {
+                    let reason = format!("{}: {reason}", regime.label());
+                    outcome.regimes_reason.get_or_insert(reason);
+                }
+                Err(End::Failed(_) | End::Skipped(_)) => {}
                 Err(end) => return Err(end),
             }
         }
@@ -276,8 +295,14 @@ fn count_energy(
     let cold = outcome.regimes.iter().find(|regime| regime.set_count > 1);
     let (times, set_count) = cold.map_or((headline, 1), |cold| (&cold.time_s, cold.set_count));
     let cache = cold.map_or("hot", |cold| &*cold.cache).to_owned();
-    let repeat_count = times.repeat_count;
-    let span_s = (times.host_median * f64::from(repeat_count)).max(1e-6);
+    let span_s = (times.host_median * f64::from(times.repeat_count)).max(1e-6);
+    // Longer spans than those that are timed: between them the device idles.
+    let most = f64::from(REPEAT_COUNT_MAX / times.repeat_count.max(1)).max(1.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // at most what a span may hold
+    let longer = (ENERGY_SPAN_S / span_s).ceil().clamp(1.0, most) as u32;
+    let repeat_count = times.repeat_count.saturating_mul(longer);
+    let span_s = span_s * f64::from(longer);
     // Steady work and window each end with the request that is under way.
     let needed_s = window_s + ENERGY_OVERHEAD_S + 2.0 * (span_s - ENERGY_REQUEST_S).max(0.0);
     let left_s = conditions.energy_until.map(|until| {
@@ -509,7 +534,10 @@ fn left_out(
         Err(end) => return Err(end),
     }
     let launch_s = conditions.launch_s.unwrap_or(MOSTLY_LAUNCH_S / 2.5);
-    if single_s < MOSTLY_LAUNCH_S.max(2.5 * launch_s) || session.prepare(chosen)?.is_err() {
+    if single_s < MOSTLY_LAUNCH_S.max(2.5 * launch_s)
+        || 2.0 * single_s > DOUBLED_S_MAX && task.case.op == OpName::Chase
+        || session.prepare(chosen)?.is_err()
+    {
         return Ok(None);
     }
     right(session, &case, task.seed, &Data::Uniform, chosen, 0)?;
@@ -563,25 +591,42 @@ fn regime_of(
         return Ok(None);
     }
     right(session, case, task.seed, &data, chosen, 0)?;
+    // Until it has settled, as the headline did: a clock that is still high after the pause would be
+    // taken for what the regime does.
     let policy = Policy {
-        warm_up_s_max: 0.3,
+        warm_up_s_max: REGIME_WARM_UP_SHARE * time_s_max,
         audit_s: 0.0,
         ..Policy::thorough(&session.timer, time_s_max, session.silence)
     };
     let measurement = session.measure(&policy).map_err(ended)?;
+    if let Some(reason) = without_variance(&measurement, session.timer.quantum_s) {
+        return Err(End::Implausible(reason));
+    }
     let set_index = any_set(session, set_count)?;
     let verification = right(session, case, task.seed, &data, chosen, set_index)?;
     let time_s = times(&measurement);
     let Some(headline) = &outcome.time_s else {
         return Ok(None);
     };
+    let cache = if set_count > 1 { "cold" } else { "hot" };
+    // Nothing else holds this time against what the device can do.
+    let mut judged = outcome.clone();
+    if let Some(labels) = &mut judged.labels {
+        cache.clone_into(&mut labels.cache);
+    }
+    judged.time_s = Some(time_s.clone());
+    normalise::set_rates(&mut judged);
+    if let Some(reason) = (conditions.implausible)(&judged) {
+        return Err(End::Implausible(reason));
+    }
     Ok(Some(Regime {
-        cache: if set_count > 1 { "cold" } else { "hot" }.to_owned(),
+        cache: cache.to_owned(),
         data: case.data_label(&data).to_owned(),
         set_count,
         time_ratio: time_s.median / headline.median,
         differs: time_s.ci95_low > headline.ci95_high || time_s.ci95_high < headline.ci95_low,
         time_s,
+        not_converged: measurement.not_converged,
         verification,
     }))
 }
@@ -741,7 +786,19 @@ mod tests {
     }
 
     /// What comes of a case on the processor, with a window of 2 s for its energy.
-    fn outcome(case: &Case, change: impl FnOnce(&mut Conditions<'_>)) -> Outcome {
+    fn outcome(case: &Case, change: impl Fn(&mut Conditions<'_>)) -> Outcome {
+        // A machine that stops for a while makes times untrue, and is not what is asked here.
+        let mut seen = attempt(case, &change);
+        for _ in 0..4 {
+            if !matches!(seen, Err(End::Implausible(_))) {
+                break;
+            }
+            seen = attempt(case, &change);
+        }
+        seen.unwrap()
+    }
+
+    fn attempt(case: &Case, change: impl Fn(&mut Conditions<'_>)) -> Result<Outcome, End> {
         let mut runner = InProcess(native("host").unwrap());
         let silence = Duration::from_secs(60);
         let hello = Request::Hello {
@@ -783,7 +840,7 @@ mod tests {
             watch: &mut |_| {},
         };
         change(&mut conditions);
-        measure_case(&task, &mut session, &mut conditions, &mut Vec::new()).unwrap()
+        measure_case(&task, &mut session, &mut conditions, &mut Vec::new())
     }
 
     fn product(n: u64) -> Case {
@@ -804,6 +861,29 @@ mod tests {
         );
         assert_eq!(energy.cache.as_deref(), Some("hot"));
         assert!(outcome.joules_per_flop.is_some() && outcome.joules_per_byte.is_none());
+    }
+
+    #[test]
+    fn a_cold_time_that_cannot_be_is_left_out_and_says_so() {
+        let case = product(64);
+        let cold_bytes = Some(case.tensor_bytes() * 8);
+        let outcome = outcome(&case, |conditions| {
+            conditions.budget_s = 4.0;
+            conditions.energy_window_s = 0.0;
+            conditions.regimes = &[RegimeName::Cold, RegimeName::Zero];
+            conditions.cold_bytes = cold_bytes;
+            conditions.implausible = &|outcome| {
+                let cache = &outcome.labels.as_ref().unwrap().cache;
+                (cache == "cold").then(|| "faster than the memory".to_owned())
+            };
+        });
+        assert_eq!(outcome.status, OutcomeStatus::Measured);
+        let [zero] = &outcome.regimes[..] else {
+            panic!("{:?}", outcome.regimes)
+        };
+        assert_eq!(zero.data, "zero");
+        let reason = outcome.regimes_reason.unwrap();
+        assert_eq!(reason, "cold: faster than the memory");
     }
 
     #[test]

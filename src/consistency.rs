@@ -558,6 +558,7 @@ mod tests {
             time_s: times(4e-2),
             time_ratio: 2.0,
             differs: true,
+            not_converged: None,
             verification: verification(),
         });
         product.energy = Some(Energy {

@@ -16,6 +16,8 @@ use crate::variant::{Legal, SUBGROUP_SIZE, padding};
 /// most of what needs less not to (docs/kernels.md).
 const REGISTERS_MAX: u32 = 255;
 const REGISTERS_MAX_APPLE: u32 = 128;
+/// What Intel's GPUs have for an invocation in subgroups of 16 and Qualcomm's and Arm's hardly more.
+const REGISTERS_MAX_OTHERS: u32 = 128;
 
 /// Registers of one multiprocessor there.
 const REGISTER_FILE: u32 = 65_536;
@@ -30,6 +32,13 @@ const UNTOLD_COST: f64 = 8.0;
 
 /// What sums that do not fit the registers were seen to cost.
 const SPILL_COST: f64 = 4.0;
+
+/// Whether more registers are told of a variant than an invocation has on this device.
+#[must_use]
+pub fn spills(estimate: &Estimate, device: &Device) -> bool {
+    let limits = estimate.register_count.zip(registers_max(device));
+    limits.is_some_and(|(needed, limit)| needed > limit)
+}
 
 /// Invocations on a multiprocessor below which little hides the latency of a load.
 const RESIDENT_MIN: u32 = 128;
@@ -141,9 +150,7 @@ pub fn rank(estimate: &Estimate, case: &Case, device: &Device) -> u32 {
     {
         times *= largest as f64 / f64::from(lanes);
     }
-    if let (Some(needed), Some(limit)) = (estimate.register_count, registers_max(device))
-        && needed > limit
-    {
+    if spills(estimate, device) {
         times *= SPILL_COST;
     }
     if let (Some(needed), true, Some(invocations)) = (
@@ -163,7 +170,9 @@ fn registers_max(device: &Device) -> Option<u32> {
     // Metal gives no vendor's number.
     match device.name.starts_with("Apple") {
         true => Some(REGISTERS_MAX_APPLE),
-        false => known(device).then_some(REGISTERS_MAX),
+        false if known(device) => Some(REGISTERS_MAX),
+        // What is laid out for a CPU's registers and caches is looked at last on any GPU.
+        false => (device.device_type != "cpu").then_some(REGISTERS_MAX_OTHERS),
     }
 }
 

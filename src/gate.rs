@@ -319,7 +319,7 @@ fn floors(
         .collect();
     let p_values: Vec<f64> = estimates
         .iter()
-        .filter_map(|estimate| Some(estimate.as_ref()?.as_ref().ok()?.1.p_value))
+        .filter_map(|estimate| Some(below(&estimate.as_ref()?.as_ref().ok()?.1)))
         .collect();
     let mut survives = stats::benjamini_hochberg(&p_values, FALSE_DISCOVERY_RATE).into_iter();
     estimates
@@ -345,6 +345,16 @@ fn floors(
             })
         })
         .collect()
+}
+
+/// How probable so low a fraction is where it is the floor exactly. Of one side alone: floors that are
+/// passed by far are no discoveries, and as such would make others of the same gate easier.
+fn below(estimate: &stats::Estimate) -> f64 {
+    if estimate.ratio < 1.0 {
+        estimate.p_value / 2.0
+    } else {
+        1.0 - estimate.p_value / 2.0
+    }
 }
 
 fn outcome_of<'a>(report: &'a Report, case_id: &str, runner: &str) -> Option<&'a Outcome> {
@@ -830,6 +840,21 @@ mod tests {
             assert!(line.contains("at least 0.5 asked"), "{line}");
         }
         assert_eq!(floor(0.4, &[]).0, Gate::Regressed);
+        // One process, 5 % assumed, and two of these below: one of forty such cases is by chance. Forty others
+        // that pass by far make it no likelier to be more than that.
+        let rules = "[[case]]\nfilter = '.'\nfraction_of_ceiling_min = 0.5\nslower_percent = 100";
+        let among = |passing: usize| {
+            let base = report(&vec![1.0; passing + 1]);
+            let mut other = base.clone();
+            for (index, outcome) in other.outcomes.iter_mut().enumerate() {
+                let fraction = if index == 0 { 0.45 } else { 0.9 };
+                outcome.roofline_time_s = Some(fraction);
+                outcome.fraction_of_ceiling = Some(fraction);
+                outcome.time_s.as_mut().unwrap().process_medians.clear();
+            }
+            gate(&base, &other, rules).0
+        };
+        assert_eq!((among(0), among(40)), (Gate::Regressed, Gate::Unclear));
         let without = "[default]\nfraction_of_ceiling_min = 0.5";
         let (verdict, line) = gate(&base, &base, without);
         assert_eq!(verdict, Gate::Unclear);

@@ -414,16 +414,35 @@ pub fn select(candidates: Vec<Candidate>, selector: Option<&str>) -> GpuResult<C
 
 /// Storage the device owns.
 pub struct Buffer {
+    /// Where it lies, by itself or with others ([`Gpu::create_buffers`]).
     inner: wgpu::Buffer,
+    offset: u64,
+    size: u64,
 }
 
 impl Buffer {
     /// Its size.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// The size of what the API knows as one buffer and this is a part of.
+    #[must_use]
+    pub fn whole_bytes(&self) -> u64 {
         self.inner.size()
     }
+
+    /// Whether both lie in what the API knows as one buffer.
+    #[must_use]
+    pub fn lies_with(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
 }
+
+/// Bytes that buffers which lie together are apart at least: where bindings may begin on any device
+/// (the largest `min_storage_buffer_offset_alignment` that WebGPU allows).
+pub const BUFFER_STRIDE: u64 = 256;
 
 /// Texels in a row of a texture that stands for a buffer; kernels know it as `TEXTURE_WIDTH`.
 pub const TEXTURE_WIDTH: u32 = 4096;
@@ -976,6 +995,35 @@ impl Gpu {
     /// # Errors
     /// When it is over a limit or there is no memory for it.
     pub fn create_buffer(&self, label: &str, bytes: u64) -> GpuResult<Buffer> {
+        let inner = self.create_whole(label, bytes)?;
+        let size = inner.size();
+        Ok(Buffer {
+            inner,
+            offset: 0,
+            size,
+        })
+    }
+
+    /// `count` buffers of at least `bytes` each that the API knows as one: it orders a call that writes
+    /// one of them after a call that wrote another, where it would let writes to buffers of their own
+    /// overlap.
+    ///
+    /// # Errors
+    /// When together they are over a limit or there is no memory for them.
+    pub fn create_buffers(&self, label: &str, bytes: u64, count: usize) -> GpuResult<Vec<Buffer>> {
+        let size = bytes.next_multiple_of(16);
+        let stride = size.next_multiple_of(BUFFER_STRIDE);
+        let behind = stride.saturating_mul(count.saturating_sub(1) as u64);
+        let inner = self.create_whole(label, behind.saturating_add(size))?;
+        let part = |index| Buffer {
+            inner: inner.clone(),
+            offset: stride * index as u64,
+            size,
+        };
+        Ok((0..count).map(part).collect())
+    }
+
+    fn create_whole(&self, label: &str, bytes: u64) -> GpuResult<wgpu::Buffer> {
         let size = bytes.next_multiple_of(16);
         if size > self.capacity.buffer_bytes_max {
             return Err(GpuError::new(
@@ -986,7 +1034,7 @@ impl Gpu {
                 ),
             ));
         }
-        let inner = self.guarded(|| {
+        self.guarded(|| {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size,
@@ -995,8 +1043,7 @@ impl Gpu {
                     | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
-        })?;
-        Ok(Buffer { inner })
+        })
     }
 
     /// A texture of at least `bytes`, uninitialised.
@@ -1044,7 +1091,9 @@ impl Gpu {
     /// # Errors
     /// When the device objects.
     pub fn write(&self, buffer: &Buffer, bytes: &[u8]) -> GpuResult<()> {
-        self.guarded(|| self.queue.write_buffer(&buffer.inner, 0, bytes))
+        self.guarded(|| {
+            self.queue.write_buffer(&buffer.inner, buffer.offset, bytes);
+        })
     }
 
     /// Reads the first `bytes` of `buffer` back.
@@ -1089,7 +1138,8 @@ impl Gpu {
                 let mut encoder = self
                     .device
                     .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                encoder.copy_buffer_to_buffer(&buffer.inner, offset, staging, 0, size);
+                let from = buffer.offset + offset;
+                encoder.copy_buffer_to_buffer(&buffer.inner, from, staging, 0, size);
                 self.queue.submit([encoder.finish()])
             })?;
             self.map(staging, target)?;
@@ -1171,7 +1221,7 @@ impl Gpu {
                         binding,
                         resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                             buffer: &buffer.inner,
-                            offset: 0,
+                            offset: buffer.offset,
                             // Whole vectors, as buffers are made; never more than was asked for
                             // besides.
                             size: std::num::NonZeroU64::new(size.next_multiple_of(16)),
@@ -1293,7 +1343,7 @@ impl Gpu {
         for _ in 0..repeat_count {
             let started = Instant::now();
             let submission = self.guarded(|| {
-                self.queue.write_buffer(&buffer.inner, 0, bytes);
+                self.queue.write_buffer(&buffer.inner, buffer.offset, bytes);
                 // The write itself is not submitted before something else is.
                 self.queue.submit([])
             })?;
@@ -1352,9 +1402,10 @@ impl Gpu {
         };
         let (start, end) = (word(0), word(8));
         let last = clock.last.replace((start, end));
-        if self.info.backend == "metal" && last.0 != 0 && last.1 > last.0 && start <= last.1 {
+        if self.info.backend == "metal" && last.0 != 0 && (start, end) == last {
             // The system ends a command buffer that takes too long, wgpu takes it for a finished one, and
-            // the timestamps are still those of the one before.
+            // the timestamps are still those of the one before. Zeros are something else: a pair that
+            // makes no sense, which Metal has been seen to give of work that was done.
             return Err(GpuError::new(
                 FaultKind::DeviceLost,
                 "the system ended a submission before its time: timestamps have not moved",

@@ -109,7 +109,7 @@ pub fn with_session<T>(
 /// Starts the runner and makes sure that it opened the device it opened before.
 fn reopen(name: &str, reach: &Reach, first: &RunnerRecord) -> std::result::Result<Opened, End> {
     let opened = run::open(name, reach).map_err(|error| End::Fault(Fault::new(error.message)))?;
-    if run::same_device(&opened.record.device, &first.device) {
+    if opened.record.device.is_same(&first.device) {
         Ok(opened)
     } else {
         Err(End::Fault(Fault::new(format!(

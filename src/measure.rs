@@ -49,7 +49,7 @@ const QUANTISED_S: f64 = 1e-6;
 const BURST_DIFFERENCE_MIN: f64 = 0.03;
 
 /// A hundred thousand launches in one submission is where drivers begin to choke.
-const REPEAT_COUNT_MAX: u32 = 100_000;
+pub const REPEAT_COUNT_MAX: u32 = 100_000;
 
 /// A span this many times as long as it has to be is no hiccup, or one that does not matter.
 const CERTAINLY_LONG: f64 = 20.0;
@@ -735,13 +735,20 @@ impl Stopwatch<'_> {
         if agreeing >= 2 {
             return Ok((burst, None));
         }
-        let ramp = change.filter(|_| agreeing == 0).map(|change| {
-            format!(
-                "the last windows of the warm-up still differed by {:.1} %; wanted {:.0} %",
-                100.0 * change,
-                100.0 * WARM_UP_CHANGE_MAX
-            )
-        });
+        let percent = 100.0 * WARM_UP_CHANGE_MAX;
+        let ramp = match change {
+            _ if self.policy.warm_up_s_max <= 0.0 => None,
+            Some(change) if agreeing == 0 => Some(format!(
+                "the last windows of the warm-up still differed by {:.1} %; wanted {percent:.0} %",
+                100.0 * change
+            )),
+            Some(_) => Some(format!(
+                "two windows of the warm-up agreed within {percent:.0} %; wanted three in a row"
+            )),
+            None => Some(format!(
+                "the warm-up had time for one window; wanted three in a row within {percent:.0} %"
+            )),
+        };
         Ok((burst, ramp))
     }
 

@@ -513,7 +513,9 @@ pub fn set_fractions(outcomes: &mut [Outcome], ceilings: &[Ceiling]) {
             .iter()
             .find(|(runner, _)| *runner == outcome.runner)
             .map_or(0, |(_, bytes)| *bytes);
-        let may_be_cached = bound == MEMORY_COPY && working_set_bytes(outcome) < copied_bytes / 2;
+        let is_cold = (outcome.labels.as_ref()).is_some_and(|labels| labels.cache == "cold");
+        let may_be_cached =
+            bound == MEMORY_COPY && !is_cold && working_set_bytes(outcome) < copied_bytes / 2;
         let generosity = generosity
             .iter()
             .find(|(runner, name, _)| *runner == outcome.runner && *name == bound);
@@ -864,5 +866,13 @@ mod tests {
         assert_eq!(outcomes[3].status, OutcomeStatus::Implausible);
         assert!(outcomes[3].reason.as_ref().unwrap().contains(ALU_F32));
         assert_eq!(outcomes[4].status, OutcomeStatus::Measured);
+        // Cold, they have no cache to stay in.
+        let mut cold = probes();
+        cold[1].labels = Some(crate::report::Labels {
+            cache: "cold".to_owned(),
+            ..crate::report::Labels::default()
+        });
+        set_fractions(&mut cold, &ceilings);
+        assert_eq!(cold[1].status, OutcomeStatus::Implausible);
     }
 }

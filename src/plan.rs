@@ -59,6 +59,17 @@ pub enum RegimeName {
     Zero,
 }
 
+impl RegimeName {
+    /// Its name in suites and reports.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Zero => "zero",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CaseSpec {
@@ -358,9 +369,15 @@ pub fn too_large(case: &Case, set_count: u32, device: &Device) -> Option<String>
             tensor.size_bytes()
         ));
     }
-    let needed = case
-        .tensor_bytes()
-        .saturating_mul(u64::from(set_count.max(1)));
+    let set_count = u64::from(set_count.max(1));
+    let outputs = case.output().size_bytes().saturating_mul(set_count);
+    if outputs > limit("buffer_bytes_max") {
+        return Some(format!(
+            "the outputs of {set_count} sets lie in one buffer and need {outputs} bytes; the largest is {}",
+            limit("buffer_bytes_max")
+        ));
+    }
+    let needed = case.tensor_bytes().saturating_mul(set_count);
     (needed > budget)
         .then(|| format!("the tensors need {needed} bytes; the memory budget is {budget}"))
 }

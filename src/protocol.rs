@@ -374,6 +374,22 @@ pub struct Device {
     pub also_reached_by: Vec<String>,
 }
 
+impl Device {
+    /// Whether a runner that was opened again has the device that it had.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |device: &Self| {
+            (
+                device.name.clone(),
+                device.backend.clone(),
+                device.pci_bus_id.clone(),
+                device.driver.clone(),
+            )
+        };
+        identity(self) == identity(other)
+    }
+}
+
 /// The clock of a runner's samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Timer {

@@ -18,7 +18,7 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.8.0";
+pub const SCHEMA_VERSION: &str = "1.9.0";
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -357,6 +357,9 @@ pub struct Outcome {
     /// The same variant under other conditions: cold caches, zero data.
     #[serde(default)]
     pub regimes: Vec<Regime>,
+    /// Why a regime is not there whose time no device can have reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regimes_reason: Option<String>,
     /// What the other clock said, where the first was not believed.
     #[serde(default)]
     pub second_clock: Option<SecondClock>,
@@ -506,6 +509,9 @@ pub struct Regime {
     pub time_ratio: f64,
     /// Whether the two intervals lie apart.
     pub differs: bool,
+    /// The condition that was wanted and not met, with both numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_converged: Option<String>,
     /// The check of the buffers that were timed.
     pub verification: Verification,
 }
@@ -1168,6 +1174,7 @@ pub fn unmeasured(
         clock_note: None,
         throttle: None,
         regimes: Vec::new(),
+        regimes_reason: None,
         gap: None,
         second_clock: None,
         telemetry: None,

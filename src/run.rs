@@ -52,8 +52,11 @@ const ENERGY_SHARE_MAX: f64 = 0.5;
 /// Calls of a probe that must fit its time: a look at each variant, checks, warm-up and samples.
 const PROBE_CALLS: f64 = 12.0;
 
+/// Longest time of the canary's warm-up, for a GPU to raise its clock again.
+const CANARY_WARM_UP_S_MAX: f64 = 0.1;
+
 /// Longest time to see a case again in a fresh process.
-const SIGHT_S_MAX: f64 = 1.0;
+const SIGHT_S_MAX: f64 = 1.5;
 
 /// What a poor kernel may be expected to reach of the roofline.
 const POOR_FRACTION: f64 = 0.004;
@@ -851,7 +854,7 @@ impl Work<'_> {
             &interrupted,
         );
         let policy = Policy {
-            warm_up_s_max: SIGHT_S_MAX * 0.4,
+            warm_up_s_max: SIGHT_S_MAX * 0.6,
             ..Policy::thorough(&session.timer, SIGHT_S_MAX, session.silence)
         };
         let seed = case_seed(self.seed, case);
@@ -889,7 +892,7 @@ impl Work<'_> {
         ));
         self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
-            Ok(opened) if same_device(&opened.record.device, &self.opened.record.device) => {
+            Ok(opened) if opened.record.device.is_same(&self.opened.record.device) => {
                 *self.opened = opened;
             }
             Ok(_) => {
@@ -1012,9 +1015,16 @@ impl Work<'_> {
             self.options.reach.silence,
             &interrupted,
         );
+        // A GPU lowers its clock within milliseconds of idling, and how long it has idled depends on what
+        // the host had to check meanwhile.
+        let warm_up_s_max = match self.opened.record.device.device_type.as_str() {
+            "cpu" => 0.0,
+            _ => CANARY_WARM_UP_S_MAX,
+        };
         let policy = Policy {
             sampled_s_min: 0.02,
-            ..Policy::glance(&session.timer, 7, 0.2, session.silence)
+            warm_up_s_max,
+            ..Policy::glance(&session.timer, 7, 0.2 + warm_up_s_max, session.silence)
         };
         let seen = (|| {
             session.case(&canary.case, self.seed, &Data::Uniform)?;
@@ -1036,7 +1046,7 @@ impl Work<'_> {
     fn revive(&mut self) {
         self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
-            Ok(opened) if same_device(&opened.record.device, &self.opened.record.device) => {
+            Ok(opened) if opened.record.device.is_same(&self.opened.record.device) => {
                 *self.opened = opened;
             }
             _ => self.deaths = DEATHS_MAX,
@@ -1070,7 +1080,7 @@ impl Work<'_> {
         ceilings: &[Ceiling],
     ) -> Outcome {
         let begun = Instant::now();
-        let deaths_before = self.deaths;
+        let (deaths_before, one_by_one_before) = (self.deaths, self.one_by_one);
         // What was seen of each variant that a runner died of, and what became of the case by that.
         let mut killers: Vec<Tried> = Vec::new();
         let mut failed = None;
@@ -1084,8 +1094,12 @@ impl Work<'_> {
                 self.deaths = deaths_before + 1;
             }
             killers.extend(outcome.tried.last().filter(|_| died).cloned());
+            // A runner that died of several variants at once gets them one by one, and no one is blamed.
+            let unsure =
+                self.one_by_one && !one_by_one_before && outcome.status == OutcomeStatus::Failed;
+            let again = died || unsure;
             let late = share_s.is_some_and(|share_s| begun.elapsed().as_secs_f64() >= share_s);
-            if died
+            if again
                 && killers.len() < ATTEMPTS_MAX
                 && self.deaths < DEATHS_MAX
                 && !late
@@ -1218,14 +1232,12 @@ impl Work<'_> {
                 .flatten()
         };
         let sensors = &self.sensors;
-        let mut recorder = None;
+        let (mut recorder, mut trace) = (None, None);
         let mut watch = |moment: Moment<'_>| match moment {
             Moment::Begin => recorder = Some(Recorder::start(sensors, telemetry::INTERVAL)),
+            Moment::Over => trace = recorder.take().map(Recorder::stop),
             Moment::End(outcome) => {
-                outcome.telemetry = recorder
-                    .take()
-                    .map(Recorder::stop)
-                    .filter(|trace| !trace.points.is_empty());
+                outcome.telemetry = trace.take().filter(|trace| !trace.points.is_empty());
             }
         };
         let mut conditions = Conditions {
@@ -1317,7 +1329,7 @@ impl Work<'_> {
         self.opened.conversation = Box::new(Gone);
         match open(self.name, &self.options.reach) {
             // Without the device that was lost, the first one left would be measured under its name.
-            Ok(opened) if !same_device(&opened.record.device, &self.opened.record.device) => {
+            Ok(opened) if !opened.record.device.is_same(&self.opened.record.device) => {
                 self.deaths = DEATHS_MAX;
                 return report::unmeasured(
                     case,
@@ -1352,18 +1364,6 @@ fn longest_call_s(device: &Device) -> f64 {
     } else {
         2.0 * SUBMISSION_S_MAX
     }
-}
-
-pub(crate) fn same_device(one: &Device, other: &Device) -> bool {
-    let identity = |device: &Device| {
-        (
-            device.name.clone(),
-            device.backend.clone(),
-            device.pci_bus_id.clone(),
-            device.driver.clone(),
-        )
-    };
-    identity(one) == identity(other)
 }
 
 /// How the reason of a case begins that an interrupt left out.

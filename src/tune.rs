@@ -465,6 +465,8 @@ struct Search<'a, 's, 'r> {
     reserve_s: f64,
     /// How late each variant should be looked at, by what is known of it beforehand.
     ranks: BTreeMap<Variant, u32>,
+    /// Variants that need more registers than there are: at best slow, and often slow to compile.
+    spilling: BTreeSet<Variant>,
     /// What each variant takes at least at the full size, and the ceiling that says so.
     bounds: BTreeMap<Variant, (f64, &'static str)>,
     /// Whether a variant was faster than that: then the ceiling is none, and bounds nothing.
@@ -537,22 +539,7 @@ pub fn choose(
             "{SHARE_USED}, {share_s:.2} s, does not cover its inputs: they took {loaded_s:.2} s to make, and are made or checked {LOADS} times"
         )));
     }
-    let mut search = Search {
-        task,
-        session,
-        started: Instant::now(),
-        tried: BTreeMap::new(),
-        untried: Vec::new(),
-        wrong: None,
-        failed: None,
-        banned: false,
-        reserve_s: 0.0,
-        ranks: BTreeMap::new(),
-        bounds: BTreeMap::new(),
-        refuted: false,
-        pruned: Vec::new(),
-        inputs: None,
-    };
+    let mut search = Search::new(task, session);
     search.estimate();
     let result = search.run(offered);
     let (wrong, failed, banned) = (search.wrong.take(), search.failed.take(), search.banned);
@@ -616,7 +603,7 @@ pub fn entry(variant: &Variant, status: &str, reason: Option<String>) -> Tried {
     }
 }
 
-impl Search<'_, '_, '_> {
+impl<'a, 's, 'r> Search<'a, 's, 'r> {
     fn spent(&self, fraction: f64) -> bool {
         let elapsed_s = self.started.elapsed().as_secs_f64();
         elapsed_s > fraction * self.task.budget_s
@@ -682,6 +669,26 @@ impl Search<'_, '_, '_> {
         Ok(pool.into_iter().map(|runner| runner.variant).collect())
     }
 
+    fn new(task: &'a Task<'a>, session: &'s mut Session<'r>) -> Self {
+        Self {
+            task,
+            session,
+            started: Instant::now(),
+            tried: BTreeMap::new(),
+            untried: Vec::new(),
+            wrong: None,
+            failed: None,
+            banned: false,
+            reserve_s: 0.0,
+            ranks: BTreeMap::new(),
+            spilling: BTreeSet::new(),
+            bounds: BTreeMap::new(),
+            refuted: false,
+            pruned: Vec::new(),
+            inputs: None,
+        }
+    }
+
     /// Reads what the runner told of the variants at the full size.
     fn estimate(&mut self) {
         let Task {
@@ -694,6 +701,9 @@ impl Search<'_, '_, '_> {
         for told in &self.session.estimates {
             let rank = estimate::rank(told, case, device);
             self.ranks.insert(told.variant.clone(), rank);
+            if estimate::spills(told, device) {
+                self.spilling.insert(told.variant.clone());
+            }
             if let Some(bound) = estimate::least_s(told, case, ceilings, runner) {
                 self.bounds.insert(told.variant.clone(), bound);
             }
@@ -913,9 +923,19 @@ impl Search<'_, '_, '_> {
         while batch.len() < self.session.build_count() {
             let chosen = |field: &Field| batch.iter().any(|v| v.kernel == field.kernel);
             let wanted =
-                |field: &Field| !once || field.best.is_none() && field.tries < 3 && !chosen(field);
+                &|field: &Field| !once || field.best.is_none() && field.tries < 3 && !chosen(field);
             // While nothing works the search goes on whatever the time, one look after the other.
             if pool.is_empty() && !batch.is_empty() && self.spent(FIRST_LOOKS) {
+                break;
+            }
+            // A batch takes as long as the slowest of it takes to compile.
+            let spills = |variant: &Variant| self.spilling.contains(variant);
+            if batch.iter().any(|variant| !spills(variant))
+                && next_of(fields, wanted).is_some_and(|field| {
+                    let best = fields[field].lowest();
+                    best.is_some_and(|index| spills(&fields[field].left[index]))
+                })
+            {
                 break;
             }
             let Some(variant) = next(fields, wanted) else {
@@ -1313,11 +1333,16 @@ impl Field {
         }
     }
 
+    /// One of those that least speaks against.
+    fn lowest(&self) -> Option<usize> {
+        (0..self.left.len()).min_by_key(|&i| self.rank(&self.left[i]))
+    }
+
     /// Of those that least speaks against, an unexplored one and a neighbour of the best (one tunable
     /// different) by turns: how much the tunables matter is known soonest from a variant that shares
     /// none of them.
     fn take(&mut self) -> Option<Variant> {
-        let lowest = self.left.iter().map(|variant| self.rank(variant)).min()?;
+        let lowest = self.rank(&self.left[self.lowest()?]);
         self.tries += 1;
         let distance = |a: &Variant, b: &Variant| {
             a.variant
@@ -1344,17 +1369,22 @@ fn fastest(pool: &[Runner]) -> f64 {
 
 /// The variant to look at next, of the kernels that are wanted.
 fn next(fields: &mut [Field], wanted: impl Fn(&Field) -> bool) -> Option<Variant> {
+    let field = next_of(fields, wanted)?;
+    fields[field].take()
+}
+
+/// The kernel whose turn it is, of those that are wanted.
+fn next_of(fields: &[Field], wanted: impl Fn(&Field) -> bool) -> Option<usize> {
     let look_s = fields
         .iter()
         .filter(|field| field.spent_s > 0.0)
         .map(|field| field.spent_s / f64::from(field.tries.max(1)))
         .fold(f64::INFINITY, f64::min)
         .max(LOOK_S_MIN);
-    fields
-        .iter_mut()
-        .filter(|field| !field.left.is_empty() && wanted(field))
-        .min_by(|a, b| a.priority(look_s).total_cmp(&b.priority(look_s)))?
-        .take()
+    let urgency = |index: &usize| fields[*index].priority(look_s);
+    (0..fields.len())
+        .filter(|&index| !fields[index].left.is_empty() && wanted(&fields[index]))
+        .min_by(|a, b| urgency(a).total_cmp(&urgency(b)))
 }
 
 #[cfg(test)]
@@ -1730,6 +1760,46 @@ mod tests {
         assert!(session.build_ahead(&both).is_err());
         assert_eq!((session.build_count(), &session.last), (1, &None));
         session.build_ahead(&both).unwrap();
+    }
+
+    #[test]
+    fn what_spills_is_built_after_the_others_and_not_among_them() {
+        let case = matmul(17, 32, 32);
+        let offers = [
+            offer("lean", 0, |_| 2e-3, None),
+            offer("fat", 0, |_| 3e-3, None),
+            offer("slim", 0, |_| 3e-3, None),
+        ];
+        let mut runner = Fake {
+            builds_at_once: 8,
+            ..fake(&case, &offers, false)
+        };
+        let session = &mut Session::new(&mut runner, timer(), Duration::from_secs(9), &|| false);
+        session.case(&case, 1, &Data::Uniform).unwrap();
+        let task = Task {
+            case: &case,
+            scout: case.clone(),
+            seed: 1,
+            budget_s: 9.0,
+            case_budget_s: 9.0,
+            share_s: None,
+            banned: &[],
+            remembered: &[],
+            pinned: false,
+            device: &Device::default(),
+            ceilings: &[],
+            runner: "fake",
+        };
+        let fat = variant("fat", 0, 0);
+        let mut search = Search::new(&task, session);
+        search.ranks.insert(fat.clone(), 2);
+        search.spilling.insert(fat.clone());
+        let all = offers.iter().map(|offer| offer.0.clone()).collect();
+        let mut fields = Field::group(all, &search.ranks);
+        let first = search.batch(&mut fields, &[], true);
+        assert_eq!(first.len(), 2);
+        assert!(!first.contains(&fat), "{first:?}");
+        assert_eq!(search.batch(&mut fields, &[], true), [fat]);
     }
 
     /// Operations of the case in [`search`] times `pad`.

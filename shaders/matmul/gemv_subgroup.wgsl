@@ -72,7 +72,8 @@ fn main(
 
     for (var i = 0u; i < M; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            let whole = subgroupAdd(sum[i * COLUMNS + j]);
+            // In f32: adding f16 across lanes is a feature of its own in Vulkan.
+            let whole = Sum(subgroupAdd(f32(sum[i * COLUMNS + j])));
             // One lane writes one element.
             let writer = (i * COLUMNS + j) % SUBGROUP_SIZE;
             let column = first_column + j;

@@ -253,6 +253,7 @@ fn weights_come_from_memory_where_that_was_measured() {
             time_s: times(median * 3.0),
             time_ratio: 3.0,
             differs: true,
+            not_converged: None,
             verification: verification(),
         });
     }
@@ -290,6 +291,7 @@ fn joules_of_cold_calls_go_with_cold_times_and_with_no_others() {
                 time_s: times(median * 3.0),
                 time_ratio: 3.0,
                 differs: true,
+                not_converged: None,
                 verification: verification(),
             }));
         }

@@ -41,6 +41,10 @@ const EXPRESSIONS_MAX_FXC: usize = 10_000;
 pub struct WgpuRunner {
     kernels: Vec<Kernel>,
     open: Option<Open>,
+    /// The device, the backend and the checks that were asked for last.
+    asked: (Option<String>, Option<String>, bool),
+    /// What the case that is there was loaded from: seed, data and the number of sets.
+    loaded: Option<(Case, u32, Data, u32)>,
 }
 
 /// What there is once the device is open.
@@ -121,6 +125,8 @@ impl WgpuRunner {
         Self {
             kernels,
             open: None,
+            asked: (None, None, false),
+            loaded: None,
         }
     }
 
@@ -130,6 +136,11 @@ impl WgpuRunner {
         backend: Option<&str>,
         checks: bool,
     ) -> GpuResult<Response> {
+        self.asked = (
+            device.map(str::to_owned),
+            backend.map(str::to_owned),
+            checks,
+        );
         let candidate = gpu::select(gpu::enumerate(backend), device)?;
         let mut gpu = Gpu::open(candidate, checks)?;
         let module = shader::build(
@@ -176,6 +187,34 @@ impl WgpuRunner {
             not_built: HashMap::new(),
         });
         Ok(hello)
+    }
+
+    /// The device anew, with the case that was there. Where a driver refuses to compile a program, wgpu
+    /// takes the device for lost on Vulkan (its issue 10027), though nothing that runs there has failed:
+    /// that costs the variant, and neither the case nor this process.
+    fn reopen(&mut self) -> GpuResult<()> {
+        let lost = |message: String| GpuError {
+            kind: FaultKind::DeviceLost,
+            message,
+        };
+        // The old device goes before the new one comes: both together may not fit.
+        let before = self.open.take().map(|open| open.gpu.info.clone());
+        let (device, backend, checks) = self.asked.clone();
+        self.hello(device.as_deref(), backend.as_deref(), checks)
+            .map_err(|error| lost(error.message))?;
+        let Some(open) = &mut self.open else {
+            return Err(lost("the device did not open again".to_owned()));
+        };
+        if before.is_some_and(|before| !open.gpu.info.is_same(&before)) {
+            return Err(lost(format!(
+                "the device was lost, and {} is there instead",
+                open.gpu.info.name
+            )));
+        }
+        match &self.loaded {
+            Some((case, seed, data, set_count)) => open.load(case, *seed, data, *set_count),
+            None => Ok(()),
+        }
     }
 
     fn variants(&self, open: &Open, case: &Case) -> Response {
@@ -280,12 +319,25 @@ impl WgpuRunner {
                 })
                 .collect()
         });
+        let lost = made
+            .iter()
+            .filter_map(|(_, result)| result.as_ref().err())
+            .find(|error| error.kind == FaultKind::DeviceLost)
+            .map(|error| error.message.clone());
+        if let Some(reason) = lost {
+            drop(made);
+            self.reopen()?;
+            // Which of them it was shows when they are built one by one.
+            return Ok(error(
+                FaultKind::Internal,
+                format!("a driver that built several gave the device up: {reason}"),
+            ));
+        }
         for (key, result) in made {
             match result {
                 Ok(built) => {
                     open.built.insert(key, built);
                 }
-                Err(error) if error.kind == FaultKind::DeviceLost => return Err(error),
                 Err(error) => {
                     open.not_built.insert(key, error);
                 }
@@ -370,7 +422,7 @@ impl WgpuRunner {
             None => {
                 let module = module_of(kernel, variant, case.dtype)?;
                 let accesses = accesses(kernel, &case, scratch_bytes);
-                let built = build(
+                let result = build(
                     open.gpu.compiler(),
                     &Form::of(&open.gpu.info),
                     kernel,
@@ -378,8 +430,17 @@ impl WgpuRunner {
                     &module,
                     &accesses,
                     program,
-                )?;
-                open.built.entry(key).or_insert(built)
+                );
+                match result {
+                    Err(error) if error.kind == FaultKind::DeviceLost => {
+                        self.reopen()?;
+                        return Err(invalid(format!(
+                            "compiling it lost the device, which was opened again: {}",
+                            error.message
+                        )));
+                    }
+                    result => open.built.entry(key).or_insert(result?),
+                }
             }
         };
         let (pipeline, compile_s, mut passes, left_out) = (
@@ -768,13 +829,35 @@ impl Open {
         if buffers.len() <= slot {
             buffers.resize_with(slot + 1, || None);
         }
-        let held = buffers[slot].as_ref().map_or(0, Buffer::size_bytes);
-        if serves(held, bytes) {
+        let held = buffers[slot].as_ref();
+        // One that lies with others keeps the memory of all of them.
+        let whole = held.is_some_and(|buffer| buffer.size_bytes() == buffer.whole_bytes());
+        if whole && serves(held.map_or(0, Buffer::size_bytes), bytes) {
             return Ok(());
         }
         // The old one goes first: both together may not fit.
         buffers[slot] = None;
         buffers[slot] = Some(self.gpu.create_buffer("tensor", bytes)?);
+        Ok(())
+    }
+
+    /// As [`Self::reserve`], for the output in `slot` of every set. Together they are one buffer to the
+    /// API: nothing else would keep a call from beginning before the last one has ended that wrote to
+    /// another set's, and such calls are timed as if each came after the other.
+    fn reserve_outputs(&mut self, slot: usize, bytes: u64) -> GpuResult<()> {
+        let count = self.sets.len();
+        if count == 1 {
+            return self.reserve(0, slot, bytes);
+        }
+        for buffers in &mut self.sets {
+            buffers.resize_with(buffers.len().max(slot + 1), || None);
+            // The old ones go first: both together may not fit.
+            buffers[slot] = None;
+        }
+        let made = self.gpu.create_buffers("outputs", bytes, count)?;
+        for (buffers, buffer) in self.sets.iter_mut().zip(made) {
+            buffers[slot] = Some(buffer);
+        }
         Ok(())
     }
 
@@ -807,8 +890,10 @@ impl Open {
         // What earlier cases needed beyond this one's tensors is free to go.
         self.texture = None;
         self.sets.resize_with(set_count.max(1) as usize, Vec::new);
+        for set in &mut self.sets {
+            set.truncate(tensors.len());
+        }
         for set in 0..self.sets.len() {
-            self.sets[set].truncate(tensors.len());
             for (slot, tensor) in tensors.iter().enumerate() {
                 // One side of a transfer is the host's.
                 if (case.op, tensor.role) == (OpName::Upload, Role::Input) {
@@ -819,9 +904,11 @@ impl Open {
                     self.host = vec![f32::from_bits(Element::F32.poison()); len(tensor)];
                     continue;
                 }
-                self.reserve(set, slot, tensor.size_bytes())?;
                 if tensor.role == Role::Input {
+                    self.reserve(set, slot, tensor.size_bytes())?;
                     self.fill_input(set, slot, tensor, seed, data)?;
+                } else if set == 0 {
+                    self.reserve_outputs(slot, tensor.size_bytes())?;
                 }
             }
         }
@@ -1039,6 +1126,7 @@ impl Runner for WgpuRunner {
                     format!("WGSL has no {}", case.dtype),
                 )),
                 Ok(case) => open.load(&case, seed, &data, set_count).map(|()| {
+                    self.loaded = Some((case.clone(), seed, data, set_count));
                     self.open
                         .as_ref()
                         .map_or_else(not_open, |open| self.variants(open, &case))
@@ -1078,7 +1166,103 @@ mod tests {
 
     use super::*;
     use crate::catalogue::kernels;
+    use crate::op::Shape;
     use crate::protocol::Tunables;
+
+    /// A runner with a product in it, on whatever device is there; `None`, said aloud, without one.
+    fn with_a_product(set_count: u32) -> Option<WgpuRunner> {
+        let mut runner = WgpuRunner::new(kernels());
+        if let Err(error) = runner.hello(None, None, false) {
+            eprintln!("not tested, without a device: {}", error.message);
+            return None;
+        }
+        let case = product();
+        let request = Request::Case {
+            case,
+            seed: 1,
+            data: Data::Uniform,
+            set_count,
+        };
+        let answer = runner.handle(request);
+        assert!(matches!(answer, Response::Variants { .. }), "{answer:?}");
+        Some(runner)
+    }
+
+    fn product() -> Case {
+        let shape = Shape::of(&[("m", 33), ("n", 65), ("k", 40)]);
+        Case::new(OpName::Matmul, &shape, Dtype::F32).unwrap()
+    }
+
+    fn plain() -> Variant {
+        let plain = kernels().into_iter().find(|k| k.name == "matmul/naive");
+        Variant {
+            variant: combinations(&plain.unwrap()).remove(0),
+            kernel: "matmul/naive".to_owned(),
+        }
+    }
+
+    fn answers(runner: &mut WgpuRunner, set_index: u32) -> Vec<f64> {
+        let asked = Request::Outputs {
+            positions: vec![0, 64, 33 * 65 - 1],
+            projection_seed: None,
+            all: false,
+            set_index,
+        };
+        match runner.handle(asked) {
+            Response::Outputs { values, .. } => values,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn outputs_of_sets_lie_together_so_that_calls_come_one_after_the_other() {
+        let Some(mut runner) = with_a_product(3) else {
+            return;
+        };
+        let open = runner.open.as_ref().unwrap();
+        let buffer = |set: usize, slot: usize| open.buffer(set, slot).unwrap();
+        assert!(buffer(0, 2).lies_with(buffer(1, 2)));
+        assert!(buffer(0, 2).lies_with(buffer(2, 2)));
+        assert!(!buffer(0, 0).lies_with(buffer(1, 0)));
+        // And still each set has its own: one call writes one of them.
+        let prepared = runner.handle(Request::Prepare { variant: plain() });
+        assert!(matches!(prepared, Response::Ready { .. }), "{prepared:?}");
+        let first = answers(&mut runner, 0);
+        assert!(first.iter().all(|value| value.is_finite()));
+        assert_ne!(answers(&mut runner, 1), first);
+        runner.handle(Request::Measure {
+            repeat_count: 2,
+            sample_count: 1,
+            poison: false,
+        });
+        assert_eq!(answers(&mut runner, 1), first);
+        assert_eq!(answers(&mut runner, 2), first);
+        // A single one does not keep the memory of three.
+        let alone = Request::Case {
+            case: product(),
+            seed: 1,
+            data: Data::Uniform,
+            set_count: 1,
+        };
+        runner.handle(alone);
+        let open = runner.open.as_ref().unwrap();
+        let output = open.buffer(0, 2).unwrap();
+        assert_eq!(output.whole_bytes(), output.size_bytes());
+    }
+
+    #[test]
+    fn a_device_that_is_opened_again_has_the_case_that_was_there() {
+        let Some(mut runner) = with_a_product(2) else {
+            return;
+        };
+        runner.handle(Request::Prepare { variant: plain() });
+        let before = answers(&mut runner, 0);
+        runner.reopen().unwrap();
+        let prepared = runner.handle(Request::Prepare { variant: plain() });
+        assert!(matches!(prepared, Response::Ready { .. }), "{prepared:?}");
+        assert_eq!(answers(&mut runner, 0), before);
+        assert_eq!(runner.open.as_ref().unwrap().sets.len(), 2);
+    }
 
     #[test]
     fn fxc_is_given_locals_where_other_compilers_get_arrays() {
