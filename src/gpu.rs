@@ -562,6 +562,14 @@ struct Clock {
     last: Cell<(u64, u64)>,
 }
 
+impl Clock {
+    /// Brings the two timestamps to where the host can read them.
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, 16);
+    }
+}
+
 /// What compiles for an open device, on any thread.
 #[derive(Clone)]
 pub struct Compiler {
@@ -1280,6 +1288,9 @@ impl Gpu {
                     call.dispatch(&mut pass, &mut bound);
                 }
             }
+            if let Some(clock) = self.clock.as_ref().filter(|_| !self.resolves_apart()) {
+                clock.resolve(&mut encoder);
+            }
             encoder.finish()
         })?;
         let started = Instant::now();
@@ -1382,17 +1393,24 @@ impl Gpu {
         })
     }
 
-    /// Seconds between the two timestamps. Resolved in a submission of its own, after the work is
-    /// done, because Metal has been seen to return zeros otherwise.
+    /// Whether timestamps are resolved in a submission of their own, after the work is done: Metal has
+    /// been seen to return zeros otherwise, and OpenGL is asked as it always was. Elsewhere it would only
+    /// be one submission more between two spans, in which the device idles.
+    fn resolves_apart(&self) -> bool {
+        !matches!(&*self.info.backend, "vulkan" | "dx12")
+    }
+
+    /// Seconds between the two timestamps.
     fn timestamps(&self, clock: &Clock) -> GpuResult<Option<f64>> {
-        self.guarded(|| {
-            let mut encoder = self
-                .device
-                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encoder.resolve_query_set(&clock.queries, 0..2, &clock.resolved, 0);
-            encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.readable, 0, 16);
-            self.queue.submit([encoder.finish()])
-        })?;
+        if self.resolves_apart() {
+            self.guarded(|| {
+                let mut encoder = self
+                    .device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                clock.resolve(&mut encoder);
+                self.queue.submit([encoder.finish()])
+            })?;
+        }
         let mut bytes = [0u8; 16];
         self.map(&clock.readable, &mut bytes)?;
         let word = |at: usize| {

@@ -231,8 +231,10 @@ fn figures(outcome: &Outcome) -> Vec<Figure> {
         bigger("fraction_of_datasheet", "1", outcome.fraction_of_datasheet);
     }
     if let Some(energy) = &outcome.energy {
+        // Series of one name hold what was counted alike.
+        let is_cold = energy.cache() == "cold";
         figures.push(Figure {
-            name: "energy",
+            name: if is_cold { "cold_energy" } else { "energy" },
             unit: "J",
             value: energy.joules,
             interval: None,

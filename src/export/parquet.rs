@@ -148,6 +148,7 @@ fn add(table: &mut Table, (name, report): &Named, subject: &Subject<'_>) -> Resu
         ("fraction_of_ceiling", "fraction_of_ceiling"),
         ("fraction_of_datasheet", "fraction_of_datasheet"),
         ("energy_joules", "energy"),
+        ("cold_energy_joules", "cold_energy"),
     ] {
         row.number(column, figure(name).map(|figure| figure.value));
     }

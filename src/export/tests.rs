@@ -268,6 +268,14 @@ fn tables_have_a_row_a_figure_and_a_row_for_what_has_none() {
         .find(|row| &row[at("figure")] == "energy")
         .unwrap();
     assert_eq!((&energy[at("value")], &energy[at("unit")]), ("0.25", "J"));
+    // Of cold calls it is another figure.
+    let mut reports = named();
+    let counted = reports[0].1.outcomes[0].energy.as_mut().unwrap();
+    counted.cache = Some("cold".to_owned());
+    let text = export("csv", &reports).unwrap();
+    assert!(text.contains(",cold_energy,") && !text.contains(",energy,"));
+    let text = export("openmetrics", &reports).unwrap();
+    assert!(text.contains("chipmark_case_cold_energy_joules{"), "{text}");
     let p3 = export("p3", &named()).unwrap();
     assert!(
         p3.starts_with("problem,platform,application,fom,arch eff,app eff\r\n"),
