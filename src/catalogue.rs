@@ -458,6 +458,12 @@ pub fn kernels() -> Vec<Kernel> {
         "main",
         [tiles("query_len", "TILE_Q"), Each("batch_heads"), One],
     )];
+    // Workgroups begin in the order of x, then y. A causal kernel whose longest walks are to come first has
+    // the heads on x, so that the long walks of all heads come before any short one.
+    const ATTENTION_LONGEST_FIRST: &[Pass] = &[pass(
+        "main",
+        [Each("batch_heads"), tiles("query_len", "TILE_Q"), One],
+    )];
     // The keys of a head are split over workgroups, and what comes of the parts is merged.
     const DECODE: &[Pass] = &[
         pass(
@@ -1257,7 +1263,7 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("attention/flash_matrix_causal", Attention, {
             dtypes: &[Dtype::F16],
             tunables: FLASH_MATRIX,
-            passes: ATTENTION,
+            passes: ATTENTION_LONGEST_FIRST,
             features: MATRIX_16,
             requirements: CAUSAL_VEC4,
             engine: Engine::Matrix,
@@ -1273,7 +1279,7 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("attention/flash_matrix_8x8_causal", Attention, {
             dtypes: F32_F16,
             tunables: FLASH_MATRIX_8,
-            passes: ATTENTION,
+            passes: ATTENTION_LONGEST_FIRST,
             features: MATRIX_8,
             requirements: CAUSAL_VEC4,
             engine: Engine::Matrix,

@@ -1,7 +1,8 @@
 // `flash_matrix` with a causal mask.
 //
 // The walk ends at the last key that the workgroup's last query sees, so about half of the work is
-// saved. Workgroups with the longest walks come first, so that short ones fill the end.
+// saved. Workgroups with the longest walks come first, of all heads before any shorter one, so that
+// short ones fill the end: heads lie along x, by which workgroups begin, and tiles of queries along y.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -110,9 +111,9 @@ fn main(
     let thread = subgroup * subgroup_size + lane;
     let part = thread % PARTS;
     let d = params.head_dim / 4u; // vectors in a row
-    let first_query = (groups.x - 1u - group.x) * TILE_Q;
-    let q_first = group.y * params.query_len;
-    let kv_first = kv_start(group.y);
+    let first_query = (groups.y - 1u - group.y) * TILE_Q;
+    let q_first = group.x * params.query_len;
+    let kv_first = kv_start(group.x);
     let q_last = params.query_len - 1u;
     let count = visible_count(min(first_query + TILE_Q - 1u, q_last));
 
