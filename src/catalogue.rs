@@ -392,12 +392,13 @@ pub fn kernels() -> Vec<Kernel> {
     const MATRIX_TILE: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),
-        tune("SUBGROUPS_N", &[4, 2]),
+        tune("SUBGROUPS_N", &[2, 4]),
         tune("ROWS", &[4, 2]),
         tune("COLUMNS", &[4, 2]),
         tune("DEPTH", &[32, 64, 16]),
         tune("GROUP", &[8]),
     ];
+    // Here 128 x 256 comes first: at 128 x 128 a compiler for NVIDIA's GPUs spills.
     const MATRIX_TILE_SCALAR: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),

@@ -3,9 +3,10 @@
 // A subgroup holds ROWS x COLUMNS blocks of 16 x 16 sums in its registers. Each step of 16 along k it
 // loads ROWS blocks of A and COLUMNS blocks of B and multiplies all by all, so the limit is how fast
 // workgroup memory feeds it: with 4 x 4 blocks 32 operations per byte in f16, with 2 x 2 half that.
-// With 32 lanes 4 x 4 blocks are 128 registers a lane of f32 sums, to which 20 of factors and 24 of
-// the next panels come. What the whole workgroup shares decides the traffic beyond: 128 x 256 does
-// 85 operations per byte of A and B that it fetches.
+// With 32 lanes 4 x 4 blocks are 128 registers a lane of f32 sums, to which 20 of factors and 32 of
+// the next panels come. What the whole workgroup shares decides the traffic beyond: 128 x 128 does
+// 64 operations per byte of A and B that it fetches, 128 x 256 does 85. Of the smaller two fit a
+// multiprocessor of 65,536 registers side by side, so that one multiplies while the other is at a barrier.
 //
 // Panels go from memory to registers while the ones before are multiplied, four elements a load, and
 // from there to workgroup memory between two barriers. Panels 16 deep take turns in two buffers, with
@@ -17,7 +18,7 @@
 // Workgroups in flight at the same time should share operands in the last cache: they go down GROUP
 // tiles of a column before they begin the next column.
 //
-// As it stands it has 35,328 bytes of workgroup memory. SUBGROUP_SIZE is how many lanes of a subgroup
+// As it stands it has 23,040 bytes of workgroup memory. SUBGROUP_SIZE is how many lanes of a subgroup
 // the tile is laid out for. Where the driver takes more, there are fewer subgroups, which take several
 // turns; where it takes fewer, those beyond the last one do as that one does.
 
@@ -29,7 +30,7 @@ alias Sum = f32; // sums, and elements of C
 
 const SUBGROUP_SIZE = 32u;
 const SUBGROUPS_M = 2u; // subgroups along a column of C
-const SUBGROUPS_N = 4u; // subgroups along a row of C
+const SUBGROUPS_N = 2u; // subgroups along a row of C
 const ROWS = 4u; // blocks along a column of C per subgroup
 const COLUMNS = 4u; // blocks along a row of C per subgroup
 const DEPTH = 32u; // columns of A and rows of B staged at a time

@@ -4,7 +4,7 @@
 // blocks of them are loaded column by column. Rows of k are read by neighbours for both operands, and
 // how many columns C has does not matter to any load.
 //
-// As it stands it has 38,912 bytes of workgroup memory.
+// As it stands it has 24,576 bytes of workgroup memory.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -14,7 +14,7 @@ alias Sum = f32; // sums, and elements of C
 
 const SUBGROUP_SIZE = 32u;
 const SUBGROUPS_M = 2u; // subgroups along a column of C
-const SUBGROUPS_N = 4u; // subgroups along a row of C
+const SUBGROUPS_N = 2u; // subgroups along a row of C
 const ROWS = 4u; // blocks along a column of C per subgroup
 const COLUMNS = 4u; // blocks along a row of C per subgroup
 const DEPTH = 32u; // columns of A and rows of B staged at a time
