@@ -392,12 +392,13 @@ pub fn kernels() -> Vec<Kernel> {
     const MATRIX_TILE: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),
-        tune("SUBGROUPS_N", &[4, 2]),
+        tune("SUBGROUPS_N", &[2, 4]),
         tune("ROWS", &[4, 2]),
         tune("COLUMNS", &[4, 2]),
         tune("DEPTH", &[32, 64, 16]),
         tune("GROUP", &[8]),
     ];
+    // Here 128 x 256 comes first: at 128 x 128 a compiler for NVIDIA's GPUs spills.
     const MATRIX_TILE_SCALAR: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),
@@ -457,6 +458,12 @@ pub fn kernels() -> Vec<Kernel> {
     const ATTENTION: &[Pass] = &[pass(
         "main",
         [tiles("query_len", "TILE_Q"), Each("batch_heads"), One],
+    )];
+    // Workgroups begin in the order of x, then y. A causal kernel whose longest walks are to come first has
+    // the heads on x, so that the long walks of all heads come before any short one.
+    const ATTENTION_LONGEST_FIRST: &[Pass] = &[pass(
+        "main",
+        [Each("batch_heads"), tiles("query_len", "TILE_Q"), One],
     )];
     // The keys of a head are split over workgroups, and what comes of the parts is merged.
     const DECODE: &[Pass] = &[
@@ -1257,7 +1264,7 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("attention/flash_matrix_causal", Attention, {
             dtypes: &[Dtype::F16],
             tunables: FLASH_MATRIX,
-            passes: ATTENTION,
+            passes: ATTENTION_LONGEST_FIRST,
             features: MATRIX_16,
             requirements: CAUSAL_VEC4,
             engine: Engine::Matrix,
@@ -1273,7 +1280,7 @@ pub fn kernels() -> Vec<Kernel> {
         kernel!("attention/flash_matrix_8x8_causal", Attention, {
             dtypes: F32_F16,
             tunables: FLASH_MATRIX_8,
-            passes: ATTENTION,
+            passes: ATTENTION_LONGEST_FIRST,
             features: MATRIX_8,
             requirements: CAUSAL_VEC4,
             engine: Engine::Matrix,

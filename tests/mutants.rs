@@ -186,6 +186,13 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         shape: TILES,
     },
     Mutant {
+        what: "whole panels of A are all the first one",
+        kernel: "matmul/matrix_tile",
+        from: "a[a_own + next / 4u + row_of(on) * a_row",
+        to: "a[a_own + row_of(on) * a_row",
+        shape: INSIDE,
+    },
+    Mutant {
         what: "rows are stored in another order than they were loaded in",
         kernel: "matmul/matrix_tile_trans_b",
         from: "min(first_row + row_of(piece), params.m - 1u)",
@@ -219,6 +226,13 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         from: "select(vec4<Input>(), values, columns < vec4(params.k))",
         to: "values",
         shape: ODD_TILES,
+    },
+    Mutant {
+        what: "rows of whole panels of weights lie as close as those of a vector less",
+        kernel: "matmul/matrix_tile_trans_b_scalar",
+        from: "let at = b_own + next + row_of(on) * b_row",
+        to: "let at = b_own + next + row_of(on) * (b_row - 4u)",
+        shape: ODD_INSIDE,
     },
     Mutant {
         what: "rows of weights are taken to be whole vectors",

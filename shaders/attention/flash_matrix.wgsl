@@ -5,7 +5,10 @@
 // its scores 16 x 16 at a time and stores them as f32, because elements of a matrix cannot be touched
 // where it is. (2) PARTS neighbouring lanes share a row: they scale its scores, find its maximum,
 // and write weights as f16. (3) Values take the place of the keys, and weights times values are added
-// to the output, which stays in registers. While one is multiplied, the next is fetched.
+// to the output, which stays in registers. The next keys are fetched while weights and values are
+// multiplied. Values are fetched when the scores are stored: during the products that form them, their
+// registers hold the scores of ABREAST blocks of keys side by side, for a product that adds to the one
+// before it has to wait for it.
 //
 // Weights are relative to a maximum that may be stale: as long as no score is more than GROWTH
 // doublings above it, f16 holds the weight as exactly as any other. Only then is the output corrected,
@@ -37,6 +40,8 @@ const KV_STRIDE = VECTORS + 2u; // vectors from one row to the next
 const SCORE_VECTORS = KEYS / 4u; // in a row of scores
 const SCORE_STRIDE = SCORE_VECTORS + 2u;
 const WEIGHT_STRIDE = SCORE_VECTORS + 2u;
+// Blocks of keys whose scores are summed side by side; more rows leave fewer registers for them.
+const ABREAST = max(min(4u, KEYS / BLOCK) / (ROWS * ROWS), 1u);
 const CHUNK = min(KEYS, HEAD_DIM); // elements of the head that pass workgroup memory at a time
 const CHUNK_VECTORS = CHUNK / 4u;
 const LOADS = KEYS * VECTORS / THREADS; // vectors of K or V that an invocation stages
@@ -170,27 +175,32 @@ fn main(
                 kv_tile[piece / VECTORS * KV_STRIDE + piece % VECTORS] = next[i];
             }
             workgroupBarrier();
-            for (var i = 0u; i < LOADS; i++) {
-                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
-            }
-            for (var j = 0u; j < KEYS; j += BLOCK) {
-                var score: array<MatrixC, ROWS>;
-                for (var i = 0u; i < ROWS; i++) {
+            for (var j = 0u; j < KEYS; j += ABREAST * BLOCK) {
+                var score: array<MatrixC, ABREAST * ROWS>;
+                for (var i = 0u; i < ABREAST * ROWS; i++) {
                     score[i] = MatrixC();
                 }
                 for (var p = 0u; p < PIECES; p++) {
-                    let at = j * KV_STRIDE + p * BLOCK / 4u;
-                    let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
-                    for (var i = 0u; i < ROWS; i++) {
-                        score[i] = coopMultiplyAdd(query[i * PIECES + p], key, score[i]);
+                    for (var s = 0u; s < ABREAST; s++) {
+                        let at = (j + s * BLOCK) * KV_STRIDE + p * BLOCK / 4u;
+                        let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
+                        for (var i = 0u; i < ROWS; i++) {
+                            let slot = s * ROWS + i;
+                            score[slot] = coopMultiplyAdd(query[i * PIECES + p], key, score[slot]);
+                        }
                     }
                 }
-                for (var i = 0u; i < ROWS; i++) {
-                    let value = score[i];
-                    let at = (own + i * BLOCK) * SCORE_STRIDE + j / 4u;
-                    let to = &scores[at];
-                    coopStoreT(value, to, SCORE_STRIDE);
+                for (var s = 0u; s < ABREAST; s++) {
+                    for (var i = 0u; i < ROWS; i++) {
+                        let value = score[s * ROWS + i];
+                        let at = (own + i * BLOCK) * SCORE_STRIDE + (j + s * BLOCK) / 4u;
+                        let to = &scores[at];
+                        coopStoreT(value, to, SCORE_STRIDE);
+                    }
                 }
+            }
+            for (var i = 0u; i < LOADS; i++) {
+                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
             }
             workgroupBarrier();
 

@@ -29,6 +29,8 @@ const KV_STRIDE = HEAD_DIM + 8u; // elements from one row to the next: blocks be
 const SCORE_VECTORS = KEYS / 4u; // in a row of scores
 const SCORE_STRIDE = KEYS + 4u;
 const WEIGHT_STRIDE = KEYS + 8u;
+// Blocks of keys whose scores are summed side by side; more rows leave fewer registers for them.
+const ABREAST = max(min(4u, KEYS / BLOCK) / (ROWS * ROWS), 1u);
 const CHUNK = min(KEYS, HEAD_DIM); // elements of the head that pass workgroup memory at a time
 const CHUNK_VECTORS = CHUNK / 4u;
 const LOADS = KEYS * VECTORS / THREADS; // vectors of K or V that an invocation stages
@@ -173,27 +175,32 @@ fn main(
                 }
             }
             workgroupBarrier();
-            for (var i = 0u; i < LOADS; i++) {
-                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
-            }
-            for (var j = 0u; j < KEYS; j += BLOCK) {
-                var score: array<MatrixC, ROWS>;
-                for (var i = 0u; i < ROWS; i++) {
+            for (var j = 0u; j < KEYS; j += ABREAST * BLOCK) {
+                var score: array<MatrixC, ABREAST * ROWS>;
+                for (var i = 0u; i < ABREAST * ROWS; i++) {
                     score[i] = MatrixC();
                 }
                 for (var p = 0u; p < PIECES; p++) {
-                    let at = j * KV_STRIDE + p * BLOCK;
-                    let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
-                    for (var i = 0u; i < ROWS; i++) {
-                        score[i] = coopMultiplyAdd(query[i * PIECES + p], key, score[i]);
+                    for (var s = 0u; s < ABREAST; s++) {
+                        let at = (j + s * BLOCK) * KV_STRIDE + p * BLOCK;
+                        let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
+                        for (var i = 0u; i < ROWS; i++) {
+                            let slot = s * ROWS + i;
+                            score[slot] = coopMultiplyAdd(query[i * PIECES + p], key, score[slot]);
+                        }
                     }
                 }
-                for (var i = 0u; i < ROWS; i++) {
-                    let value = score[i];
-                    let at = (own + i * BLOCK) * SCORE_STRIDE + j;
-                    let to = &scores[at];
-                    coopStoreT(value, to, SCORE_STRIDE);
+                for (var s = 0u; s < ABREAST; s++) {
+                    for (var i = 0u; i < ROWS; i++) {
+                        let value = score[s * ROWS + i];
+                        let at = (own + i * BLOCK) * SCORE_STRIDE + j + s * BLOCK;
+                        let to = &scores[at];
+                        coopStoreT(value, to, SCORE_STRIDE);
+                    }
                 }
+            }
+            for (var i = 0u; i < LOADS; i++) {
+                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
             }
             workgroupBarrier();
 

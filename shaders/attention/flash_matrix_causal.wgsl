@@ -1,7 +1,8 @@
 // `flash_matrix` with a causal mask.
 //
 // The walk ends at the last key that the workgroup's last query sees, so about half of the work is
-// saved. Workgroups with the longest walks come first, so that short ones fill the end.
+// saved. Workgroups with the longest walks come first, of all heads before any shorter one, so that
+// short ones fill the end: heads lie along x, by which workgroups begin, and tiles of queries along y.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -23,6 +24,8 @@ const KV_STRIDE = VECTORS + 2u; // vectors from one row to the next
 const SCORE_VECTORS = KEYS / 4u; // in a row of scores
 const SCORE_STRIDE = SCORE_VECTORS + 2u;
 const WEIGHT_STRIDE = SCORE_VECTORS + 2u;
+// Blocks of keys whose scores are summed side by side; more rows leave fewer registers for them.
+const ABREAST = max(min(4u, KEYS / BLOCK) / (ROWS * ROWS), 1u);
 const CHUNK = min(KEYS, HEAD_DIM); // elements of the head that pass workgroup memory at a time
 const CHUNK_VECTORS = CHUNK / 4u;
 const LOADS = KEYS * VECTORS / THREADS; // vectors of K or V that an invocation stages
@@ -110,9 +113,9 @@ fn main(
     let thread = subgroup * subgroup_size + lane;
     let part = thread % PARTS;
     let d = params.head_dim / 4u; // vectors in a row
-    let first_query = (groups.x - 1u - group.x) * TILE_Q;
-    let q_first = group.y * params.query_len;
-    let kv_first = kv_start(group.y);
+    let first_query = (groups.y - 1u - group.y) * TILE_Q;
+    let q_first = group.x * params.query_len;
+    let kv_first = kv_start(group.x);
     let q_last = params.query_len - 1u;
     let count = visible_count(min(first_query + TILE_Q - 1u, q_last));
 
@@ -163,27 +166,32 @@ fn main(
                 kv_tile[piece / VECTORS * KV_STRIDE + piece % VECTORS] = next[i];
             }
             workgroupBarrier();
-            for (var i = 0u; i < LOADS; i++) {
-                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
-            }
-            for (var j = 0u; j < KEYS; j += BLOCK) {
-                var score: array<MatrixC, ROWS>;
-                for (var i = 0u; i < ROWS; i++) {
+            for (var j = 0u; j < KEYS; j += ABREAST * BLOCK) {
+                var score: array<MatrixC, ABREAST * ROWS>;
+                for (var i = 0u; i < ABREAST * ROWS; i++) {
                     score[i] = MatrixC();
                 }
                 for (var p = 0u; p < PIECES; p++) {
-                    let at = j * KV_STRIDE + p * BLOCK / 4u;
-                    let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
-                    for (var i = 0u; i < ROWS; i++) {
-                        score[i] = coopMultiplyAdd(query[i * PIECES + p], key, score[i]);
+                    for (var s = 0u; s < ABREAST; s++) {
+                        let at = (j + s * BLOCK) * KV_STRIDE + p * BLOCK / 4u;
+                        let key = coopLoad<MatrixB>(&kv_tile[at], KV_STRIDE);
+                        for (var i = 0u; i < ROWS; i++) {
+                            let slot = s * ROWS + i;
+                            score[slot] = coopMultiplyAdd(query[i * PIECES + p], key, score[slot]);
+                        }
                     }
                 }
-                for (var i = 0u; i < ROWS; i++) {
-                    let value = score[i];
-                    let at = (own + i * BLOCK) * SCORE_STRIDE + j / 4u;
-                    let to = &scores[at];
-                    coopStoreT(value, to, SCORE_STRIDE);
+                for (var s = 0u; s < ABREAST; s++) {
+                    for (var i = 0u; i < ROWS; i++) {
+                        let value = score[s * ROWS + i];
+                        let at = (own + i * BLOCK) * SCORE_STRIDE + (j + s * BLOCK) / 4u;
+                        let to = &scores[at];
+                        coopStoreT(value, to, SCORE_STRIDE);
+                    }
                 }
+            }
+            for (var i = 0u; i < LOADS; i++) {
+                next[i] = piece_of_v(kv_first, first, thread + i * THREADS);
             }
             workgroupBarrier();
 

@@ -3,9 +3,10 @@
 // A subgroup holds ROWS x COLUMNS blocks of 16 x 16 sums in its registers. Each step of 16 along k it
 // loads ROWS blocks of A and COLUMNS blocks of B and multiplies all by all, so the limit is how fast
 // workgroup memory feeds it: with 4 x 4 blocks 32 operations per byte in f16, with 2 x 2 half that.
-// With 32 lanes 4 x 4 blocks are 128 registers a lane of f32 sums, to which 20 of factors and 24 of
-// the next panels come. What the whole workgroup shares decides the traffic beyond: 128 x 256 does
-// 85 operations per byte of A and B that it fetches.
+// With 32 lanes 4 x 4 blocks are 128 registers a lane of f32 sums, to which 20 of factors and 32 of
+// the next panels come. What the whole workgroup shares decides the traffic beyond: 128 x 128 does
+// 64 operations per byte of A and B that it fetches, 128 x 256 does 85. Of the smaller two fit a
+// multiprocessor of 65,536 registers side by side, so that one multiplies while the other is at a barrier.
 //
 // Panels go from memory to registers while the ones before are multiplied, four elements a load, and
 // from there to workgroup memory between two barriers. Panels 16 deep take turns in two buffers, with
@@ -17,7 +18,7 @@
 // Workgroups in flight at the same time should share operands in the last cache: they go down GROUP
 // tiles of a column before they begin the next column.
 //
-// As it stands it has 35,328 bytes of workgroup memory. SUBGROUP_SIZE is how many lanes of a subgroup
+// As it stands it has 23,040 bytes of workgroup memory. SUBGROUP_SIZE is how many lanes of a subgroup
 // the tile is laid out for. Where the driver takes more, there are fewer subgroups, which take several
 // turns; where it takes fewer, those beyond the last one do as that one does.
 
@@ -29,7 +30,7 @@ alias Sum = f32; // sums, and elements of C
 
 const SUBGROUP_SIZE = 32u;
 const SUBGROUPS_M = 2u; // subgroups along a column of C
-const SUBGROUPS_N = 4u; // subgroups along a row of C
+const SUBGROUPS_N = 2u; // subgroups along a row of C
 const ROWS = 4u; // blocks along a column of C per subgroup
 const COLUMNS = 4u; // blocks along a row of C per subgroup
 const DEPTH = 32u; // columns of A and rows of B staged at a time
@@ -58,6 +59,7 @@ const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
 const_assert A_LOADS > 0u && A_LOADS * THREADS == TILE_M * A_VECTORS;
 const_assert B_LOADS > 0u && B_LOADS * THREADS == DEPTH * B_VECTORS;
 const_assert A_LOADS + B_LOADS <= 24u; // and so do the next panels
+const_assert countOneBits(THREADS) * countOneBits(A_VECTORS) * countOneBits(B_VECTORS) == 1u; // see `whole`
 
 alias MatrixA = coop_mat16x16<Input, A>;
 alias MatrixB = coop_mat16x16<Input, B>;
@@ -123,9 +125,15 @@ fn main(
     let a_first = group.z * params.m * (params.k / 4u); // in vectors
     let b_first = group.z * params.k * (params.n / 4u);
     let c_first = group.z * params.m * params.n;
+    // A panel that lies wholly inside A and B needs no limits. There an invocation's pieces are at one place
+    // and at steps from it that are the same for all: where piece `on` is, for in powers of two places add up.
+    let whole = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n;
+    let a_row = params.k / 4u;
+    let b_row = params.n / 4u;
+    let a_own = a_first + (first_row + row_of(local)) * a_row + local % A_VECTORS;
+    let b_own = b_first + first_column / 4u + local / B_VECTORS * b_row + local % B_VECTORS;
     // Rows of C must begin at 16 bytes for a block to be stored there.
-    let inside = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n
-        && params.n % 8u == 0u;
+    let inside = whole && params.n % 8u == 0u;
 
     for (var turn = 0u; turn < SUBGROUPS; turn += subgroup_count) {
         let own = min(turn + subgroup, SUBGROUPS - 1u);
@@ -165,11 +173,22 @@ fn main(
             workgroupBarrier();
 
             let next = first + DEPTH;
-            for (var i = 0u; i < A_LOADS; i++) {
-                a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
-            }
-            for (var i = 0u; i < B_LOADS; i++) {
-                b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+            if (whole && next + DEPTH <= params.k) {
+                for (var i = 0u; i < A_LOADS; i++) {
+                    let on = i * THREADS;
+                    a_next[i] = a[a_own + next / 4u + row_of(on) * a_row + on % A_VECTORS];
+                }
+                for (var i = 0u; i < B_LOADS; i++) {
+                    let on = i * THREADS;
+                    b_next[i] = b[b_own + (next + on / B_VECTORS) * b_row + on % B_VECTORS];
+                }
+            } else {
+                for (var i = 0u; i < A_LOADS; i++) {
+                    a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
+                }
+                for (var i = 0u; i < B_LOADS; i++) {
+                    b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+                }
             }
             for (var step = 0u; step < DEPTH; step += BLOCK) {
                 var left: array<MatrixA, ROWS>;

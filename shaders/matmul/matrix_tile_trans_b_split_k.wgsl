@@ -40,6 +40,7 @@ const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
 const_assert A_LOADS > 0u && A_LOADS * THREADS == TILE_M * VECTORS;
 const_assert B_LOADS > 0u && B_LOADS * THREADS == TILE_N * VECTORS;
 const_assert A_LOADS + B_LOADS <= 24u; // and so do the next panels
+const_assert countOneBits(THREADS) * countOneBits(VECTORS) == 1u; // see `whole`
 const_assert SPLITS <= 16u; // scratch memory has room for so many
 
 alias MatrixA = coop_mat16x16<Input, A>;
@@ -108,9 +109,15 @@ fn product(
     let a_first = batch * params.m * (params.k / 4u); // in vectors
     let b_first = batch * params.n * (params.k / 4u);
     let part_first = (part * params.batch + batch) * params.m * params.n;
+    // A panel that lies wholly inside A and B needs no limits. There an invocation's pieces are at one place
+    // and at steps from it that are the same for all: where piece `on` is, for in powers of two places add up.
+    let whole = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n;
+    let a_row = params.k / 4u;
+    let b_row = params.k / 4u;
+    let a_own = a_first + (first_row + row_of(local)) * a_row + local % VECTORS;
+    let b_own = b_first + (first_column + row_of(local)) * b_row + local % VECTORS;
     // Rows must begin at 16 bytes for a block to be stored there.
-    let inside = first_row + TILE_M <= params.m && first_column + TILE_N <= params.n
-        && params.n % 8u == 0u;
+    let inside = whole && params.n % 8u == 0u;
 
     for (var turn = 0u; turn < SUBGROUPS; turn += subgroup_count) {
         let own = min(turn + subgroup, SUBGROUPS - 1u);
@@ -142,11 +149,22 @@ fn product(
             workgroupBarrier();
 
             let next = first + DEPTH;
-            for (var i = 0u; i < A_LOADS; i++) {
-                a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
-            }
-            for (var i = 0u; i < B_LOADS; i++) {
-                b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+            if (whole && next + DEPTH <= params.k) {
+                for (var i = 0u; i < A_LOADS; i++) {
+                    let on = i * THREADS;
+                    a_next[i] = a[a_own + next / 4u + row_of(on) * a_row + on % VECTORS];
+                }
+                for (var i = 0u; i < B_LOADS; i++) {
+                    let on = i * THREADS;
+                    b_next[i] = b[b_own + next / 4u + row_of(on) * b_row + on % VECTORS];
+                }
+            } else {
+                for (var i = 0u; i < A_LOADS; i++) {
+                    a_next[i] = piece_of_a(a_first, first_row, next, local + i * THREADS);
+                }
+                for (var i = 0u; i < B_LOADS; i++) {
+                    b_next[i] = piece_of_b(b_first, first_column, next, local + i * THREADS);
+                }
             }
             for (var step = 0u; step < DEPTH; step += BLOCK) {
                 var left: array<MatrixA, ROWS>;
