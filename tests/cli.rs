@@ -1584,7 +1584,7 @@ fn two_builds_are_raced_in_fresh_processes_and_compared_pair_by_pair() {
             "--filter",
             "m16|attention",
             "--pairs",
-            "5",
+            "6",
             "--output",
             "out",
             "--format",
@@ -1598,7 +1598,7 @@ fn two_builds_are_raced_in_fresh_processes_and_compared_pair_by_pair() {
     assert_eq!(cases.len(), 2, "{comparison:#}");
     for case in cases {
         assert_eq!(case["method"], "paired_turns");
-        assert_eq!(case["baseline_process_count"], 5);
+        assert_eq!(case["baseline_process_count"], 6);
         assert!(case["p_value"].as_f64().unwrap() <= 1.0);
     }
     let sides = both_sides(&folder.path().join("out"));
@@ -1610,11 +1610,11 @@ fn two_builds_are_raced_in_fresh_processes_and_compared_pair_by_pair() {
     for (ours, theirs) in ratios(0).into_iter().zip(ratios(1)) {
         assert!((ours * theirs - 1.0).abs() < 1e-9, "{ours} and {theirs}");
     }
-    assert_eq!(ratios(1).len(), 5);
+    assert_eq!(ratios(1).len(), 6);
     for side in sides {
         must_follow(&schema("report"), &side);
         assert_eq!(side["status"], "complete");
-        assert_eq!((process_count(&side, 0), process_count(&side, 1)), (5, 5));
+        assert_eq!((process_count(&side, 0), process_count(&side, 1)), (6, 6));
         let times = at(&side, "/outcomes/0/time_s");
         assert_eq!(times["median"], times["process_medians"][0]);
     }
