@@ -492,7 +492,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "a lane's sums stay its own",
         kernel: "matmul/gemv_subgroup",
-        from: "subgroupAdd(sum[i * COLUMNS + j])",
+        from: "subgroupAdd(f32(sum[i * COLUMNS + j]))",
         to: "sum[i * COLUMNS + j]",
         shape: TOKENS,
     },
@@ -1587,16 +1587,18 @@ fn right_for_other_subgroups(number: usize, sizes: u32, wanted: impl Fn(&Kernel)
     let chosen = (kernels.iter()).filter(|k| k.engine == Engine::Matrix && wanted(k));
     let mut count = 0;
     for kernel in chosen {
+        let dtype = first_on(&units, kernel);
+        let real = units.contains(&tile_of(dtype)) && narrows(kernel);
         let mut values = TWINS[number].to_vec();
         for (name, values) in &mut values {
             match *name {
                 "SUBGROUP_SIZE" => *values = size,
                 "DEPTH" => *values = &[16],
+                // Places for more scores would not fit beside those of so many subgroups.
+                "KEYS" if !real => *values = &[16],
                 _ => {}
             }
         }
-        let dtype = first_on(&units, kernel);
-        let real = units.contains(&tile_of(dtype)) && narrows(kernel);
         let mut other = match real {
             true => narrowed(kernel, &values),
             false => twin(kernel, &values),
