@@ -2312,6 +2312,31 @@ mod fakes {
     }
 
     #[test]
+    fn a_runner_that_dies_building_several_at_once_is_asked_again_for_one_by_one() {
+        if !has_adapter() {
+            return skipped("no wgpu adapter");
+        }
+        let stage = Stage::new(&format!(
+            "while IFS= read -r line; do
+case $line in *'\"type\":\"build\"'*) echo died >>deaths; exit 3 ;; esac
+printf '%s\\n' \"$line\"
+done | '{}' worker --runner wgpu | sed -u 's/\"type\":\"variants\"/&,\"builds_at_once\":2/'",
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        // With time enough to look at several variants.
+        let cases = [
+            MATMUL,
+            "matmul m = 2, n = 2, k = 3",
+            "matmul m = 2, n = 2, k = 4",
+        ];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(2.0, &cases)).unwrap();
+        let report = stage.report(0, &[]);
+        assert_eq!(with_status(&report, "measured").len(), 3, "{report:#}");
+        let deaths = fs::read_to_string(stage.folder.path().join("deaths")).unwrap();
+        assert_eq!(deaths.lines().count(), 1);
+    }
+
+    #[test]
     fn spans_so_short_that_rates_overflow_do_not_cost_the_report() {
         // It calls once whatever is asked, or the lie would make each span take seconds.
         let stage = calling_once("s/\"host_s\":[^,}]*/\"host_s\":1e-302/g; ");
