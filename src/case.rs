@@ -238,8 +238,10 @@ fn besides(
             ) {
                 Ok(found) => outcome.regimes.extend(found),
                 Err(End::Implausible(reason)) => {
-                    let reason = format!("{}: {reason}", regime.label());
-                    outcome.regimes_reason.get_or_insert(reason);
+                    let before = outcome.regimes_reason.take();
+                    let before = before.map_or_else(String::new, |before| format!("{before}; "));
+                    let reason = format!("{before}{}: {reason}", regime.label());
+                    outcome.regimes_reason = Some(reason);
                 }
                 Err(End::Failed(_) | End::Skipped(_)) => {}
                 Err(end) => return Err(end),
@@ -609,15 +611,18 @@ fn regime_of(
         return Ok(None);
     };
     let cache = if set_count > 1 { "cold" } else { "hot" };
-    // Nothing else holds this time against what the device can do.
-    let mut judged = outcome.clone();
-    if let Some(labels) = &mut judged.labels {
-        cache.clone_into(&mut labels.cache);
-    }
-    judged.time_s = Some(time_s.clone());
-    normalise::set_rates(&mut judged);
-    if let Some(reason) = (conditions.implausible)(&judged) {
-        return Err(End::Implausible(reason));
+    // Nothing else holds a cold time against what the device can do. Zeros may be faster than the
+    // ceilings, whose data are not.
+    if set_count > 1 {
+        let mut judged = outcome.clone();
+        if let Some(labels) = &mut judged.labels {
+            cache.clone_into(&mut labels.cache);
+        }
+        judged.time_s = Some(time_s.clone());
+        normalise::set_rates(&mut judged);
+        if let Some(reason) = (conditions.implausible)(&judged) {
+            return Err(End::Implausible(reason));
+        }
     }
     Ok(Some(Regime {
         cache: cache.to_owned(),

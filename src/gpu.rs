@@ -12,6 +12,7 @@ use crate::error::one_line;
 use crate::hal;
 use crate::input::Element;
 use crate::machine;
+use crate::plan::BUFFER_STRIDE;
 use crate::protocol::{Device, FaultKind, Span, Timer};
 use crate::spirv;
 
@@ -439,10 +440,6 @@ impl Buffer {
         self.inner == other.inner
     }
 }
-
-/// Bytes that buffers which lie together are apart at least: where bindings may begin on any device
-/// (the largest `min_storage_buffer_offset_alignment` that WebGPU allows).
-pub const BUFFER_STRIDE: u64 = 256;
 
 /// Texels in a row of a texture that stands for a buffer; kernels know it as `TEXTURE_WIDTH`.
 pub const TEXTURE_WIDTH: u32 = 4096;
@@ -1420,7 +1417,7 @@ impl Gpu {
         };
         let (start, end) = (word(0), word(8));
         let last = clock.last.replace((start, end));
-        if self.info.backend == "metal" && last.0 != 0 && (start, end) == last {
+        if self.info.backend == "metal" && last.0 != 0 && last.1 > last.0 && (start, end) == last {
             // The system ends a command buffer that takes too long, wgpu takes it for a finished one, and
             // the timestamps are still those of the one before. Zeros are something else: a pair that
             // makes no sense, which Metal has been seen to give of work that was done.

@@ -744,6 +744,7 @@ impl Stopwatch<'_> {
             )),
             // Two agreed, and there was no time for the third.
             Some(_) => None,
+            None if burst.is_none() => None,
             None => Some(format!(
                 "the warm-up had time for one window; wanted three in a row within {percent:.0} %"
             )),

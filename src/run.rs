@@ -1080,7 +1080,7 @@ impl Work<'_> {
         ceilings: &[Ceiling],
     ) -> Outcome {
         let begun = Instant::now();
-        let (deaths_before, one_by_one_before) = (self.deaths, self.one_by_one);
+        let (deaths_before, mut one_by_one_before) = (self.deaths, self.one_by_one);
         // What was seen of each variant that a runner died of, and what became of the case by that.
         let mut killers: Vec<Tried> = Vec::new();
         let mut failed = None;
@@ -1096,7 +1096,11 @@ impl Work<'_> {
             killers.extend(outcome.tried.last().filter(|_| died).cloned());
             // A runner that died of several variants at once gets them one by one, and no one is blamed.
             let unsure =
-                self.one_by_one && !one_by_one_before && outcome.status == OutcomeStatus::Failed;
+                self.one_by_one && !one_by_one_before && !died && self.deaths > deaths_before;
+            one_by_one_before = self.one_by_one;
+            if unsure && self.deaths < DEATHS_MAX {
+                self.deaths = deaths_before;
+            }
             let again = died || unsure;
             let late = share_s.is_some_and(|share_s| begun.elapsed().as_secs_f64() >= share_s);
             if again

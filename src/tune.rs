@@ -960,7 +960,11 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
     /// Has variants built side by side; the seconds that each of them took of the search's time.
     fn build(&mut self, batch: &[Variant]) -> Result<f64, End> {
         let begun = Instant::now();
-        self.session.build_ahead(batch)?;
+        // What spills compiles longest, and nothing else shall wait for it.
+        let (spilling, lean): (Vec<_>, Vec<_>) =
+            (batch.iter().cloned()).partition(|variant| self.spilling.contains(variant));
+        self.session.build_ahead(&lean)?;
+        self.session.build_ahead(&spilling)?;
         #[allow(clippy::cast_precision_loss)] // a handful
         let count = batch.len().max(1) as f64;
         Ok(begun.elapsed().as_secs_f64() / count)

@@ -2337,6 +2337,24 @@ done | '{}' worker --runner wgpu | sed -u 's/\"type\":\"variants\"/&,\"builds_at
     }
 
     #[test]
+    fn a_runner_that_builds_nothing_side_by_side_and_is_wrong_is_not_asked_for_ever() {
+        if !has_adapter() {
+            return skipped("no wgpu adapter");
+        }
+        let refusal = r#"{"type":"error","kind":"internal","message":"not several"}"#;
+        let stage = Stage::new(&format!(
+            "'{}' worker --runner wgpu | sed -u 's/\"type\":\"variants\"/&,\"builds_at_once\":2/; s/^{{\"type\":\"built\".*/{refusal}/; s/\"values\":\\[[^]]*\\]/\"values\":[7,7,7,7]/'",
+            env!("CARGO_BIN_EXE_chipmark")
+        ));
+        let cases = ["matmul m = 2, n = 2, k = 3"];
+        fs::write(stage.folder.path().join("tiny.toml"), suite(2.0, &cases)).unwrap();
+        let done = stage.run(&[]);
+        assert_eq!(done.code, 4, "{done:?}");
+        let report = only_report(&stage.folder.path().join("out"));
+        assert_eq!(with_status(&report, "failed").len(), 1, "{report:#}");
+    }
+
+    #[test]
     fn spans_so_short_that_rates_overflow_do_not_cost_the_report() {
         // It calls once whatever is asked, or the lie would make each span take seconds.
         let stage = calling_once("s/\"host_s\":[^,}]*/\"host_s\":1e-302/g; ");

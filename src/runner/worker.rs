@@ -45,6 +45,8 @@ pub struct WgpuRunner {
     asked: (Option<String>, Option<String>, bool),
     /// What the case that is there was loaded from: seed, data and the number of sets.
     loaded: Option<(Case, u32, Data, u32)>,
+    /// Programs that a driver gave the device up over, and what it said.
+    refused: HashMap<Key, String>,
 }
 
 /// What there is once the device is open.
@@ -127,6 +129,7 @@ impl WgpuRunner {
             open: None,
             asked: (None, None, false),
             loaded: None,
+            refused: HashMap::new(),
         }
     }
 
@@ -212,7 +215,9 @@ impl WgpuRunner {
             )));
         }
         match &self.loaded {
-            Some((case, seed, data, set_count)) => open.load(case, *seed, data, *set_count),
+            Some((case, seed, data, set_count)) => open
+                .load(case, *seed, data, *set_count)
+                .map_err(|error| lost(error.message)),
             None => Ok(()),
         }
     }
@@ -279,7 +284,9 @@ impl WgpuRunner {
         let mut wanted: Vec<(Key, &Kernel, Vec<Access>)> = Vec::new();
         for variant in variants {
             let key = (variant.clone(), case.dtype, None);
-            let known = open.built.contains_key(&key) || wanted.iter().any(|(k, ..)| *k == key);
+            let known = open.built.contains_key(&key)
+                || self.refused.contains_key(&key)
+                || wanted.iter().any(|(k, ..)| *k == key);
             let kernel = (self.kernels.iter()).find(|kernel| kernel.name == variant.kernel);
             if let (false, Some(kernel)) = (known, kernel)
                 && let Ok(legal) = fit(kernel, &variant.variant, case, &open.gpu.capacity)
@@ -417,6 +424,11 @@ impl WgpuRunner {
         if let Some(error) = open.not_built.remove(&key) {
             return Err(error);
         }
+        if let Some(reason) = self.refused.get(&key) {
+            return Err(invalid(format!(
+                "compiling it lost the device before: {reason}"
+            )));
+        }
         let built = match open.built.get(&key) {
             Some(built) => built,
             None => {
@@ -433,6 +445,7 @@ impl WgpuRunner {
                 );
                 match result {
                     Err(error) if error.kind == FaultKind::DeviceLost => {
+                        self.refused.insert(key, error.message.clone());
                         self.reopen()?;
                         return Err(invalid(format!(
                             "compiling it lost the device, which was opened again: {}",
@@ -1262,6 +1275,21 @@ mod tests {
         assert!(matches!(prepared, Response::Ready { .. }), "{prepared:?}");
         assert_eq!(answers(&mut runner, 0), before);
         assert_eq!(runner.open.as_ref().unwrap().sets.len(), 2);
+        // What the device was lost over is not compiled again.
+        let key = (plain(), Dtype::F32, None);
+        runner.refused.insert(key, "no strategy left".to_owned());
+        runner.reopen().unwrap();
+        runner.handle(Request::Build {
+            variants: vec![plain()],
+        });
+        assert!(runner.open.as_ref().unwrap().built.is_empty());
+        match runner.handle(Request::Prepare { variant: plain() }) {
+            Response::Error {
+                kind: FaultKind::Validation,
+                message,
+            } => assert!(message.contains("no strategy left"), "{message}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
