@@ -17,6 +17,7 @@ use crate::op::{Case, Dtype};
 use crate::protocol::{Device, Tunables, Variant};
 use crate::report::Tried;
 use crate::shader;
+use crate::tune::TIME_UP;
 
 /// Variants kept of a case.
 const KEPT_MAX: usize = 4;
@@ -46,6 +47,20 @@ pub struct Entry {
     pub shader_sha256: String,
     /// Seconds that it took.
     pub time_s_median: f64,
+    /// Whether the search that found it had time for a look at every kernel. Earlier versions did not say.
+    #[serde(default)]
+    pub of_all: bool,
+}
+
+/// Whether a search had time to look at every kernel that it might have chosen.
+fn looked_at_all(tried: &[Tried]) -> bool {
+    let seen = |kernel: &str| {
+        (tried.iter()).any(|t| t.kernel == kernel && !["untried", "refused"].contains(&&*t.status))
+    };
+    let late = |t: &&Tried| {
+        t.status == "untried" && t.reason.as_deref().is_some_and(|r| r.starts_with(TIME_UP))
+    };
+    tried.iter().filter(late).all(|t| seen(&t.kernel))
 }
 
 impl Entry {
@@ -125,12 +140,22 @@ impl Cache {
         found.iter().map(Entry::variant).collect()
     }
 
+    /// Whether what is known of a case on a device was found by a search that looked at every kernel.
+    #[must_use]
+    pub fn is_of_all(&self, device: &Device, case: &Case) -> bool {
+        let id = case.id();
+        let entries = self.entries();
+        let mut of_case = entries.iter().filter(|entry| entry.is_of(device, &id));
+        of_case.all(|entry| entry.of_all)
+    }
+
     /// Keeps the best of what a search has timed at the case itself, in place of what was known.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn keep(&self, device: &Device, case: &Case, tried: &[Tried]) -> Result<()> {
         let id = case.id();
+        let of_all = looked_at_all(tried);
         let mut best: Vec<Entry> = tried
             .iter()
             .filter(|tried| tried.status == "timed" && tried.at_case_id.is_none())
@@ -148,6 +173,7 @@ impl Cache {
                     kernel: variant.kernel,
                     variant: variant.variant,
                     time_s_median: tried.time_s_median?,
+                    of_all,
                 })
             })
             .collect();
@@ -244,6 +270,30 @@ mod tests {
         Cache {
             path: folder.path().join("below/variants.json"),
         }
+    }
+
+    #[test]
+    fn a_search_that_had_no_time_for_some_kernel_is_known_to_have_been_cut_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder);
+        let left = |kernel: &str| {
+            let variant = Variant {
+                kernel: kernel.to_owned(),
+                variant: Tunables::new(),
+            };
+            entry(
+                &variant,
+                "untried",
+                Some(format!("{TIME_UP} (and 3 more like it)")),
+            )
+        };
+        // Other variants of a kernel that was looked at are no matter.
+        let seen = [timed(32, 1.0), left("matmul/workgroup_tile")];
+        cache.keep(&device("1"), &case(64), &seen).unwrap();
+        assert!(cache.is_of_all(&device("1"), &case(64)));
+        let unseen = [timed(32, 1.0), left("matmul/naive")];
+        cache.keep(&device("1"), &case(64), &unseen).unwrap();
+        assert!(!cache.is_of_all(&device("1"), &case(64)));
     }
 
     #[test]

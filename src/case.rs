@@ -825,6 +825,7 @@ mod tests {
             share_s: None,
             banned: &[],
             remembered: &[],
+            remembered_of_all: true,
             pinned: false,
             device: &device,
             ceilings: &[],

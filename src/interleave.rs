@@ -340,6 +340,7 @@ pub fn choose(
             share_s: None,
             banned: &[],
             remembered: &[],
+            remembered_of_all: true,
             pinned: false,
             device: &first.device,
             // The race is between searches that know nothing beforehand.

@@ -1215,6 +1215,7 @@ impl Work<'_> {
             share_s,
             banned: &self.banned,
             remembered: &remembered,
+            remembered_of_all: cache.is_some_and(|cache| cache.is_of_all(device, case)),
             pinned: pinned.is_some(),
             device,
             ceilings: &bounds,

@@ -435,6 +435,9 @@ pub struct Task<'a> {
     pub banned: &'a [Variant],
     /// Variants that an earlier search found best. While one of them works little else is looked at.
     pub remembered: &'a [Variant],
+    /// Whether that search looked at every kernel; else it is made as if it had not been, beginning with
+    /// what it found.
+    pub remembered_of_all: bool,
     /// Whether nothing else is looked at while one of those works.
     pub pinned: bool,
     /// The device, as far as what it can hold orders the search.
@@ -481,7 +484,7 @@ struct Search<'a, 's, 'r> {
 const CALLS_AFTER: f64 = 10.0;
 
 /// Why a variant was not looked at.
-const TIME_UP: &str = "the time for the search was up";
+pub(crate) const TIME_UP: &str = "the time for the search was up";
 const PINNED: &str = "the report that is replayed chose another";
 const REMEMBERED: &str = "an earlier search found others to be the best (--no-cache searches anew)";
 
@@ -625,7 +628,8 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
         let task = self.task;
         let scouting = task.scout != *task.case;
         let mut pool = self.look_again(offered.clone())?;
-        if pool.is_empty() {
+        if pool.is_empty() || !(task.remembered_of_all || task.pinned) {
+            let known = std::mem::take(&mut pool);
             let legal = self.without_banned(offered);
             let (mut variants, _) = self.session.case(&task.scout, task.seed, &Data::Uniform)?;
             variants.retain(|variant| legal.contains(variant));
@@ -633,6 +637,11 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
             self.look_around(&task.scout, &mut fields, &mut pool, scouting)?;
             if scouting {
                 pool = self.look_nearer(&legal, fields, pool)?;
+            }
+            for runner in known {
+                if !pool.iter().any(|other| other.variant == runner.variant) {
+                    pool.push(runner);
+                }
             }
             pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
         }
@@ -760,8 +769,8 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
     }
 
     /// What an earlier search found best, of what is offered, at the full size, and then for a short
-    /// while other variants of the same kernels, for that search may have been cut short. If nothing
-    /// that is known works the search begins as if nothing had been known.
+    /// while other variants of the same kernels. If nothing that is known works, or the search that found
+    /// it did not get to look at every kernel, what follows goes on as if nothing had been known.
     fn look_again(&mut self, offered: Vec<Variant>) -> Result<Vec<Runner>, End> {
         let task = self.task;
         let mut pool: Vec<Runner> = Vec::new();
@@ -778,7 +787,7 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
                 self.look_at(&inputs, variant.clone(), &mut pool)?;
             }
         }
-        if pool.is_empty() {
+        if pool.is_empty() || !(task.remembered_of_all || task.pinned) {
             return Ok(pool);
         }
         if task.pinned {
@@ -1706,6 +1715,7 @@ mod tests {
             share_s: None,
             banned: &[],
             remembered: &[],
+            remembered_of_all: true,
             pinned: false,
             device: &Device::default(),
             ceilings: &ceilings,
@@ -1715,6 +1725,47 @@ mod tests {
         let mut session = Session::new(fake, timer(), Duration::from_secs(9), &|| false);
         let ranking = choose(&task, &mut session, &mut tried);
         (ranking, tried)
+    }
+
+    #[test]
+    fn what_a_search_found_that_was_cut_short_is_where_the_next_begins_and_not_where_it_ends() {
+        let case = matmul(17, 32, 32);
+        let offers = [
+            offer("known", 0, |_| 3e-3, None),
+            offer("known", 1, |_| 2e-3, None),
+            offer("unseen", 0, |_| 1e-3, None),
+        ];
+        let remembered = [variant("known", 0, 0)];
+        let found = |remembered_of_all: bool| {
+            let mut runner = fake(&case, &offers, false);
+            let session =
+                &mut Session::new(&mut runner, timer(), Duration::from_secs(9), &|| false);
+            let task = Task {
+                case: &case,
+                scout: case.clone(),
+                seed: 1,
+                budget_s: 9.0,
+                case_budget_s: 9.0,
+                share_s: None,
+                banned: &[],
+                remembered: &remembered,
+                remembered_of_all,
+                pinned: false,
+                device: &Device::default(),
+                ceilings: &[],
+                runner: "fake",
+            };
+            let mut tried = Vec::new();
+            let best = choose(&task, session, &mut tried).unwrap().remove(0);
+            (best, tried)
+        };
+        let (best, tried) = found(true);
+        assert_eq!(best, variant("known", 1, 0));
+        let unseen = tried.iter().find(|t| t.kernel == "unseen").unwrap();
+        assert_eq!(unseen.reason.as_deref(), Some(REMEMBERED));
+        let (best, tried) = found(false);
+        assert_eq!(best, variant("unseen", 0, 0));
+        assert!(tried.iter().all(|t| t.status == "timed"), "{tried:?}");
     }
 
     #[test]
@@ -1789,6 +1840,7 @@ mod tests {
             share_s: None,
             banned: &[],
             remembered: &[],
+            remembered_of_all: true,
             pinned: false,
             device: &Device::default(),
             ceilings: &[],

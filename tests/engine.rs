@@ -86,6 +86,7 @@ fn searched(
         share_s: None,
         banned: &[],
         remembered: &[],
+        remembered_of_all: true,
         pinned: false,
         device: &device,
         ceilings: &[],
