@@ -956,6 +956,14 @@ pub fn kernels() -> Vec<Kernel> {
             features: &[Feature::Subgroup],
             requirements: TRANS_B_VEC4,
         }),
+        kernel!("matmul/subgroup_packed_u64", Matmul, {
+            whole_tiles: WHOLE,
+            tunables: SUBGROUP_PANEL,
+            passes: SUBGROUP_PACKED,
+            scratch: Some("operands"),
+            features: &[Feature::Subgroup, Feature::Int64],
+            requirements: MATMUL_QUADS,
+        }),
         kernel!("matmul/subgroup_packed_texture", Matmul, {
             whole_tiles: WHOLE,
             tunables: SUBGROUP_TEXTURE,
@@ -985,14 +993,6 @@ pub fn kernels() -> Vec<Kernel> {
                     ],
                 )]
             },
-        }),
-        kernel!("matmul/subgroup_packed_u64", Matmul, {
-            whole_tiles: WHOLE,
-            tunables: SUBGROUP_PANEL,
-            passes: SUBGROUP_PACKED,
-            scratch: Some("operands"),
-            features: &[Feature::Subgroup, Feature::Int64],
-            requirements: MATMUL_QUADS,
         }),
         kernel!("matmul/matrix_tile", Matmul, {
             whole_tiles: WHOLE,
