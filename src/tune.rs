@@ -508,6 +508,10 @@ const FINALISTS: usize = 8;
 /// size are looked at there.
 const LOOK_BESIDE: f64 = 0.7;
 
+/// Share of the whole case's time within which what is built already is looked at, also where the
+/// search's own is up: the final measurement gets less, and of the right variant.
+const LOOK_LATEST: f64 = 0.8;
+
 /// Calls that a look at a slow variant takes: when it is built, a warm-up, three samples, one to spare.
 const CALLS_OF_A_LOOK: f64 = 6.0;
 
@@ -614,14 +618,18 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
     }
 
     /// Whether there is time for a look, by `fraction` of the search's time or, as a call of what was
-    /// built in small takes about `call_s` and nothing is left to compile, by its end. Where a driver
-    /// compiles for seconds the first looks take what the later ones were to have, and those that
-    /// decide cost next to nothing.
+    /// built in small takes about `call_s` and nothing is left to compile, by its end or somewhat later.
+    /// Where a driver compiles for seconds the first looks take what the later ones were to have, and
+    /// those that decide cost next to nothing.
     fn affords(&self, fraction: f64, call_s: f64) -> bool {
         let look_s = CALLS_OF_A_LOOK * call_s;
         let after_s = self.started.elapsed().as_secs_f64() + look_s;
+        let latest_s = self
+            .task
+            .budget_s
+            .max(LOOK_LATEST * self.task.case_budget_s);
         !self.spent(fraction)
-            || after_s <= self.task.budget_s && after_s + self.reserve_s <= self.task.case_budget_s
+            || after_s <= latest_s && after_s + self.reserve_s <= self.task.case_budget_s
     }
 
     fn run(&mut self, offered: Vec<Variant>) -> Result<Vec<Variant>, End> {
