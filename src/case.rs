@@ -300,8 +300,7 @@ fn count_energy(
     let span_s = (times.host_median * f64::from(times.repeat_count)).max(1e-6);
     // Longer spans than those that are timed: between them the device idles.
     let most = f64::from(REPEAT_COUNT_MAX / times.repeat_count.max(1)).max(1.0);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    // at most what a span may hold
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped
     let longer = (ENERGY_SPAN_S / span_s).ceil().clamp(1.0, most) as u32;
     let repeat_count = times.repeat_count.saturating_mul(longer);
     let span_s = span_s * f64::from(longer);

@@ -16,7 +16,8 @@ use crate::variant::{Legal, SUBGROUP_SIZE, padding};
 /// most of what needs less not to (docs/kernels.md).
 const REGISTERS_MAX: u32 = 255;
 const REGISTERS_MAX_APPLE: u32 = 128;
-/// What Intel's GPUs have for an invocation in subgroups of 16 and Qualcomm's and Arm's hardly more.
+/// Assumed of all other GPUs, for the order of a search alone: Intel's threads have 4 KiB of registers,
+/// which is as many for each lane of a subgroup of 8.
 const REGISTERS_MAX_OTHERS: u32 = 128;
 
 /// Registers of one multiprocessor there.

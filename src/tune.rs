@@ -1700,6 +1700,25 @@ mod tests {
         }
     }
 
+    /// A search of nine seconds that knows nothing.
+    fn task<'a>(case: &'a Case, device: &'a Device) -> Task<'a> {
+        Task {
+            case,
+            scout: case.clone(),
+            seed: 1,
+            budget_s: 9.0,
+            case_budget_s: 9.0,
+            share_s: None,
+            banned: &[],
+            remembered: &[],
+            remembered_of_all: true,
+            pinned: false,
+            device,
+            ceilings: &[],
+            runner: "fake",
+        }
+    }
+
     fn search_of(
         fake: &mut Fake,
         scout: &Case,
@@ -1714,20 +1733,13 @@ mod tests {
             case_id: String::new(),
             runner: "fake".to_owned(),
         }];
+        let device = Device::default();
         let task = Task {
-            case,
             scout: scout.clone(),
-            seed: 1,
             budget_s,
             case_budget_s: 1.5 * budget_s,
-            share_s: None,
-            banned: &[],
-            remembered: &[],
-            remembered_of_all: true,
-            pinned: false,
-            device: &Device::default(),
             ceilings: &ceilings,
-            runner: "fake",
+            ..task(case, &device)
         };
         let mut tried = Vec::new();
         let mut session = Session::new(fake, timer(), Duration::from_secs(9), &|| false);
@@ -1744,24 +1756,15 @@ mod tests {
             offer("unseen", 0, |_| 1e-3, None),
         ];
         let remembered = [variant("known", 0, 0)];
+        let device = Device::default();
         let found = |remembered_of_all: bool| {
             let mut runner = fake(&case, &offers, false);
             let session =
                 &mut Session::new(&mut runner, timer(), Duration::from_secs(9), &|| false);
             let task = Task {
-                case: &case,
-                scout: case.clone(),
-                seed: 1,
-                budget_s: 9.0,
-                case_budget_s: 9.0,
-                share_s: None,
-                banned: &[],
                 remembered: &remembered,
                 remembered_of_all,
-                pinned: false,
-                device: &Device::default(),
-                ceilings: &[],
-                runner: "fake",
+                ..task(&case, &device)
             };
             let mut tried = Vec::new();
             let best = choose(&task, session, &mut tried).unwrap().remove(0);
@@ -1839,21 +1842,8 @@ mod tests {
         };
         let session = &mut Session::new(&mut runner, timer(), Duration::from_secs(9), &|| false);
         session.case(&case, 1, &Data::Uniform).unwrap();
-        let task = Task {
-            case: &case,
-            scout: case.clone(),
-            seed: 1,
-            budget_s: 9.0,
-            case_budget_s: 9.0,
-            share_s: None,
-            banned: &[],
-            remembered: &[],
-            remembered_of_all: true,
-            pinned: false,
-            device: &Device::default(),
-            ceilings: &[],
-            runner: "fake",
-        };
+        let device = Device::default();
+        let task = task(&case, &device);
         let fat = variant("fat", 0, 0);
         let mut search = Search::new(&task, session);
         search.ranks.insert(fat.clone(), 2);
