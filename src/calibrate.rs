@@ -234,6 +234,8 @@ pub fn calibrate(request: &Request, watcher: &mut dyn Watcher) -> Result<Finding
                 .to_string(),
             runner: first.runner.name.clone(),
             device: device.name.clone(),
+            backend: Some(device.backend.clone()),
+            driver: Some(device.driver.clone()),
             case_id: cases[0].id(),
             clocks,
             ..calibration
@@ -502,7 +504,17 @@ fn conclude_by_the_steadier(
         .zip(spreads(&medians))
         .any(|(minimum, median)| 2.0 * minimum < median);
     if steadier {
-        return concluded(&minima, &minima, MINIMUM);
+        let (by_minimum, called_same_count) = concluded(&minima, &minima, MINIMUM)?;
+        // It serves where medians are all that there is to compare.
+        let plain: Vec<f64> = medians
+            .iter()
+            .flat_map(|block| block.iter().take(2).copied())
+            .collect();
+        let calibration = Calibration {
+            process_relative_sd: stats::relative_sd(&plain),
+            ..by_minimum
+        };
+        return Some((calibration, called_same_count));
     }
     concluded(&medians, &medians, MEDIAN)
 }
@@ -646,6 +658,8 @@ fn conclude(
         made_at: String::new(),
         runner: String::new(),
         device: String::new(),
+        backend: None,
+        driver: None,
         case_id: String::new(),
         process_count,
         same_count: same.found.count,
@@ -763,10 +777,42 @@ impl Findings {
 }
 
 fn file_name(device: &Device, runner: &str) -> String {
-    format!("calibration-{}-{}.json", slug(&device.name), slug(runner))
+    let (name, backend) = (slug(&device.name), slug(&device.backend));
+    format!("calibration-{name}-{backend}-{}.json", slug(runner))
 }
 
-/// Writes a calibration where [`load`] finds it, or below a folder of the user's; an earlier one of
+/// Why a calibration says nothing of this device by this runner. One of a version that did not say what
+/// API and driver it is of is taken for any.
+fn of_another(calibration: &Calibration, device: &Device, runner: &str) -> Option<String> {
+    let differs = |one: &Option<String>, here: &str| one.as_deref().is_some_and(|one| one != here);
+    let other = calibration.device != device.name
+        || calibration.runner != runner
+        || differs(&calibration.backend, &device.backend)
+        || differs(&calibration.driver, &device.driver);
+    let through = |backend: Option<&str>, driver: Option<&str>| {
+        let parts: Vec<&str> = [backend, driver].into_iter().flatten().collect();
+        if parts.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", parts.join(", "))
+        }
+    };
+    other.then(|| {
+        format!(
+            "it is of {}{} by runner {}, not of {}{} by runner {runner}",
+            calibration.device,
+            through(
+                calibration.backend.as_deref(),
+                calibration.driver.as_deref()
+            ),
+            calibration.runner,
+            device.name,
+            through(Some(&device.backend), Some(&device.driver)),
+        )
+    })
+}
+
+/// Writes a calibration where [`wanted`] finds it, or below a folder of the user's; an earlier one of
 /// the same device and runner is replaced.
 ///
 /// # Errors
@@ -780,12 +826,6 @@ pub fn store(findings: &Findings, directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory).map_err(refuse)?;
     files::replace(&path, &text).map_err(refuse)?;
     Ok(path)
-}
-
-/// The calibration of this device by this runner, where one was stored.
-#[must_use]
-pub fn load(device: &Device, runner: &str) -> Option<Calibration> {
-    read(&files::settings()?.join(file_name(device, runner))).ok()
 }
 
 /// Reads a calibration.
@@ -819,29 +859,26 @@ pub fn read(path: &Path) -> Result<Calibration> {
 pub fn wanted(file: Option<&Path>, runner: &str, reach: &Reach) -> Result<Calibration> {
     let record = run::open(runner, reach)?.record;
     let (device, name) = (&record.device, &record.runner.name);
-    let Some(file) = file else {
-        return load(device, name).ok_or_else(|| {
-            let place = files::settings().map_or_else(
-                || "there is no folder for settings".to_owned(),
-                |folder| format!("{} is not there", folder.join(file_name(device, name)).display()),
-            );
-            Error::usage(format!(
-                "--calibrated: {} by runner {name} was not calibrated yet ({place}); run `chipmark calibrate` first",
-                device.name
-            ))
-        });
-    };
-    let calibration = read(file)?;
-    if calibration.device != device.name || calibration.runner != *name {
+    let folder = files::settings();
+    let stored = folder.map(|folder| folder.join(file_name(device, name)));
+    let Some(path) = file.or(stored.as_deref().filter(|path| path.exists())) else {
+        let place = stored.map_or_else(
+            || "there is no folder for settings".to_owned(),
+            |path| format!("{} is not there", path.display()),
+        );
         return Err(Error::usage(format!(
-            "--calibrated {}: it is of {} by runner {}, not of {} by runner {name}",
-            file.display(),
-            calibration.device,
-            calibration.runner,
-            device.name
+            "--calibrated: {} ({}) by runner {name} was not calibrated yet ({place}); run `chipmark calibrate` first",
+            device.name, device.backend
         )));
+    };
+    let calibration = read(path)?;
+    match of_another(&calibration, device, name) {
+        None => Ok(calibration),
+        Some(why) => Err(Error::usage(format!(
+            "--calibrated {}: {why}; run `chipmark calibrate` for this one",
+            path.display()
+        ))),
     }
-    Ok(calibration)
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use crate::energy::{WINDOW_S_MIN, energy, no_joules};
 use crate::input::Data;
-use crate::measure::{Measurement, Policy, REPEAT_COUNT_MAX, Trouble};
+use crate::measure::{Measurement, Policy, REPEAT_COUNT_MAX, Trouble, ask_spans};
 use crate::normalise;
 use crate::op::{Case, OpName, Shape};
 use crate::plan::RegimeName;
-use crate::protocol::{Request, Response, Variant};
+use crate::protocol::Variant;
 use crate::report::{
-    self, Energy, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried, Verification,
+    self, Energy, INTERRUPTED, Labels, Outcome, OutcomeStatus, Regime, SecondClock, Times, Tried,
+    Verification,
 };
 use crate::runner::Fault;
 use crate::telemetry::Sensors;
@@ -66,6 +67,9 @@ const NO_WORK: &str = "energy is counted for arithmetic and memory only";
 /// Two clocks that differ by more than this do not confirm each other.
 pub const CLOCKS_DIFFER: f64 = 0.05;
 
+/// Least length of a span where the slope of the host's clock is used in the place of the device's.
+const SLOPE_SPAN_S_MIN: f64 = 5e-3;
+
 /// What a case is measured under, besides the case itself.
 pub struct Conditions<'a> {
     /// Seconds for the whole case but its energy, for which [`energy_s`] comes on top.
@@ -87,6 +91,8 @@ pub struct Conditions<'a> {
     pub energy_until: Option<Instant>,
     /// The device's sensors.
     pub sensors: &'a Sensors,
+    /// What it drew before the first case, with nothing to do, where that is known.
+    pub idle_power_w: Option<f64>,
     /// Seconds of one launch, where that is known.
     pub launch_s: Option<f64>,
     /// How the runner ended after the headline was measured, if it did: the outcome stands, and the
@@ -194,7 +200,12 @@ pub fn measure_case(
     // The headline is there and right. What goes wrong from here on costs what it was for, and not
     // the headline, unless it shows that results are wrong.
     match besides(&mut outcome, task, session, conditions, &chosen, started) {
-        Ok(()) | Err(End::Interrupted) => {}
+        Ok(()) => {}
+        Err(End::Interrupted) => {
+            outcome
+                .energy_reason
+                .get_or_insert_with(|| format!("{INTERRUPTED} before it was counted"));
+        }
         Err(End::Wrong(reason)) => return Err(End::Wrong(reason)),
         Err(End::Fault(fault)) => {
             outcome
@@ -230,20 +241,24 @@ fn besides(
     if outcome.status == OutcomeStatus::Measured && !case.op.is_probe() {
         for &regime in conditions.regimes {
             let time_s_max = left().min(REGIME_S_MAX);
-            if time_s_max < REGIME_S_MIN {
-                break;
-            }
-            match regime_of(
-                task, session, conditions, chosen, outcome, regime, time_s_max,
-            ) {
+            let found = if time_s_max < REGIME_S_MIN {
+                let left_s = time_s_max.max(0.0);
+                Err(End::Skipped(format!(
+                    "{left_s:.2} s of the case's time were left"
+                )))
+            } else {
+                regime_of(
+                    task, session, conditions, chosen, outcome, regime, time_s_max,
+                )
+            };
+            match found {
                 Ok(found) => outcome.regimes.extend(found),
-                Err(End::Implausible(reason)) => {
+                Err(End::Implausible(reason) | End::Failed(reason) | End::Skipped(reason)) => {
                     let before = outcome.regimes_reason.take();
                     let before = before.map_or_else(String::new, |before| format!("{before}; "));
                     let reason = format!("{before}{}: {reason}", regime.label());
                     outcome.regimes_reason = Some(reason);
                 }
-                Err(End::Failed(_) | End::Skipped(_)) => {}
                 Err(end) => return Err(end),
             }
         }
@@ -328,24 +343,10 @@ fn count_energy(
             if (session.interrupted)() {
                 return Err(End::Interrupted);
             }
-            let request = Request::Measure {
-                repeat_count,
-                sample_count,
-                poison: false,
-            };
-            match session.runner.ask(&request, session.silence)? {
-                Response::Samples { samples } => {
-                    call_count += samples
-                        .iter()
-                        .map(|span| u64::from(span.repeat_count))
-                        .sum::<u64>();
-                }
-                Response::Error { message, .. } => return Err(End::Failed(message)),
-                _ => {
-                    return Err(End::Failed(
-                        "the runner answered a measurement with something else".to_owned(),
-                    ));
-                }
+            let silence = session.silence;
+            let spans = ask_spans(session.runner, silence, repeat_count, sample_count, false);
+            for span in spans.map_err(ended)? {
+                call_count += u64::from(span.repeat_count);
             }
         }
         Ok(call_count)
@@ -357,6 +358,7 @@ fn count_energy(
             right(session, case, task.seed, &Data::Uniform, chosen, set_index)?;
             outcome.energy = Some(Energy {
                 cache: Some(cache),
+                idle_power_w: conditions.idle_power_w,
                 ..counted
             });
             normalise::set_rates(outcome);
@@ -465,7 +467,7 @@ fn second_opinion(
     }
     let policy = Policy {
         host_slope: true,
-        span_s_min: policy.span_s_min.max(5e-3),
+        span_s_min: policy.span_s_min.max(SLOPE_SPAN_S_MIN),
         time_s_max: policy.time_s_max.min(REGIME_S_MAX),
         warm_up_s_max: 0.3,
         ..*policy
@@ -543,6 +545,7 @@ fn left_out(
     }
     right(session, &case, task.seed, &Data::Uniform, chosen, 0)?;
     let policy = Policy::glance(&session.timer, 6, 0.5, session.silence);
+    let policy = by_clock_of(outcome, policy);
     let double_s = session.measure(&policy).map_err(ended)?.summary.min;
     if double_s < GROWTH_MIN * single_s {
         // Once more side by side, for the machine may have been busier then than it is now.
@@ -557,6 +560,33 @@ fn left_out(
             case.id()
         )
     }))
+}
+
+/// A policy by the clock that the headline was timed by in the end: where that of the device was given
+/// up, nothing that stands beside the headline is timed by it.
+#[must_use]
+pub fn by_clock_of(outcome: &Outcome, policy: Policy) -> Policy {
+    let timer = outcome.labels.as_ref().map(|labels| &*labels.timer);
+    if timer != Some("host_slope") {
+        return policy;
+    }
+    Policy {
+        host_slope: true,
+        span_s_min: policy.span_s_min.max(SLOPE_SPAN_S_MIN),
+        ..policy
+    }
+}
+
+/// Why a time cannot stand beside the headline: it came from another clock.
+#[must_use]
+pub fn by_another_clock(outcome: &Outcome, measurement: &Measurement) -> Option<String> {
+    let headline = &*outcome.labels.as_ref()?.timer;
+    (headline != measurement.clock).then(|| {
+        format!(
+            "it was timed by the {} clock, and the headline by the {headline} clock",
+            measurement.clock
+        )
+    })
 }
 
 /// The chosen variant under other conditions; `None` where they cannot be brought about here.
@@ -582,15 +612,9 @@ fn regime_of(
         }
         RegimeName::Zero => (Data::Zero, 1),
     };
-    match session.case_in_sets(case, task.seed, &data, set_count) {
-        Ok(_) => {}
-        // So many buffers do not fit, or the runner does not do this: the headline stands alone.
-        Err(End::Skipped(_) | End::Failed(_)) => return Ok(None),
-        Err(end) => return Err(end),
-    }
-    if session.prepare(chosen)?.is_err() {
-        return Ok(None);
-    }
+    // Where so many buffers do not fit, or the runner does not do this, the headline stands alone.
+    session.case_in_sets(case, task.seed, &data, set_count)?;
+    session.prepare(chosen)?.map_err(End::Failed)?;
     right(session, case, task.seed, &data, chosen, 0)?;
     // Until it has settled, as the headline did: a clock that is still high after the pause would be
     // taken for what the regime does.
@@ -599,7 +623,11 @@ fn regime_of(
         audit_s: 0.0,
         ..Policy::thorough(&session.timer, time_s_max, session.silence)
     };
+    let policy = by_clock_of(outcome, policy);
     let measurement = session.measure(&policy).map_err(ended)?;
+    if let Some(reason) = by_another_clock(outcome, &measurement) {
+        return Err(End::Failed(reason));
+    }
     if let Some(reason) = without_variance(&measurement, session.timer.quantum_s) {
         return Err(End::Implausible(reason));
     }
@@ -639,14 +667,7 @@ fn regime_of(
 /// that the runner could not foresee.
 fn any_set(session: &mut Session<'_>, set_count: u32) -> Result<u32, End> {
     if set_count > 1 {
-        let round = Request::Measure {
-            repeat_count: set_count,
-            sample_count: 1,
-            poison: false,
-        };
-        if let Response::Error { message, .. } = session.runner.ask(&round, session.silence)? {
-            return Err(End::Failed(message));
-        }
+        ask_spans(session.runner, session.silence, set_count, 1, false).map_err(ended)?;
     }
     Ok(verify::entropy() % set_count)
 }
@@ -775,6 +796,7 @@ mod tests {
 
     use crate::op::Dtype;
     use crate::protocol::PROTOCOL_VERSION;
+    use crate::protocol::{Request, Response};
     use crate::runner::{Conversation, InProcess, native};
     use crate::stats::Summary;
     use crate::telemetry::Meter;
@@ -792,17 +814,24 @@ mod tests {
     /// What comes of a case on the processor, with a window of 2 s for its energy.
     fn outcome(case: &Case, change: impl Fn(&mut Conditions<'_>)) -> Outcome {
         // A machine that stops for a while makes times untrue, and is not what is asked here.
-        let mut seen = attempt(case, &change);
+        let mut seen = attempt(case, &change, false);
         for _ in 0..4 {
             if !matches!(seen, Err(End::Implausible(_))) {
                 break;
             }
-            seen = attempt(case, &change);
+            seen = attempt(case, &change, false);
         }
         seen.unwrap()
     }
 
-    fn attempt(case: &Case, change: impl Fn(&mut Conditions<'_>)) -> Result<Outcome, End> {
+    /// One attempt, which a signal cuts off after the headline if `interrupt`.
+    fn attempt(
+        case: &Case,
+        change: impl Fn(&mut Conditions<'_>),
+        interrupt: bool,
+    ) -> Result<Outcome, End> {
+        let over = std::cell::Cell::new(false);
+        let interrupted = || interrupt && over.get();
         let mut runner = InProcess(native("host").unwrap());
         let silence = Duration::from_secs(60);
         let hello = Request::Hello {
@@ -814,7 +843,7 @@ mod tests {
         let Response::Hello { device, timer, .. } = runner.ask(&hello, silence).unwrap() else {
             panic!("no device")
         };
-        let mut session = Session::new(&mut runner, timer, silence, &|| false);
+        let mut session = Session::new(&mut runner, timer, silence, &interrupted);
         let task = Task {
             case,
             scout: case.clone(),
@@ -840,9 +869,10 @@ mod tests {
             energy_window_s: 2.0,
             energy_until: None,
             sensors: &metered(),
+            idle_power_w: None,
             launch_s: None,
             fault: None,
-            watch: &mut |_| {},
+            watch: &mut |moment| over.set(over.get() || matches!(moment, Moment::End(_))),
         };
         change(&mut conditions);
         measure_case(&task, &mut session, &mut conditions, &mut Vec::new())
@@ -886,6 +916,39 @@ mod tests {
         assert_eq!(outcome.regimes, []);
         let reason = outcome.regimes_reason.unwrap();
         assert_eq!(reason, "cold: faster than the memory");
+    }
+
+    #[test]
+    fn a_regime_that_there_is_no_time_for_says_so() {
+        let outcome = outcome(&product(64), |conditions| {
+            conditions.budget_s = 0.3;
+            conditions.energy_window_s = 0.0;
+            conditions.regimes = &[RegimeName::Zero];
+        });
+        assert_eq!(outcome.regimes, []);
+        let reason = outcome.regimes_reason.unwrap();
+        assert!(reason.starts_with("zero: "), "{reason}");
+        assert!(
+            reason.ends_with("s of the case's time were left"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn what_a_signal_cut_off_is_said_to_have_been() {
+        let mut outcome = attempt(&product(64), |_| {}, true);
+        for _ in 0..4 {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = attempt(&product(64), |_| {}, true);
+        }
+        let outcome = outcome.unwrap();
+        assert_eq!(
+            (outcome.status, outcome.energy),
+            (OutcomeStatus::Measured, None)
+        );
+        assert!(outcome.energy_reason.unwrap().starts_with(INTERRUPTED));
     }
 
     #[test]

@@ -523,7 +523,7 @@ pub fn kernels() -> Vec<Kernel> {
         tune("HEAD_DIM", &[128, 64, 256, 32]),
         tune("THREADS", &[64, 128, 32]),
         tune("ROWS", &[4, 1, 8]),
-        tune("SPLITS", &[32, 8, 128]),
+        tune("SPLITS", &[32, 8, 16, 128]),
     ];
     const DECODE_SUBGROUP: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 8, 4, 16, 64]),
@@ -532,7 +532,7 @@ pub fn kernels() -> Vec<Kernel> {
         tune("SUBGROUPS", &[4, 1]),
         tune("ROWS", &[4, 1, 8]),
         tune("BLOCK", &[4, 8, 2]),
-        tune("SPLITS", &[32, 8, 128]),
+        tune("SPLITS", &[32, 8, 16, 128]),
     ];
     const FLASH: &[Tunable] = &[
         tune("HEAD_DIM", &[64, 128, 256, 32]),

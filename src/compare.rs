@@ -602,7 +602,9 @@ fn weigh(
         calibration(other_report, candidate),
     ];
     let raced = base_report.interleave_id.is_some()
-        && base_report.interleave_id == other_report.interleave_id;
+        && base_report.interleave_id == other_report.interleave_id
+        // A side of a race held against itself is not the race.
+        && base != other;
     let by_turns = raced && has_turns(base) && has_turns(other);
     // A calibration may have found that medians scatter with other work on the machine.
     let by_minimum = !by_turns
@@ -625,9 +627,13 @@ fn weigh(
     ) = (ours.len(), theirs.len());
     let interleaved = raced && ours.len() == theirs.len();
     let calibrated = calibrations.iter().flatten().map(|c| {
-        // What turns can tell, processes one after the other cannot.
-        if interleaved && (by_turns || c.statistic != TURNS) {
+        let minima_alone = c.statistic == MINIMUM && !by_minimum;
+        // What turns can tell, processes one after the other cannot, nor medians what minima can.
+        if interleaved && (by_turns || c.statistic != TURNS) && !minima_alone {
             c.tie_width
+        } else if minima_alone {
+            let of_medians = 2.0 * c.process_relative_sd;
+            c.width_apart().max(of_medians).max(TIE_WIDTH)
         } else {
             // Multiply-adds, on which it was found, repeat better than most else does.
             c.width_apart().max(TIE_WIDTH)
@@ -1120,6 +1126,8 @@ mod tests {
             made_at: String::new(),
             runner: "wgpu".to_owned(),
             device: String::new(),
+            backend: None,
+            driver: None,
             case_id: String::new(),
             process_count: 6,
             same_count: 1,
@@ -1291,11 +1299,35 @@ mod tests {
         let mut short = with_turns(1.03, "y", TURNS);
         short.calibration.as_mut().unwrap().apart_width = None;
         assert_eq!(short.calibration.as_ref().unwrap().width_apart(), 0.2);
+        // A side of a race held against itself is not the race: its ratios are to the other side.
+        assert_eq!(case(&base, &base, None).verdict, Verdict::Same);
         // A calibration by medians is a wider one, and holds for turns too.
         let base = with_turns(1.0 / 1.03, "x", MEDIAN);
         let found = case(&base, &with_turns(1.03, "x", MEDIAN), None);
         assert_eq!(found.method, Some(Method::PairedTurns));
         assert_eq!(found.tie_width, Some(0.008));
+    }
+
+    #[test]
+    fn where_there_are_but_medians_a_calibration_by_minima_is_no_narrower_than_they_scatter() {
+        let by_minima = |medians: &[f64]| {
+            let mut report = calibrated(of_processes(medians, None), 0.03, 0.2);
+            let calibration = report.calibration.as_mut().unwrap();
+            MINIMUM.clone_into(&mut calibration.statistic);
+            calibration.apart_width = Some(0.04);
+            report
+        };
+        let base = by_minima(&STEADY);
+        assert_eq!(case(&base, &base, None).tie_width, Some(0.4));
+        let with_minima = |mut report: Report| {
+            let times = report.outcomes[0].time_s.as_mut().unwrap();
+            times.process_minima.clone_from(&times.process_medians);
+            report
+        };
+        let base = with_minima(base);
+        let found = case(&base, &with_minima(by_minima(&times(1.1))), None);
+        assert_eq!(found.tie_width, Some(0.04));
+        assert_eq!(found.verdict, Verdict::Slower);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use wgpu::{Backend, Backends, DeviceType, Features};
@@ -526,16 +527,17 @@ pub struct Call {
     pipeline: Pipeline,
     /// One for each set of buffers that successive calls take by turns and each layout.
     bindings: Vec<Vec<wgpu::BindGroup>>,
-    /// The set that the next call takes.
-    turn: Cell<usize>,
+    /// The set that the next call takes. Only one thread encodes at a time.
+    turn: AtomicUsize,
     grids: Vec<[u32; 3]>,
 }
 
 impl Call {
     /// Encodes one call on the set whose turn it is. `bound` says what the pass has bound.
     fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, bound: &mut Option<(usize, usize)>) {
-        let turn = self.turn.get();
-        self.turn.set((turn + 1) % self.bindings.len());
+        let turn = self.turn.load(Ordering::Relaxed);
+        let next = (turn + 1) % self.bindings.len();
+        self.turn.store(next, Ordering::Relaxed);
         for ((stage, layout), grid) in self.pipeline.stages.iter().zip(&self.grids) {
             if *bound != Some((turn, *layout)) {
                 pass.set_bind_group(0, &self.bindings[turn][*layout], &[]);
@@ -548,9 +550,7 @@ impl Call {
 }
 
 struct Clock {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    readable: wgpu::Buffer,
+    stamps: Stamps,
     /// Seconds of one tick, as the API states it.
     period_s: f64,
     /// Smallest difference seen between timestamps.
@@ -559,11 +559,57 @@ struct Clock {
     last: Cell<(u64, u64)>,
 }
 
-impl Clock {
+/// Where a span's two timestamps are written, and where they are read.
+struct Stamps {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    readable: wgpu::Buffer,
+}
+
+impl Stamps {
     /// Brings the two timestamps to where the host can read them.
     fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, 16);
+    }
+}
+
+/// What it takes to encode a span of calls, on any thread.
+struct Encoding<'a> {
+    compiler: &'a Compiler,
+    stamps: Option<&'a Stamps>,
+    /// Whether the timestamps are resolved with the work.
+    resolves: bool,
+    call: &'a Call,
+    repeat_count: u32,
+}
+
+impl Encoding<'_> {
+    fn encode(&self) -> GpuResult<wgpu::CommandBuffer> {
+        self.compiler.guarded(|| {
+            let mut encoder = self
+                .compiler
+                .device
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: self.stamps.map(|stamps| wgpu::ComputePassTimestampWrites {
+                        query_set: &stamps.queries,
+                        beginning_of_pass_write_index: Some(0),
+                        end_of_pass_write_index: Some(1),
+                    }),
+                });
+                let mut bound = None;
+                for _ in 0..self.repeat_count {
+                    self.call.dispatch(&mut pass, &mut bound);
+                }
+            }
+            if let Some(stamps) = self.stamps.filter(|_| self.resolves) {
+                stamps.resolve(&mut encoder);
+            }
+            encoder.finish()
+        })
     }
 }
 
@@ -891,13 +937,17 @@ impl Gpu {
                 })
             };
             Clock {
-                queries: device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("timestamps"),
-                    ty: wgpu::QueryType::Timestamp,
-                    count: 2,
-                }),
-                resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
-                readable: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+                stamps: Stamps {
+                    queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                        label: Some("timestamps"),
+                        ty: wgpu::QueryType::Timestamp,
+                        count: 2,
+                    }),
+                    resolved: buffer(
+                        wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                    ),
+                    readable: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+                },
                 period_s: f64::from(queue.get_timestamp_period()) * 1e-9,
                 quantum_s: Cell::new(f64::from(queue.get_timestamp_period()) * 1e-9),
                 last: Cell::new((0, 0)),
@@ -1252,7 +1302,7 @@ impl Gpu {
         Ok(Call {
             pipeline: pipeline.clone(),
             bindings,
-            turn: Cell::new(0),
+            turn: AtomicUsize::new(0),
             grids,
         })
     }
@@ -1265,31 +1315,77 @@ impl Gpu {
     /// # Errors
     /// When the device objects or is lost.
     pub fn run(&self, call: &Call, repeat_count: u32) -> GpuResult<Span> {
-        let commands = self.guarded(|| {
-            let mut encoder = self
-                .device
-                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: self.clock.as_ref().map(|clock| {
-                        wgpu::ComputePassTimestampWrites {
-                            query_set: &clock.queries,
-                            beginning_of_pass_write_index: Some(0),
-                            end_of_pass_write_index: Some(1),
-                        }
-                    }),
-                });
-                let mut bound = None;
-                for _ in 0..repeat_count {
-                    call.dispatch(&mut pass, &mut bound);
+        self.run_encoded(self.encoding(call, repeat_count).encode()?, repeat_count)
+    }
+
+    /// [`Gpu::run`] `span_count` times. On a GPU each span is encoded while the one before it runs: of
+    /// calls of microseconds the host encodes hardly more than the device does in that time, and the
+    /// device would idle for half of it.
+    ///
+    /// # Errors
+    /// When the device objects or is lost.
+    pub fn run_spans(
+        &self,
+        call: &Call,
+        repeat_count: u32,
+        span_count: u32,
+    ) -> GpuResult<Vec<Span>> {
+        if span_count < 2 || !self.encodes_ahead() {
+            return (0..span_count)
+                .map(|_| self.run(call, repeat_count))
+                .collect();
+        }
+        self.run_ahead(call, repeat_count, span_count)
+    }
+
+    /// Whether a second thread may encode: where the clock is the device's own, since the host's would
+    /// tell the two threads' waiting for each other as well, where wgpu has no lock around the whole
+    /// API, and where the processor is not what is measured.
+    fn encodes_ahead(&self) -> bool {
+        self.clock.is_some()
+            && !self.resolves_apart()
+            && self.info.device_type != "cpu"
+            && std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
+    }
+
+    /// [`Gpu::run_spans`], with a thread that encodes.
+    pub(crate) fn run_ahead(
+        &self,
+        call: &Call,
+        repeat_count: u32,
+        span_count: u32,
+    ) -> GpuResult<Vec<Span>> {
+        let encoding = self.encoding(call, repeat_count);
+        std::thread::scope(|scope| {
+            // Without room: no more than one span is encoded ahead.
+            let (sender, receiver) = mpsc::sync_channel(0);
+            scope.spawn(move || {
+                for _ in 0..span_count {
+                    let commands = encoding.encode();
+                    let failed = commands.is_err();
+                    if sender.send(commands).is_err() || failed {
+                        break;
+                    }
                 }
-            }
-            if let Some(clock) = self.clock.as_ref().filter(|_| !self.resolves_apart()) {
-                clock.resolve(&mut encoder);
-            }
-            encoder.finish()
-        })?;
+            });
+            receiver
+                .iter()
+                .map(|commands| self.run_encoded(commands?, repeat_count))
+                .collect()
+        })
+    }
+
+    fn encoding<'a>(&'a self, call: &'a Call, repeat_count: u32) -> Encoding<'a> {
+        Encoding {
+            compiler: &self.compiler,
+            stamps: self.clock.as_ref().map(|clock| &clock.stamps),
+            resolves: !self.resolves_apart(),
+            call,
+            repeat_count,
+        }
+    }
+
+    fn run_encoded(&self, commands: wgpu::CommandBuffer, repeat_count: u32) -> GpuResult<Span> {
         let started = Instant::now();
         let submission = self.guarded(|| self.queue.submit([commands]))?;
         let submit_s = started.elapsed().as_secs_f64();
@@ -1404,12 +1500,12 @@ impl Gpu {
                 let mut encoder = self
                     .device
                     .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                clock.resolve(&mut encoder);
+                clock.stamps.resolve(&mut encoder);
                 self.queue.submit([encoder.finish()])
             })?;
         }
         let mut bytes = [0u8; 16];
-        self.map(&clock.readable, &mut bytes)?;
+        self.map(&clock.stamps.readable, &mut bytes)?;
         let word = |at: usize| {
             let mut word = [0u8; 8];
             word.copy_from_slice(&bytes[at..at + 8]);

@@ -357,15 +357,24 @@ pub fn choose(
             .into_iter()
             .next()
             .ok_or_else(|| End::Failed("no variant was chosen".to_owned()))?;
-        if case.exact() {
-            let variant = &choice.variant;
-            session.case(case, seed, &Data::Integer)?;
-            session.prepare(variant)?.map_err(End::Failed)?;
-            choice.verification_exact =
-                Some(right(session, case, seed, &Data::Integer, variant, 0)?);
-        }
+        choice.verification_exact = right_on_integers(session, case, seed, &choice.variant)?;
         Ok(choice)
     })
+}
+
+/// The check of a variant on integers, where the case has one.
+fn right_on_integers(
+    session: &mut Session<'_>,
+    case: &Case,
+    seed: u32,
+    variant: &Variant,
+) -> std::result::Result<Option<Verification>, End> {
+    if !case.exact() {
+        return Ok(None);
+    }
+    session.case(case, seed, &Data::Integer)?;
+    session.prepare(variant)?.map_err(End::Failed)?;
+    right(session, case, seed, &Data::Integer, variant, 0).map(Some)
 }
 
 /// One side of the race.
@@ -556,8 +565,24 @@ fn race_case(
         Err(end) => return alone(1, end),
     };
     if let Some(variant) = common(&first, &second) {
-        first.variant.clone_from(&variant);
-        second.variant = variant;
+        let choices = [&mut first, &mut second];
+        for (index, choice) in choices.into_iter().enumerate() {
+            if choice.variant == variant {
+                continue;
+            }
+            choice.variant.clone_from(&variant);
+            // What was checked on integers is the variant that it gave up.
+            let side = &sides[index];
+            let checked = reopen(side.name, &options.reach, &side.record).and_then(|mut opened| {
+                with_session(&mut opened, options.reach.silence, |session| {
+                    right_on_integers(session, case, seed, &variant)
+                })
+            });
+            match checked {
+                Ok(verification) => choice.verification_exact = verification,
+                Err(end) => return alone(index, end),
+            }
+        }
     }
     let choices = [first, second];
     let contestants = [0, 1].map(|index| Contestant {

@@ -4,7 +4,7 @@
 //! JSON Lines: the first line says what the run is, each further one holds an outcome. The file lies
 //! in the report folder and goes once the report is there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,8 @@ const ENDING: &str = ".unfinished.jsonl";
 /// What must be equal for one run to go on where another stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
+    /// Name of the machine: what two of them measured is no one report, however alike they are.
+    pub machine: String,
     /// Version and commit of the program.
     pub tool: String,
     /// SHA-256 of the suite.
@@ -105,6 +107,9 @@ impl Journal {
             .and_then(|()| file.as_file().sync_all())
             .map_err(|error| refuse(file.path(), &error))?;
         let (file, path) = file.keep().map_err(|error| refuse(folder, &error.error))?;
+        // Held while the run goes on, so that no other takes it for one that was cut off. File systems
+        // without locks have none of that.
+        let _ = file.try_lock();
         Ok(Self { path, file })
     }
 
@@ -140,20 +145,26 @@ fn line(value: &impl Serialize) -> Result<String> {
     Ok(text)
 }
 
-/// The newest unfinished run in `folder` that is the same as `identity`. A last line that was cut
-/// off is left out: its case runs again.
+/// The newest unfinished run in `folder` that is the same as `identity`, and that nobody is at work on. A
+/// last line that was cut off is left out: its case runs again.
 ///
 /// # Errors
 /// A usage error where there is none, naming those that are there and what differs.
 pub fn find(folder: &Path, identity: &Identity) -> Result<Unfinished> {
     let mut found: Vec<(Head, Unfinished)> = Vec::new();
+    let mut under_way = None;
     for entry in fs::read_dir(folder).map_err(|error| refuse(folder, &error))? {
         let path = entry.map_err(|error| refuse(folder, &error))?.path();
         let is_journal = path
             .file_name()
             .and_then(std::ffi::OsStr::to_str)
             .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(ENDING));
-        if is_journal && let Some(read) = read(&path) {
+        if !is_journal {
+            continue;
+        }
+        if is_under_way(&path) {
+            under_way = Some(path);
+        } else if let Some(read) = read(&path) {
             found.push(read);
         }
     }
@@ -165,12 +176,16 @@ pub fn find(folder: &Path, identity: &Identity) -> Result<Unfinished> {
     {
         return Ok(unfinished.clone());
     }
-    Err(Error::usage(match found.last() {
-        None => format!(
+    Err(Error::usage(match (found.last(), under_way) {
+        (None, Some(path)) => format!(
+            "--resume: the run of {} is still under way; start another without --resume",
+            path.display()
+        ),
+        (None, None) => format!(
             "--resume: {} holds no unfinished run; start one without --resume",
             folder.display()
         ),
-        Some((head, unfinished)) => format!(
+        (Some((head, unfinished)), _) => format!(
             "--resume: the unfinished run of {} in {} differs in {}; repeat its command, or start anew without --resume",
             head.started_at,
             unfinished.path.display(),
@@ -179,9 +194,16 @@ pub fn find(folder: &Path, identity: &Identity) -> Result<Unfinished> {
     }))
 }
 
+/// Whether a process still writes a run's file.
+fn is_under_way(path: &Path) -> bool {
+    let locked = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    File::open(path).is_ok_and(locked)
+}
+
 fn differences(one: &Identity, other: &Identity) -> String {
     let mut names = Vec::new();
     for (name, differs) in [
+        ("machine", one.machine != other.machine),
         ("the program's version or commit", one.tool != other.tool),
         ("suite", one.suite_sha256 != other.suite_sha256),
         (
@@ -226,6 +248,7 @@ mod tests {
 
     fn identity() -> Identity {
         Identity {
+            machine: "m".to_owned(),
             tool: "0.1.0 abc".to_owned(),
             suite_sha256: "s".to_owned(),
             cases_sha256: "c".to_owned(),
@@ -261,13 +284,15 @@ mod tests {
         // The process dies in the middle of a line.
         let half = &line(&outcome(12)).unwrap()[..40];
         journal.file.write_all(half.as_bytes()).unwrap();
+        let path = journal.path().to_owned();
+        drop(journal);
         let found = find(folder.path(), &identity()).unwrap();
         assert_eq!(found.outcomes, [outcome(4), outcome(8)]);
         assert_eq!(
             (found.seed, found.started_at.as_str()),
             (7, "2026-01-02T00:00:00Z")
         );
-        journal.finish();
+        fs::remove_file(path).unwrap();
         assert!(
             find(folder.path(), &identity())
                 .unwrap()
@@ -295,5 +320,21 @@ mod tests {
         other.checks = true;
         let message = find(folder.path(), &other).unwrap_err().message;
         assert!(message.contains("suite, checks"), "{message}");
+        // What another machine measured is of another device, however alike they are.
+        let mut other = identity();
+        other.machine = "n".to_owned();
+        let message = find(folder.path(), &other).unwrap_err().message;
+        assert!(message.contains("differs in machine;"), "{message}");
+    }
+
+    #[test]
+    fn a_run_under_way_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = "2026-01-01T00:00:00Z";
+        let journal = Journal::start(folder.path(), &identity(), 7, at, &[], &[]).unwrap();
+        let message = find(folder.path(), &identity()).unwrap_err().message;
+        assert!(message.contains("still under way"), "{message}");
+        drop(journal);
+        assert_eq!(find(folder.path(), &identity()).unwrap().started_at, at);
     }
 }

@@ -127,6 +127,12 @@ pub fn os() -> String {
     System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned())
 }
 
+/// The name this machine goes by; empty where the system gives none.
+#[must_use]
+pub fn name() -> String {
+    System::host_name().unwrap_or_default()
+}
+
 /// What a report says of the machine.
 #[must_use]
 pub fn host() -> Host {

@@ -7,8 +7,7 @@ use crate::datasheet::Datasheets;
 use crate::error::{Error, Result};
 use crate::hierarchy;
 use crate::normalise;
-use crate::report::{Outcome, OutcomeStatus, Report, Status};
-use crate::run::by_budget;
+use crate::report::{Outcome, OutcomeStatus, Report, Status, by_budget};
 
 /// Which shares of how many a report holds: `1/3`, or `1,3/3` for some that were joined already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -325,7 +324,7 @@ mod tests {
     fn what_was_measured_is_kept_before_what_was_not() {
         let mut missed = matmul(4, 1.0);
         missed.status = OutcomeStatus::Skipped;
-        missed.reason = Some(format!("{}, 3 s", crate::run::BUDGET_USED));
+        missed.reason = Some(format!("{}, 3 s", crate::report::BUDGET_USED));
         let first = shard("1/2", vec![missed.clone()]);
         let report = joined(vec![first.clone(), shard("2/2", vec![matmul(4, 2.0)])]).unwrap();
         assert_eq!(report.outcomes[0].status, OutcomeStatus::Measured);

@@ -3,7 +3,7 @@
 use crate::op::transfer::CHAIN_LAUNCHES;
 use crate::op::{Case, Dtype, OpName};
 use crate::protocol::Device;
-use crate::report::{Ceiling, Gap, Outcome, OutcomeStatus, RunnerRecord};
+use crate::report::{Ceiling, Gap, Outcome, OutcomeStatus, RunnerRecord, is_left_over};
 
 /// Measured fractions may exceed one by this much before they are not believed: two medians of one
 /// device a minute apart differ by about as much.
@@ -429,8 +429,12 @@ fn unknown_ceilings(outcomes: &[Outcome], ceilings: &[Ceiling]) -> Vec<(String, 
             let mut probes = (outcomes.iter())
                 .filter(|o| o.op == op && o.dtype == dtype && o.runner == runner)
                 .peekable();
+            // A probe for which there was no time says nothing of what there is.
             let left_out = probes.peek().is_some()
-                && probes.all(|probe| probe.status == OutcomeStatus::Skipped);
+                && probes.all(|probe| {
+                    probe.status == OutcomeStatus::Skipped
+                        && !probe.reason.as_deref().is_some_and(is_left_over)
+                });
             if !found && !left_out {
                 unknown.push((runner.to_owned(), name));
             }
@@ -656,12 +660,13 @@ mod tests {
     #[test]
     fn a_ceiling_that_may_be_higher_and_is_not_known_bounds_nothing() {
         let sides = [("m", 1024), ("n", 1024), ("k", 1024)];
-        let judged = |probe: Option<OutcomeStatus>| {
+        let judged = |probe: Option<(OutcomeStatus, &str)>| {
             let mut outcomes = probes();
             let chains = [("invocations", 1000), ("steps", 1000)];
-            outcomes.extend(probe.map(|status| {
+            outcomes.extend(probe.map(|(status, reason)| {
                 let mut probe = outcome_in(Dtype::F16, OpName::Fma, &chains, 1e-6);
                 probe.status = status;
+                probe.reason = Some(reason.to_owned());
                 probe
             }));
             // Far above what f32 chains reach.
@@ -678,10 +683,12 @@ mod tests {
         };
         // The suite has no such probe, or it came to grief.
         assert_eq!(judged(None), (OutcomeStatus::Measured, false));
-        let failed = judged(Some(OutcomeStatus::Failed));
+        let failed = judged(Some((OutcomeStatus::Failed, "wrong results")));
         assert_eq!(failed, (OutcomeStatus::Measured, false));
+        let late = judged(Some((OutcomeStatus::Skipped, crate::report::BUDGET_USED)));
+        assert_eq!(late, (OutcomeStatus::Measured, false));
         // There is no arithmetic in f16, so f32's binds.
-        let left_out = judged(Some(OutcomeStatus::Skipped));
+        let left_out = judged(Some((OutcomeStatus::Skipped, "the device has no f16")));
         assert_eq!(left_out.0, OutcomeStatus::Implausible);
     }
 

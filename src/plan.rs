@@ -13,7 +13,7 @@ use crate::files;
 use crate::normalise::{Work, bounds, roofline};
 use crate::op::{Case, Dtype, OpName, Shape};
 use crate::protocol::Device;
-use crate::report::Ceiling;
+use crate::report::{Ceiling, TOO_SLOW};
 use crate::shader::sha256;
 
 /// The suites that come with the program.
@@ -322,9 +322,6 @@ pub(crate) fn narrow_to(cases: &mut Vec<Case>, filter: &Regex) -> bool {
     cases.retain(|case| wanted.contains(case) || wanted.iter().any(|wanted| bounds(case, wanted)));
     !wanted.is_empty()
 }
-
-/// How the reason of a case begins whose calls would take too long.
-pub(crate) const TOO_SLOW: &str = "one call may take";
 
 /// Why one call of this case is not worth waiting for, by the ceilings known so far.
 #[must_use]

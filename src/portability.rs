@@ -12,8 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::display;
-use crate::report::{Outcome, OutcomeStatus, Report, slug};
-use crate::run::is_left_over;
+use crate::report::{Outcome, OutcomeStatus, Report, is_left_over, slug};
 
 /// What an efficiency is a fraction of.
 #[derive(

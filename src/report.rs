@@ -18,7 +18,30 @@ use crate::protocol::{Device, RunnerInfo, Timer, Tunables};
 use crate::shader::sha256;
 
 /// Version of the format: readers of the same major version understand each other.
-pub const SCHEMA_VERSION: &str = "1.9.0";
+pub const SCHEMA_VERSION: &str = "1.10.0";
+
+/// How the reason begins why something is not there that a signal cut off.
+pub(crate) const INTERRUPTED: &str = "the run was interrupted";
+
+/// How the reason of a case begins that the user's time limit left out.
+pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
+
+/// How the reason of a case begins that its share of the budget left out.
+pub(crate) const SHARE_USED: &str = "the case's share of the budget";
+
+/// How the reason of a case begins whose calls would take too long.
+pub(crate) const TOO_SLOW: &str = "one call may take";
+
+/// Whether a reason says that a case was left out for want of time.
+pub(crate) fn by_budget(reason: &str) -> bool {
+    reason.starts_with(BUDGET_USED) || reason.starts_with(SHARE_USED)
+}
+
+/// Whether a reason says that nobody tried, or that there was no time for more: another run may well
+/// have measured the case on the same device.
+pub(crate) fn is_left_over(reason: &str) -> bool {
+    by_budget(reason) || reason.starts_with(INTERRUPTED) || reason.starts_with(TOO_SLOW)
+}
 
 /// Everything learnt in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -357,7 +380,8 @@ pub struct Outcome {
     /// The same variant under other conditions: cold caches, zero data.
     #[serde(default)]
     pub regimes: Vec<Regime>,
-    /// Why a regime is not there whose time no device can have reached.
+    /// Why regimes that the suite asks for are not there: no device can have reached the time, or there
+    /// was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regimes_reason: Option<String>,
     /// What the other clock said, where the first was not believed.
@@ -597,6 +621,12 @@ pub struct Calibration {
     pub runner: String,
     /// Its device.
     pub device: String,
+    /// The API it was reached by; absent in versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The driver it was reached by; absent in versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     /// The case that was slowed down.
     pub case_id: String,
     /// Fresh processes on each side of one comparison.
@@ -619,8 +649,8 @@ pub struct Calibration {
     /// twice `process_relative_sd` if that is more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart_width: Option<f64>,
-    /// Relative standard deviation between processes of what is compared of each, or of their medians
-    /// where that is `turns`.
+    /// Relative standard deviation of the processes' medians (up to version 1.9 of their minima where
+    /// `statistic` is that).
     pub process_relative_sd: f64,
     /// What is compared of the processes of a block: the ratio of their `turns`, which they took in
     /// milliseconds; where they ran one after the other, the `median` of each, or its `minimum` where
@@ -744,7 +774,7 @@ pub struct Times {
 }
 
 /// The evidence that an output is right.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
     /// Which elements were checked and how.
     pub method: String,
@@ -792,7 +822,8 @@ pub struct Energy {
     /// Calls that the time of one call was averaged over.
     #[serde(default)]
     pub call_count: Option<u64>,
-    /// Power with nothing to do, where it was measured.
+    /// Average power before the runner's first case, with nothing to do, where it was measured. It is part
+    /// of `joules` and has not been taken away.
     #[serde(default)]
     pub idle_power_w: Option<f64>,
     /// Watts that the driver holds the device to.

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
-use crate::case::{CLOCKS_DIFFER, Conditions, Moment, ended, energy_s, measure_case, sight, times};
+use crate::case::{
+    AUDIT_S_EXTERNAL, CLOCKS_DIFFER, Conditions, Moment, by_another_clock, by_clock_of, energy_s,
+    measure_case, sight, times,
+};
 use crate::datasheet::{self, Datasheets};
+use crate::energy::idle_power_w;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy;
-use crate::input::{self, Data};
+use crate::input;
 use crate::interrupt::interrupted;
 use crate::journal::{self, Identity, Journal};
 use crate::machine;
@@ -20,14 +24,14 @@ use crate::op::{Case, Dtype, OpName};
 use crate::plan::{self, Plan};
 use crate::protocol::{Device, FaultKind, PROTOCOL_VERSION, Request, Response, Variant};
 use crate::report::{
-    self, Calibration, Ceiling, MemoryHierarchy, Outcome, OutcomeStatus, Report, RunnerRecord,
-    SCHEMA_VERSION, Status, Suite, Tool, Tried,
+    self, BUDGET_USED, Calibration, Ceiling, INTERRUPTED, MemoryHierarchy, Outcome, OutcomeStatus,
+    Report, RunnerRecord, SCHEMA_VERSION, SHARE_USED, Status, Suite, Tool, Tried, by_budget,
 };
 use crate::runner::start::{EXTERNALS, External, start};
 use crate::runner::{Conversation, Fault, InProcess, NATIVE, native};
 use crate::shader::sha256;
 use crate::telemetry::{self, Recorder, Sensors, suspect};
-use crate::tune::{self, End, SHARE_USED, Session, Task};
+use crate::tune::{self, End, Session, Task};
 
 /// A runner that dies of this many cases in a row is given up.
 const DEATHS_MAX: u32 = 3;
@@ -54,6 +58,9 @@ const PROBE_CALLS: f64 = 12.0;
 
 /// Longest time of the canary's warm-up, for a GPU to raise its clock again.
 const CANARY_WARM_UP_S_MAX: f64 = 0.1;
+
+/// Time that a device's idle power is averaged over: NVML's own mean is of one second.
+const IDLE_S: f64 = 1.5;
 
 /// Longest time to see a case again in a fresh process.
 const SIGHT_S_MAX: f64 = 1.5;
@@ -281,6 +288,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
                 name,
                 label: opened.record.runner.name.clone(),
                 sensors: Sensors::open(&opened.record.device),
+                idle_power_w: None,
                 options,
                 seed,
                 opened,
@@ -383,6 +391,7 @@ pub fn run(options: &Options, watcher: &mut dyn Watcher) -> Result<(Report, Opti
 fn identity(options: &Options) -> Result<Identity> {
     let ids: Vec<String> = options.plan.cases.iter().map(Case::id).collect();
     Ok(Identity {
+        machine: machine::name(),
         tool: format!(
             "{} {}",
             env!("CARGO_PKG_VERSION"),
@@ -595,6 +604,8 @@ struct Work<'a> {
     /// Size of the last cache, once it is known.
     cache_bytes: Option<u64>,
     sensors: Sensors,
+    /// Average power before its first case, where it was measured.
+    idle_power_w: Option<f64>,
     clock: &'a RefCell<Budget>,
     journal: &'a RefCell<Option<Journal>>,
     /// Outcomes of the unfinished run that this one goes on with.
@@ -641,6 +652,7 @@ fn measure(
         }
     };
     works.iter_mut().for_each(|work| rest(work));
+    works.iter_mut().for_each(|work| work.find_idle_power());
     for index in 0..options.plan.cases.len() {
         for work in &mut works {
             work.case(index, ceilings, watcher);
@@ -692,6 +704,15 @@ impl Work<'_> {
         }
     }
 
+    /// What the device draws with nothing to do, if the energy of a case will be counted.
+    fn find_idle_power(&mut self) {
+        let plan = &self.options.plan;
+        let counted = |case: &Case| energy_s(case, plan.energy_window_s, &self.sensors) > 0.0;
+        if plan.cases.iter().any(counted) {
+            self.idle_power_w = idle_power_w(&self.sensors, IDLE_S);
+        }
+    }
+
     /// The case of this number in the plan.
     fn case(&mut self, index: usize, ceilings: &mut Vec<Ceiling>, watcher: &mut dyn Watcher) {
         let mut outcomes = std::mem::take(&mut self.outcomes);
@@ -711,6 +732,10 @@ impl Work<'_> {
             outcomes.push(kept.clone());
         } else {
             watcher.begin(index, count, &id, self.label.as_str());
+            // What it took before others worked says nothing of this case.
+            if self.options.runners.len() > 1 {
+                self.renew_canary();
+            }
             let mut outcome = self.outcome(case, share_s, &outcomes, ceilings);
             if outcome.status == OutcomeStatus::Measured {
                 self.watch_pace(&mut outcome);
@@ -740,8 +765,9 @@ impl Work<'_> {
         self.outcomes = outcomes;
     }
 
-    /// Bytes that calls by turns must touch so that none finds its own in a cache: twice the last
-    /// cache, be it found by this runner's walks, stated by the system, or in the chip's datasheet.
+    /// Bytes that calls by turns must touch so that none finds its own in a cache: four times the last
+    /// cache, for one that evicts at random still has 20 % of what is walked in a circle of twice its size,
+    /// and 2 % of four times (h = exp(-(1 - h) N / C) is left of N bytes through C). It is found by this runner's walks, stated by the system, or in the chip's datasheet.
     /// Most libraries have no walk, and their weights come from memory all the same.
     fn cold_bytes(&self) -> Option<u64> {
         let device = &self.opened.record.device;
@@ -751,7 +777,7 @@ impl Work<'_> {
         let chip = identity.chip_id().and_then(|id| sheets.chips.get(id));
         let known = chip.and_then(datasheet::last_cache);
         let largest = self.cache_bytes.max(stated).max(known)?;
-        Some(largest.saturating_mul(2))
+        Some(largest.saturating_mul(normalise::BEYOND_CACHE))
     }
 
     /// A case beyond its roofline by both clocks may mean that the ceiling was measured while the
@@ -790,21 +816,11 @@ impl Work<'_> {
             return;
         };
         let probe = &outcomes[probe_index];
-        let (Some(kernel), Some(case)) = (
-            probe.kernel.clone(),
-            self.options
-                .plan
-                .cases
-                .iter()
-                .find(|case| case.id() == probe.case_id),
-        ) else {
+        let mut cases = self.options.plan.cases.iter();
+        let Some(case) = cases.find(|case| case.id() == probe.case_id) else {
             return;
         };
-        let variant = Variant {
-            kernel,
-            variant: probe.variant.clone(),
-        };
-        let measurement = match self.see(case, &variant) {
+        let measurement = match self.see(case, probe) {
             Ok(measurement) => measurement,
             Err(end) => {
                 if matches!(end, End::Fault(_)) {
@@ -841,8 +857,14 @@ impl Work<'_> {
         self.note(&outcome, watcher);
     }
 
-    /// Prepares, checks and times one variant of a case with the runner as it is.
-    fn see(&mut self, case: &Case, variant: &Variant) -> std::result::Result<Measurement, End> {
+    /// Prepares, checks and times the variant of an outcome once more with the runner as it is, and by
+    /// the clock that its time is from.
+    fn see(&mut self, case: &Case, outcome: &Outcome) -> std::result::Result<Measurement, End> {
+        let variant = Variant {
+            kernel: outcome.kernel.clone().unwrap_or_default(),
+            variant: outcome.variant.clone(),
+        };
+        let native = NATIVE.contains(&self.name);
         let mut runner = Deadlined {
             inner: &mut *self.opened.conversation,
             deadline: self.clock.borrow().deadline(),
@@ -853,12 +875,20 @@ impl Work<'_> {
             self.options.reach.silence,
             &interrupted,
         );
-        let policy = Policy {
+        let mut policy = Policy {
             warm_up_s_max: SIGHT_S_MAX * 0.6,
             ..Policy::thorough(&session.timer, SIGHT_S_MAX, session.silence)
         };
+        if !native {
+            policy.audit_s = policy.audit_s.max(AUDIT_S_EXTERNAL);
+        }
+        let policy = by_clock_of(outcome, policy);
         let seed = case_seed(self.seed, case);
-        Ok(sight(&mut session, case, seed, variant, &policy)?.measurement)
+        let measurement = sight(&mut session, case, seed, &variant, &policy)?.measurement;
+        match by_another_clock(outcome, &measurement) {
+            Some(reason) => Err(End::Failed(reason)),
+            None => Ok(measurement),
+        }
     }
 
     /// Times every measured case once more in a fresh process, for what differs between processes is
@@ -906,24 +936,14 @@ impl Work<'_> {
         }
         for index in order {
             let outcome = &mut outcomes[index];
-            let (Some(kernel), Some(case)) = (
-                outcome.kernel.clone(),
-                self.options
-                    .plan
-                    .cases
-                    .iter()
-                    .find(|case| case.id() == outcome.case_id),
-            ) else {
+            let mut cases = self.options.plan.cases.iter();
+            let Some(case) = cases.find(|case| case.id() == outcome.case_id) else {
                 continue;
             };
             if interrupted() {
                 return;
             }
-            let variant = Variant {
-                kernel,
-                variant: outcome.variant.clone(),
-            };
-            match self.see(case, &variant) {
+            match self.see(case, outcome) {
                 Ok(measurement) => {
                     if let Some(times) = &mut outcome.time_s {
                         if times.process_medians.is_empty() {
@@ -952,17 +972,21 @@ impl Work<'_> {
                     ));
                     return;
                 }
-                Err(_) => {}
+                Err(End::Interrupted) => return,
+                Err(End::Failed(reason) | End::Skipped(reason) | End::Implausible(reason)) => {
+                    watcher.say(&format!(
+                        "process {} has no time of {}: {reason}",
+                        process + 1,
+                        outcome.case_id
+                    ));
+                }
             }
         }
     }
 
     /// Keeps an outcome on disk, unless its case is to run again on `--resume`.
     fn note(&mut self, outcome: &Outcome, watcher: &mut dyn Watcher) {
-        let again = outcome
-            .reason
-            .as_deref()
-            .is_some_and(|reason| by_budget(reason) || reason.starts_with(INTERRUPTED));
+        let again = is_cut_off(outcome) || outcome.reason.as_deref().is_some_and(by_budget);
         let mut journal = self.journal.borrow_mut();
         if let (Some(open), false) = (journal.as_mut(), again)
             && let Err(error) = open.add(outcome)
@@ -995,10 +1019,14 @@ impl Work<'_> {
                 },
                 last_s: None,
             });
-            let now_s = self.run_canary();
-            if let Some(canary) = &mut self.canary {
-                canary.last_s = now_s;
-            }
+            self.renew_canary();
+        }
+    }
+
+    fn renew_canary(&mut self) {
+        let now_s = self.run_canary();
+        if let Some(canary) = &mut self.canary {
+            canary.last_s = now_s;
         }
     }
 
@@ -1026,13 +1054,9 @@ impl Work<'_> {
             warm_up_s_max,
             ..Policy::glance(&session.timer, 7, 0.2 + warm_up_s_max, session.silence)
         };
-        let seen = (|| {
-            session.case(&canary.case, self.seed, &Data::Uniform)?;
-            session.prepare(&canary.variant)?.map_err(End::Failed)?;
-            session.measure(&policy).map_err(ended)
-        })();
-        match seen {
-            Ok(measurement) => Some(measurement.summary.median),
+        let seed = case_seed(self.seed, &canary.case);
+        match sight(&mut session, &canary.case, seed, &canary.variant, &policy) {
+            Ok(sight) => Some(sight.measurement.summary.median),
             Err(End::Fault(_)) => {
                 // No case is to blame, and none shall find a runner that owes an answer.
                 self.revive();
@@ -1056,13 +1080,7 @@ impl Work<'_> {
     /// Runs the canary after a case and says what its move means. A runner that dies of it is found
     /// dead by the next case.
     fn watch_pace(&mut self, outcome: &mut Outcome) {
-        // Where others worked in between, what the canary took before them says nothing of this case.
-        let alone = self.options.runners.len() < 2;
-        let before = self
-            .canary
-            .as_ref()
-            .and_then(|canary| canary.last_s)
-            .filter(|_| alone);
+        let before = self.canary.as_ref().and_then(|canary| canary.last_s);
         let after = self.run_canary();
         if let Some(canary) = &mut self.canary {
             canary.last_s = after;
@@ -1113,7 +1131,9 @@ impl Work<'_> {
                 continue;
             }
             // Where nothing is left to try, or no time, it is the death that the case ended with.
-            if outcome.status == OutcomeStatus::Skipped {
+            // After an interrupt the other variants have not been heard, and a later run shall hear them.
+            let cut_off = is_cut_off(&outcome);
+            if outcome.status == OutcomeStatus::Skipped && !cut_off {
                 outcome = failed.unwrap_or(outcome);
             }
             // The later attempts say of them only that they are left out.
@@ -1255,6 +1275,7 @@ impl Work<'_> {
             energy_window_s: self.options.plan.energy_window_s,
             energy_until,
             sensors,
+            idle_power_w: self.idle_power_w,
             launch_s: ceilings
                 .iter()
                 .find(|c| c.name == normalise::LAUNCH_LATENCY && c.runner == self.label)
@@ -1371,25 +1392,17 @@ fn longest_call_s(device: &Device) -> f64 {
     }
 }
 
-/// How the reason of a case begins that an interrupt left out.
-const INTERRUPTED: &str = "the run was interrupted";
-
-/// How the reason of a case begins that the user's time limit left out.
-pub(crate) const BUDGET_USED: &str = "the budget of the run was used up";
-
-/// Whether a reason says that a case was left out for want of time.
-pub(crate) fn by_budget(reason: &str) -> bool {
-    reason.starts_with(BUDGET_USED) || reason.starts_with(SHARE_USED)
-}
-
-/// Whether a reason says that nobody tried, or that there was no time for more: another run may well
-/// have measured the case on the same device.
-pub(crate) fn is_left_over(reason: &str) -> bool {
-    by_budget(reason) || reason.starts_with(INTERRUPTED) || reason.starts_with(plan::TOO_SLOW)
-}
-
 /// How the reason of a case begins when kernels computed wrong numbers.
 pub const WRONG: &str = "wrong results";
+
+/// Whether a signal ended the case before all of it was there.
+fn is_cut_off(outcome: &Outcome) -> bool {
+    let reasons = [&outcome.reason, &outcome.energy_reason];
+    reasons
+        .into_iter()
+        .flatten()
+        .any(|reason| reason.starts_with(INTERRUPTED))
+}
 
 fn past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)

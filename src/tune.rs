@@ -17,7 +17,7 @@ use crate::op::Case;
 use crate::protocol::{
     Device, Estimate, Inspection, Refused, Request, Response, Timer, Variant, WhatIf,
 };
-use crate::report::{Ceiling, Tried};
+use crate::report::{Ceiling, SHARE_USED, Tried};
 use crate::runner::{Conversation, Fault};
 use crate::verify::{self, Verdict};
 
@@ -521,9 +521,6 @@ const LOOK_S_MIN: f64 = 0.1;
 /// Share of the search's time within which variants are looked at beside those remembered.
 const LOOK_AGAIN: f64 = 0.2;
 
-/// How the reason of a case begins that its share of the budget left out.
-pub const SHARE_USED: &str = "the case's share of the budget";
-
 /// How often the inputs of a case are made, or looked at for as long as making them takes.
 const LOADS: f64 = 5.0;
 
@@ -652,6 +649,7 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
                 }
             }
             pool.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+            self.own_up(legal);
         }
         // Keep the best third and double the samples, until one is left or the time is up.
         let mut sample_count = 6;
@@ -684,6 +682,24 @@ impl<'a, 's, 'r> Search<'a, 's, 'r> {
             }
         }
         Ok(pool.into_iter().map(|runner| runner.variant).collect())
+    }
+
+    /// Counts what is legal at the full size, and at none that there was time for, as not looked at.
+    fn own_up(&mut self, legal: Vec<Variant>) {
+        let listed = |list: &[Refused], variant: &Variant| {
+            list.iter().any(|refused| refused.variant == *variant)
+        };
+        for variant in legal {
+            if !self.tried.contains_key(&variant)
+                && !listed(&self.untried, &variant)
+                && !listed(&self.pruned, &variant)
+            {
+                self.untried.push(Refused {
+                    variant,
+                    reason: TIME_UP.to_owned(),
+                });
+            }
+        }
     }
 
     fn new(task: &'a Task<'a>, session: &'s mut Session<'r>) -> Self {
@@ -1854,6 +1870,26 @@ mod tests {
         assert_eq!(first.len(), 2);
         assert!(!first.contains(&fat), "{first:?}");
         assert_eq!(search.batch(&mut fields, &[], true), [fat]);
+    }
+
+    #[test]
+    fn what_no_look_was_large_enough_for_is_not_said_to_have_been_looked_at() {
+        let case = matmul(17, 32, 32);
+        let mut runner = fake(&case, &[], false);
+        let session = &mut Session::new(&mut runner, timer(), Duration::from_secs(9), &|| false);
+        let device = Device::default();
+        let task = task(&case, &device);
+        let mut search = Search::new(&task, session);
+        let [slow, late, large] = [0, 1, 2].map(|a| variant("x", a, 0));
+        let refused = |variant: &Variant, reason: &str| Refused {
+            variant: variant.clone(),
+            reason: reason.to_owned(),
+        };
+        search.pruned.push(refused(&slow, "it cannot win"));
+        search.untried.push(refused(&late, TIME_UP));
+        search.own_up(vec![slow, late.clone(), large.clone()]);
+        let untried: Vec<&Variant> = search.untried.iter().map(|r| &r.variant).collect();
+        assert_eq!(untried, [&late, &large]);
     }
 
     /// Operations of the case in [`search`] times `pad`.

@@ -13,6 +13,7 @@ use chipmark::catalogue::{Kernel, kernels};
 use chipmark::consistency::slower_than_simpler;
 use chipmark::input::Data;
 use chipmark::op::{Case, Dtype, OpName, Shape};
+use chipmark::plan::RegimeName;
 use chipmark::protocol::{FaultKind, PROTOCOL_VERSION, Request, Response, Variant, WhatIf};
 use chipmark::report::{Outcome, OutcomeStatus, Tried};
 use chipmark::runner::worker::WgpuRunner;
@@ -63,6 +64,17 @@ fn searched(
     budget_s: f64,
     change: impl FnMut(&mut Response),
 ) -> (Result<Outcome, End>, Vec<Tried>) {
+    searched_and(kernels, case, budget_s, &[], change)
+}
+
+/// The same, and what is asked for beside the headline.
+fn searched_and(
+    kernels: Vec<Kernel>,
+    case: &Case,
+    budget_s: f64,
+    regimes: &[RegimeName],
+    change: impl FnMut(&mut Response),
+) -> (Result<Outcome, End>, Vec<Tried>) {
     let mut runner = Tampered {
         runner: InProcess(Box::new(WgpuRunner::new(kernels))),
         change,
@@ -97,12 +109,13 @@ fn searched(
         budget_s,
         checks: false,
         native: true,
-        regimes: &[],
-        cold_bytes: None,
+        regimes,
+        cold_bytes: Some(8 * case.tensor_bytes()),
         implausible: &|_| None,
         energy_window_s: 0.0,
         energy_until: None,
         sensors: &sensors,
+        idle_power_w: None,
         launch_s: None,
         fault: None,
         watch: &mut |_| {},
@@ -153,6 +166,34 @@ fn a_probe_whose_work_a_compiler_has_seen_through_is_implausible() {
             .any(|reason| reason.contains("left out")),
         "{reasons:?}"
     );
+}
+
+#[test]
+fn what_stands_beside_the_headline_is_timed_by_no_clock_that_it_gave_up() {
+    let _alone = alone();
+    if devices::adapters().is_empty() {
+        return devices::skipped(
+            "what_stands_beside_the_headline_is_timed_by_no_clock_that_it_gave_up",
+        );
+    }
+    let product = case(OpName::Matmul, &[("m", 128), ("n", 128), ("k", 128)]);
+    let slow_clock = |response: &mut Response| {
+        if let Response::Samples { samples } = response {
+            for span in samples {
+                span.device_s = span.device_s.map(|device_s| device_s * 0.1);
+            }
+        }
+    };
+    let kernels = vec![kernel("matmul/naive")];
+    let regimes = [RegimeName::Cold, RegimeName::Zero];
+    let outcome = searched_and(kernels, &product, 7.0, &regimes, slow_clock).0;
+    let outcome = outcome.unwrap();
+    assert_eq!(outcome.labels.unwrap().timer, "host_slope");
+    assert!(!outcome.regimes.is_empty(), "{:?}", outcome.regimes_reason);
+    // By the clock that was given up it would be a tenth.
+    for regime in &outcome.regimes {
+        assert!(regime.time_ratio > 0.3, "{regime:?}");
+    }
 }
 
 #[test]

@@ -506,8 +506,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the upper half of a vector of halves meets the lower",
         kernel: "matmul/gemv_f16",
-        from: "dot(a_high, high)",
-        to: "dot(a_high, low)",
+        from: "fma(a_high.w, high.w, part_sum)",
+        to: "fma(a_high.w, low.w, part_sum)",
         shape: TOKEN,
     },
     Mutant {
@@ -590,9 +590,23 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the parts of the keys are added without regard to their maxima",
         kernel: "attention/decode",
-        from: "let factor = exp2(state.x - largest);",
-        to: "let factor = 1.0;",
+        from: "exp2(state[i].x - largest), split + i < count)",
+        to: "1.0, split + i < count)",
         shape: CACHED,
+    },
+    Mutant {
+        what: "the last part of the keys is added again for each that is not there",
+        kernel: "attention/decode",
+        from: "exp2(state[i].x - largest), split + i < count)",
+        to: "exp2(state[i].x - largest), true)",
+        shape: CACHED,
+    },
+    Mutant {
+        what: "what was merged is not corrected to a new maximum",
+        kernel: "attention/decode_subgroup",
+        from: "let correction = exp2(before - largest);",
+        to: "let correction = 1.0;",
+        shape: LONG_CACHE,
     },
     Mutant {
         what: "sums are not corrected to a new maximum",
@@ -1185,8 +1199,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "a triad has the scalar one",
         kernel: "probe/triad",
-        from: "params.scalar * c[index]",
-        to: "c[index]",
+        from: "params.scalar * right[i]",
+        to: "right[i]",
         shape: &[("n", 100_004)],
     },
     Mutant {

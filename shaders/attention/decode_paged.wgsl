@@ -18,6 +18,7 @@ const GROUPS = THREADS / VECTORS; // invocations that share a column of V
 const RUN = 8u; // scores of which one invocation finds the largest
 const RUNS = THREADS / RUN;
 const MERGE_THREADS = 32u; // invocations that share a row in the second pass
+const MERGE_BLOCK = 8u; // parts that it loads at once: one by one each would wait for the one before
 const LOG2_E = 1.4426950408889634; // exp(x) is exp2(x * LOG2_E), and exp2 is what hardware has
 const LOWEST = -1.0e30; // stands for minus infinity, but differences of it are not NaN
 
@@ -210,19 +211,31 @@ fn merge(
     // The parts that there are keys for.
     let length = (params.kv_len + SPLITS - 1u) / SPLITS;
     let count = (params.kv_len + length - 1u) / length;
-    var largest = LOWEST;
-    for (var split = 0u; split < count; split++) {
-        largest = max(largest, parts[first + split * (width + 1u) + width].x);
-    }
     for (var column = thread; column < width; column += MERGE_THREADS) {
         var whole = vec4<f32>();
         var total = 0.0;
-        for (var split = 0u; split < count; split++) {
-            let at = first + split * (width + 1u);
-            let state = parts[at + width];
-            let factor = exp2(state.x - largest);
-            whole = fma(vec4(factor), parts[at + column], whole);
-            total = fma(factor, state.y, total);
+        var largest = LOWEST;
+        // What lies beyond the last part is the last part again, with no weight.
+        for (var split = 0u; split < count; split += MERGE_BLOCK) {
+            var state: array<vec2<f32>, MERGE_BLOCK>;
+            var values: array<vec4<f32>, MERGE_BLOCK>;
+            for (var i = 0u; i < MERGE_BLOCK; i++) {
+                let at = first + min(split + i, count - 1u) * (width + 1u);
+                state[i] = parts[at + width].xy;
+                values[i] = parts[at + column];
+            }
+            let before = largest;
+            for (var i = 0u; i < MERGE_BLOCK; i++) {
+                largest = max(largest, state[i].x);
+            }
+            let correction = exp2(before - largest);
+            whole *= correction;
+            total *= correction;
+            for (var i = 0u; i < MERGE_BLOCK; i++) {
+                let factor = select(0.0, exp2(state[i].x - largest), split + i < count);
+                whole = fma(vec4(factor), values[i], whole);
+                total = fma(factor, state[i].y, total);
+            }
         }
         // A query that sees no key has no weights at all; its output is zero.
         o[row * width + column] = whole * select(0.0, 1.0 / total, total > 0.0);

@@ -69,7 +69,17 @@ fn main(
                     let part = b_part[u * COLUMNS + j];
                     let low = vec4(unpack2x16float(part.x), unpack2x16float(part.y));
                     let high = vec4(unpack2x16float(part.z), unpack2x16float(part.w));
-                    sum[i * COLUMNS + j] += dot(a_low, low) + dot(a_high, high);
+                    // Eight instructions: `dot` would take a multiplication and an addition more each.
+                    var part_sum = sum[i * COLUMNS + j];
+                    part_sum = fma(a_low.x, low.x, part_sum);
+                    part_sum = fma(a_low.y, low.y, part_sum);
+                    part_sum = fma(a_low.z, low.z, part_sum);
+                    part_sum = fma(a_low.w, low.w, part_sum);
+                    part_sum = fma(a_high.x, high.x, part_sum);
+                    part_sum = fma(a_high.y, high.y, part_sum);
+                    part_sum = fma(a_high.z, high.z, part_sum);
+                    part_sum = fma(a_high.w, high.w, part_sum);
+                    sum[i * COLUMNS + j] = part_sum;
                 }
             }
         }

@@ -28,10 +28,15 @@ fn main(
     let count = params.n / 4u;
     let step = groups.x * (THREADS * VECTORS);
     for (var first = group.x * (THREADS * VECTORS); first < count; first += step) {
+        // All loads before the first store: what stands behind a condition no compiler brings forward.
+        var values: array<vec4<f32>, VECTORS>;
+        for (var i = 0u; i < VECTORS; i++) {
+            values[i] = source[min(first + i * THREADS + local.x, count - 1u)];
+        }
         for (var i = 0u; i < VECTORS; i++) {
             let index = first + i * THREADS + local.x;
             if (index < count) {
-                destination[index] = source[index];
+                destination[index] = values[i];
             }
         }
     }

@@ -130,7 +130,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show how far a report's portable kernels are from what they are meant to reach
+    /// Show how far the kernels of wgpu in a report are from what they are meant to reach
     Goals {
         /// Reports
         #[arg(required = true)]

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::display;
 use crate::op::OpName;
-use crate::report::{Outcome, OutcomeStatus, Report};
-use crate::run::is_left_over;
+use crate::report::{Outcome, OutcomeStatus, Report, is_left_over};
 use crate::store::{Platform, Store, Stored};
 
 /// One device with the newest that is known of it.

@@ -1028,9 +1028,12 @@ impl Open {
         let Some(job) = self.job.take() else {
             return Ok(error(FaultKind::Input, "no variant is prepared"));
         };
-        let samples = (0..sample_count)
-            .map(|_| self.call(&job, repeat_count))
-            .collect::<GpuResult<Vec<_>>>()?;
+        let samples = match &job {
+            Job::Launch(call) => self.gpu.run_spans(call, repeat_count, sample_count),
+            _ => (0..sample_count)
+                .map(|_| self.call(&job, repeat_count))
+                .collect(),
+        }?;
         self.job = Some(job);
         Ok(Response::Samples { samples })
     }
@@ -1261,6 +1264,39 @@ mod tests {
         let open = runner.open.as_ref().unwrap();
         let output = open.buffer(0, 2).unwrap();
         assert_eq!(output.whole_bytes(), output.size_bytes());
+    }
+
+    #[test]
+    fn spans_that_are_encoded_ahead_are_the_spans_that_were_asked_for() {
+        let Some(mut runner) = with_a_product(3) else {
+            return;
+        };
+        runner.handle(Request::Prepare { variant: plain() });
+        let first = answers(&mut runner, 0);
+        let open = runner.open.as_mut().unwrap();
+        open.poison().unwrap();
+        let Some(Job::Launch(call)) = &open.job else {
+            panic!("a product is launched");
+        };
+        let spans = open.gpu.run_ahead(call, 2, 5).unwrap();
+        assert_eq!(spans.len(), 5);
+        assert!(spans.iter().all(|span| span.repeat_count == 2));
+        if open.gpu.timer().clock == "device" {
+            assert!(spans.iter().any(|span| span.device_s.is_some()));
+        }
+        // One call was made before, ten since: the next is on the last set, and each set has been written.
+        for set in 0..3 {
+            assert_eq!(answers(&mut runner, set), first);
+        }
+        let open = runner.open.as_mut().unwrap();
+        open.poison().unwrap();
+        runner.handle(Request::Measure {
+            repeat_count: 1,
+            sample_count: 1,
+            poison: false,
+        });
+        assert_ne!(answers(&mut runner, 1), first);
+        assert_eq!(answers(&mut runner, 2), first);
     }
 
     #[test]
