@@ -1150,8 +1150,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "the tail of a copy is left out",
         kernel: "probe/copy",
-        from: "if (index < count) {",
-        to: "if (index + 1u < count) {",
+        from: "if (index < count) {\n                    destination[index] = source[index];",
+        to: "if (index + 1u < count) {\n                    destination[index] = source[index];",
         shape: &[("n", 100_004)],
     },
     Mutant {
@@ -1199,8 +1199,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         what: "a triad has the scalar one",
         kernel: "probe/triad",
-        from: "params.scalar * right[i]",
-        to: "right[i]",
+        from: "params.scalar * c[index]",
+        to: "c[index]",
         shape: &[("n", 100_004)],
     },
     Mutant {

@@ -6,6 +6,7 @@
 
 const THREADS = 256u;
 const VECTORS = 4u;
+const AHEAD = 0u; // one if all loads come before the first store, zero if each is stored at once
 const TILE = 4u * THREADS * VECTORS; // elements per workgroup and turn
 
 struct Params {
@@ -28,15 +29,24 @@ fn main(
     let count = params.n / 4u;
     let step = groups.x * (THREADS * VECTORS);
     for (var first = group.x * (THREADS * VECTORS); first < count; first += step) {
-        // All loads before the first store: what stands behind a condition no compiler brings forward.
-        var values: array<vec4<f32>, VECTORS>;
-        for (var i = 0u; i < VECTORS; i++) {
-            values[i] = source[min(first + i * THREADS + local.x, count - 1u)];
-        }
-        for (var i = 0u; i < VECTORS; i++) {
-            let index = first + i * THREADS + local.x;
-            if (index < count) {
-                destination[index] = values[i];
+        if (AHEAD == 1u) {
+            // What stands behind a condition no compiler brings forward, so the loads stand before it.
+            var values: array<vec4<f32>, VECTORS>;
+            for (var i = 0u; i < VECTORS; i++) {
+                values[i] = source[min(first + i * THREADS + local.x, count - 1u)];
+            }
+            for (var i = 0u; i < VECTORS; i++) {
+                let index = first + i * THREADS + local.x;
+                if (index < count) {
+                    destination[index] = values[i];
+                }
+            }
+        } else {
+            for (var i = 0u; i < VECTORS; i++) {
+                let index = first + i * THREADS + local.x;
+                if (index < count) {
+                    destination[index] = source[index];
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 
 const THREADS = 256u;
 const VECTORS = 4u;
+const AHEAD = 0u; // one if all loads come before the first store, zero if each is stored at once
 const TILE = 4u * THREADS * VECTORS; // elements per workgroup and turn
 
 struct Params {
@@ -29,18 +30,26 @@ fn main(
     let count = params.n / 4u;
     let step = groups.x * (THREADS * VECTORS);
     for (var first = group.x * (THREADS * VECTORS); first < count; first += step) {
-        // All loads before the first store, as in the copy.
-        var left: array<vec4<f32>, VECTORS>;
-        var right: array<vec4<f32>, VECTORS>;
-        for (var i = 0u; i < VECTORS; i++) {
-            let index = min(first + i * THREADS + local.x, count - 1u);
-            left[i] = b[index];
-            right[i] = c[index];
-        }
-        for (var i = 0u; i < VECTORS; i++) {
-            let index = first + i * THREADS + local.x;
-            if (index < count) {
-                a[index] = left[i] + params.scalar * right[i];
+        if (AHEAD == 1u) {
+            var left: array<vec4<f32>, VECTORS>;
+            var right: array<vec4<f32>, VECTORS>;
+            for (var i = 0u; i < VECTORS; i++) {
+                let index = min(first + i * THREADS + local.x, count - 1u);
+                left[i] = b[index];
+                right[i] = c[index];
+            }
+            for (var i = 0u; i < VECTORS; i++) {
+                let index = first + i * THREADS + local.x;
+                if (index < count) {
+                    a[index] = left[i] + params.scalar * right[i];
+                }
+            }
+        } else {
+            for (var i = 0u; i < VECTORS; i++) {
+                let index = first + i * THREADS + local.x;
+                if (index < count) {
+                    a[index] = b[index] + params.scalar * c[index];
+                }
             }
         }
     }
