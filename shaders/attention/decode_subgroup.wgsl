@@ -6,16 +6,16 @@
 // all read the same keys; so K and V are read once for the whole group.
 //
 // Inside, a row of K is taken by a team of lanes, CHUNKS vectors of four each, so that neighbours
-// read neighbouring vectors; a dot product is finished by exchanging sums within the team, after
-// which every lane of it knows the score. So it also knows the weight that its vectors of V are to
-// be multiplied by, and no memory is needed between the two products. Each team walks keys of its
-// own, BLOCK of them at a time, with a softmax of its own that is corrected where a larger score
-// turns up. At the end the teams' results are merged in workgroup memory, and the second pass merges
-// those of the workgroups. head_dim must be a multiple of four.
+// read neighbouring vectors. Then each lane has a part of the score of every row and key of a block.
+// Lanes exchange halves of these, then halves of what they kept, and so on: at the end each has OWN
+// whole scores instead of all, and does the softmax of these alone. All lanes are told the weights,
+// by which their vectors of V are to be multiplied, and no memory is needed between the two products.
+// Each team walks keys of its own, BLOCK of them at a time, with a softmax of its own that is
+// corrected where a larger score turns up. At the end the teams' results are merged in workgroup
+// memory, and the second pass merges those of the workgroups. head_dim must be a multiple of four.
 //
-// Every lane of a team does the same for each score: the exchange and the softmax, which are as much
-// as the products where a lane has one vector of a row. The fewer lanes a team has, the more keys a
-// subgroup works on with the same instructions, and the more registers a lane needs.
+// The fewer lanes a team has, the more keys a subgroup works on with the same instructions, and the
+// more registers a lane needs.
 
 alias Input = f32; // elements of Q, K and V
 
@@ -32,6 +32,11 @@ const WIDEST = min(SUBGROUP_SIZE, VECTORS); // lanes that can share a row of K
 const TEAM = min(LANES, WIDEST); // lanes that do
 const CHUNKS = VECTORS / TEAM; // vectors of a row that a lane takes
 const TEAMS = SUBGROUP_SIZE * SUBGROUPS / TEAM;
+const SCORES = ROWS * BLOCK; // of a team at a time, keys of a row beside each other
+const OWN = max(SCORES / TEAM, 1u); // scores that a lane ends up with
+const SPREAD = max(TEAM / SCORES, 1u); // lanes that end up with the same ones
+const OWN_ROWS = max(OWN / BLOCK, 1u); // rows that these are of
+const OWN_KEYS = OWN / OWN_ROWS; // keys of each
 const THREADS = SUBGROUP_SIZE * SUBGROUPS;
 const MERGE_THREADS = 32u; // invocations that share a row in the second pass
 const MERGE_BLOCK = 8u; // parts that it loads at once: one by one each would wait for the one before
@@ -97,14 +102,15 @@ fn main(
     let end = min(begin + length, params.kv_len);
     let team = (subgroup * lanes + lane) / TEAM;
     let member = lane % TEAM;
+    let team_lane = lane - member; // the first lane of the team
+    let own = member / SPREAD * OWN; // the first of this lane's scores
+    let own_row = own / BLOCK;
+    let own_key = own % BLOCK;
 
     // Loads are clamped into the tensors; what that invents beyond the head meets zeros of Q, beyond
     // the keys it is given no weight, beyond the rows it is never stored.
     var q_part: array<vec4<f32>, ROWS * CHUNKS>;
     var sum: array<vec4<f32>, ROWS * CHUNKS>;
-    var largest: array<f32, ROWS>;
-    var total: array<f32, ROWS>;
-    var seen: array<u32, ROWS>; // the end of the keys that a row sees
     for (var i = 0u; i < ROWS; i++) {
         let row = min(first_row + i, rows - 1u);
         for (var chunk = 0u; chunk < CHUNKS; chunk++) {
@@ -114,6 +120,13 @@ fn main(
             q_part[i * CHUNKS + chunk] = select(vec4<f32>(), scaled, column < width);
             sum[i * CHUNKS + chunk] = vec4<f32>();
         }
+    }
+    // Of this lane's rows; of the weights, those of its keys alone are added.
+    var largest: array<f32, OWN_ROWS>;
+    var total: array<f32, OWN_ROWS>;
+    var seen: array<u32, OWN_ROWS>; // the end of the keys that a row sees
+    for (var i = 0u; i < OWN_ROWS; i++) {
+        let row = min(first_row + own_row + i, rows - 1u);
         largest[i] = LOWEST;
         total[i] = 0.0;
         seen[i] = min(end, visible_count(row % params.query_len));
@@ -132,29 +145,63 @@ fn main(
                 v_part[b * CHUNKS + chunk] = v[at];
             }
         }
+        var score: array<f32, SCORES>;
         for (var i = 0u; i < ROWS; i++) {
-            var score: array<f32, BLOCK>;
-            var block_largest = largest[i];
             for (var b = 0u; b < BLOCK; b++) {
                 var product = 0.0;
                 for (var chunk = 0u; chunk < CHUNKS; chunk++) {
                     product += dot(q_part[i * CHUNKS + chunk], vec4<f32>(k_part[b * CHUNKS + chunk]));
                 }
-                for (var distance = TEAM / 2u; distance > 0u; distance /= 2u) {
-                    product += subgroupShuffleXor(product, distance);
-                }
-                score[b] = select(LOWEST, product, first + b < seen[i]);
-                block_largest = max(block_largest, score[b]);
+                score[i * BLOCK + b] = product;
             }
-            let correction = exp2(largest[i] - block_largest);
+        }
+        for (var half = SCORES / 2u; half >= OWN; half /= 2u) {
+            let distance = half * TEAM / SCORES;
+            let upper = (member & distance) != 0u;
+            for (var i = 0u; i < half; i++) {
+                let given = select(score[i + half], score[i], upper);
+                let kept = select(score[i], score[i + half], upper);
+                score[i] = kept + subgroupShuffleXor(given, distance);
+            }
+        }
+        for (var distance = SPREAD / 2u; distance > 0u; distance /= 2u) {
+            score[0] += subgroupShuffleXor(score[0], distance);
+        }
+        var correction: array<f32, OWN_ROWS>;
+        for (var i = 0u; i < OWN_ROWS; i++) {
+            var block_largest = LOWEST;
+            for (var b = 0u; b < OWN_KEYS; b++) {
+                let place = i * OWN_KEYS + b;
+                score[place] = select(LOWEST, score[place], first + own_key + b < seen[i]);
+                block_largest = max(block_largest, score[place]);
+            }
+            for (var half = BLOCK / 2u; half >= OWN; half /= 2u) {
+                let distance = half * TEAM / SCORES;
+                block_largest = max(block_largest, subgroupShuffleXor(block_largest, distance));
+            }
+            block_largest = max(block_largest, largest[i]);
+            correction[i] = exp2(largest[i] - block_largest);
             largest[i] = block_largest;
-            total[i] *= correction;
+            total[i] *= correction[i];
+            for (var b = 0u; b < OWN_KEYS; b++) {
+                let place = i * OWN_KEYS + b;
+                let visible = first + own_key + b < seen[i];
+                score[place] = select(0.0, exp2(score[place] - block_largest), visible);
+                total[i] += score[place];
+            }
+        }
+        // What was a lane's own is all lanes' now: corrections of the rows, and weights.
+        for (var i = 0u; i < ROWS; i++) {
+            let place = i * BLOCK;
+            let owner = team_lane + place / OWN * SPREAD;
+            let factor = subgroupShuffle(correction[place % OWN / BLOCK], owner);
             for (var chunk = 0u; chunk < CHUNKS; chunk++) {
-                sum[i * CHUNKS + chunk] *= correction;
+                sum[i * CHUNKS + chunk] *= factor;
             }
             for (var b = 0u; b < BLOCK; b++) {
-                let weight = select(0.0, exp2(score[b] - block_largest), first + b < seen[i]);
-                total[i] += weight;
+                let place = i * BLOCK + b;
+                let owner = team_lane + place / OWN * SPREAD;
+                let weight = subgroupShuffle(score[place % OWN], owner);
                 for (var chunk = 0u; chunk < CHUNKS; chunk++) {
                     let slot = i * CHUNKS + chunk;
                     let values = vec4<f32>(v_part[b * CHUNKS + chunk]);
@@ -169,8 +216,14 @@ fn main(
         for (var chunk = 0u; chunk < CHUNKS; chunk++) {
             team_sum[row * VECTORS + chunk * TEAM + member] = sum[i * CHUNKS + chunk];
         }
-        if (member == 0u) {
-            team_state[row] = vec2(largest[i], total[i]);
+    }
+    for (var i = 0u; i < OWN_ROWS; i++) {
+        var whole = total[i];
+        for (var half = BLOCK / 2u; half >= OWN; half /= 2u) {
+            whole += subgroupShuffleXor(whole, half * TEAM / SCORES);
+        }
+        if (own_key == 0u && member % SPREAD == 0u) {
+            team_state[(own_row + i) * TEAMS + team] = vec2(largest[i], whole);
         }
     }
     workgroupBarrier();
