@@ -895,6 +895,19 @@ pub fn kernels() -> Vec<Kernel> {
             passes: GEMV,
             requirements: &[FEW_ROWS, ROOM_M],
         }),
+        kernel!("matmul/gemv_w4_block", Matmul, {
+            dtypes: &[Dtype::W4A32, Dtype::W4A16],
+            tunables: const {
+                &[
+                    GEMV_M,
+                    tune("THREADS", &[64, 128, 8]),
+                    tune("COLUMNS", &[4, 2, 8]),
+                    tune("UNROLL", &[1, 2]),
+                ]
+            },
+            passes: GEMV,
+            requirements: &[FEW_ROWS, ROOM_M],
+        }),
         kernel!("matmul/gemv_columns", Matmul, {
             dtypes: FLOATS,
             tunables: const {

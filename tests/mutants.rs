@@ -560,6 +560,27 @@ const MUTANTS: &[Mutant] = &[
         shape: TOKENS,
     },
     Mutant {
+        what: "the scale is the neighbour's",
+        kernel: "matmul/gemv_w4_block",
+        from: "block % 2u * 16u",
+        to: "(block + 1u) % 2u * 16u",
+        shape: TOKEN,
+    },
+    Mutant {
+        what: "the last four weights of a block are left out",
+        kernel: "matmul/gemv_w4_block",
+        from: "part < 8u;",
+        to: "part < 7u;",
+        shape: TOKENS,
+    },
+    Mutant {
+        what: "the second weight of every four keeps its offset",
+        kernel: "matmul/gemv_w4_block",
+        from: "524296.0",
+        to: "524288.0",
+        shape: TOKEN,
+    },
+    Mutant {
         what: "the first of those that share columns keeps its sums to itself",
         kernel: "matmul/gemv_columns",
         from: "var whole = partial[local.x];",
