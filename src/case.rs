@@ -37,7 +37,7 @@ const REGIME_WARM_UP_SHARE: f64 = 0.5;
 const DOUBLED_S_MAX: f64 = 0.4;
 
 /// Most sets of buffers: beyond it a case is too small for its caches to be turned cold by rotation.
-const SET_COUNT_MAX: u64 = 512;
+const SET_COUNT_MAX: u64 = 1024;
 
 /// From so many equal samples on, of so many quanta of the clock each, chance is out of the question.
 const EQUAL_SAMPLES_MIN: usize = 10;
@@ -566,8 +566,8 @@ fn left_out(
 /// up, nothing that stands beside the headline is timed by it.
 #[must_use]
 pub fn by_clock_of(outcome: &Outcome, policy: Policy) -> Policy {
-    let timer = outcome.labels.as_ref().map(|labels| &*labels.timer);
-    if timer != Some("host_slope") {
+    let labels = outcome.labels.as_ref();
+    if labels.is_none_or(|labels| is_the_devices(&labels.timer)) {
         return policy;
     }
     Policy {
@@ -577,11 +577,17 @@ pub fn by_clock_of(outcome: &Outcome, policy: Policy) -> Policy {
     }
 }
 
+/// Whether a label of a clock is of the device's. The others are of the host's, whose slope gives way to
+/// plain spans where nothing is submitted, or where a system allows no longer ones.
+fn is_the_devices(timer: &str) -> bool {
+    matches!(timer, "device" | "quantised")
+}
+
 /// Why a time cannot stand beside the headline: it came from another clock.
 #[must_use]
 pub fn by_another_clock(outcome: &Outcome, measurement: &Measurement) -> Option<String> {
     let headline = &*outcome.labels.as_ref()?.timer;
-    (headline != measurement.clock).then(|| {
+    (is_the_devices(headline) != is_the_devices(measurement.clock)).then(|| {
         format!(
             "it was timed by the {} clock, and the headline by the {headline} clock",
             measurement.clock

@@ -900,9 +900,8 @@ pub fn kernels() -> Vec<Kernel> {
             tunables: const {
                 &[
                     GEMV_M,
-                    tune("THREADS", &[64, 128, 8]),
+                    tune("THREADS", &[64, 8, 128]),
                     tune("COLUMNS", &[4, 2, 8]),
-                    tune("UNROLL", &[1, 2]),
                 ]
             },
             passes: GEMV,

@@ -147,13 +147,19 @@ pub fn idle_power_w(sensors: &Sensors, window_s: f64) -> Option<f64> {
     }
     let started = Instant::now();
     let looks = watch(sensors, started)?;
-    std::thread::sleep(Duration::from_secs_f64(window_s.clamp(0.0, 60.0)));
+    // What a reading looks back at may be the opening of the device.
+    let settle_s = match (sensors.counter(), sensors.meter()) {
+        (None, Some(meter)) => meter.settle_s.clamp(0.0, 5.0),
+        _ => 0.0,
+    };
+    let whole_s = settle_s + window_s.clamp(0.0, 60.0);
+    std::thread::sleep(Duration::from_secs_f64(whole_s));
     let to_s = started.elapsed().as_secs_f64();
     let looks = looks.stop()?;
     let counted = sensors.counter().map(|_| counted(&looks, 0.0, to_s));
     match counted {
         Some(Ok(counted)) => Some(counted.power_w),
-        _ => integrated(&looks, 0.0, to_s).map(|integrated| integrated.power_w),
+        _ => integrated(&looks, settle_s, to_s).map(|integrated| integrated.power_w),
     }
 }
 

@@ -1330,17 +1330,24 @@ impl Gpu {
         repeat_count: u32,
         span_count: u32,
     ) -> GpuResult<Vec<Span>> {
-        if span_count < 2 || !self.encodes_ahead() {
-            return (0..span_count)
-                .map(|_| self.run(call, repeat_count))
-                .collect();
+        if span_count > 1 && self.encodes_ahead() {
+            self.run_ahead(call, repeat_count, span_count)
+        } else {
+            self.run_behind(call, repeat_count, span_count)
         }
-        self.run_ahead(call, repeat_count, span_count)
     }
 
-    /// Whether a second thread may encode: where the clock is the device's own, since the host's would
-    /// tell the two threads' waiting for each other as well, where wgpu has no lock around the whole
-    /// API, and where the processor is not what is measured.
+    /// [`Gpu::run_spans`], each span encoded after the one before it has ended.
+    fn run_behind(&self, call: &Call, repeat_count: u32, span_count: u32) -> GpuResult<Vec<Span>> {
+        (0..span_count)
+            .map(|_| self.run(call, repeat_count))
+            .collect()
+    }
+
+    /// Whether a second thread may encode: where the device has a clock of its own, since the host's would
+    /// tell the two threads' waiting for each other as well (where it has to serve all the same, spans are
+    /// asked for one by one), where wgpu has no lock around the whole API, and where the processor is not
+    /// what is measured.
     fn encodes_ahead(&self) -> bool {
         self.clock.is_some()
             && !self.resolves_apart()
@@ -1359,7 +1366,7 @@ impl Gpu {
         std::thread::scope(|scope| {
             // Without room: no more than one span is encoded ahead.
             let (sender, receiver) = mpsc::sync_channel(0);
-            scope.spawn(move || {
+            let encode = move || {
                 for _ in 0..span_count {
                     let commands = encoding.encode();
                     let failed = commands.is_err();
@@ -1367,7 +1374,14 @@ impl Gpu {
                         break;
                     }
                 }
-            });
+            };
+            if std::thread::Builder::new()
+                .spawn_scoped(scope, encode)
+                .is_err()
+            {
+                // The system gives no thread.
+                return self.run_behind(call, repeat_count, span_count);
+            }
             receiver
                 .iter()
                 .map(|commands| self.run_encoded(commands?, repeat_count))

@@ -203,7 +203,10 @@ fn is_under_way(path: &Path) -> bool {
 fn differences(one: &Identity, other: &Identity) -> String {
     let mut names = Vec::new();
     for (name, differs) in [
-        ("machine", one.machine != other.machine),
+        (
+            "machine (CHIPMARK_MACHINE names it where a host name does not last)",
+            one.machine != other.machine,
+        ),
         ("the program's version or commit", one.tool != other.tool),
         ("suite", one.suite_sha256 != other.suite_sha256),
         (
@@ -324,7 +327,7 @@ mod tests {
         let mut other = identity();
         other.machine = "n".to_owned();
         let message = find(folder.path(), &other).unwrap_err().message;
-        assert!(message.contains("differs in machine;"), "{message}");
+        assert!(message.contains("differs in machine ("), "{message}");
     }
 
     #[test]

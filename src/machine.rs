@@ -127,10 +127,16 @@ pub fn os() -> String {
     System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned())
 }
 
+/// The variable that names the machine, for containers that have another host name each time.
+const NAME_VARIABLE: &str = "CHIPMARK_MACHINE";
+
 /// The name this machine goes by; empty where the system gives none.
 #[must_use]
 pub fn name() -> String {
-    System::host_name().unwrap_or_default()
+    std::env::var(NAME_VARIABLE)
+        .ok()
+        .or_else(|| System::host_name().ok())
+        .unwrap_or_default()
 }
 
 /// What a report says of the machine.

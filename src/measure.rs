@@ -484,6 +484,8 @@ struct Stopwatch<'a> {
     note: Option<String>,
     /// Spans of the warm-up by a clock that was not believed.
     invalid_count: u32,
+    /// Whether the runner submits work, which costs something besides the calls.
+    submits: bool,
 }
 
 impl<'a> Stopwatch<'a> {
@@ -508,6 +510,7 @@ impl<'a> Stopwatch<'a> {
             span_s: policy.span_s_min,
             note: None,
             invalid_count: 0,
+            submits: false,
         }
     }
 }
@@ -527,6 +530,7 @@ impl Stopwatch<'_> {
         let silence = self.policy.silence;
         let spans = ask_spans(self.runner, silence, repeat_count, sample_count, poison)?;
         let waited_s = (self.now)() - asked;
+        self.submits |= spans.iter().any(|span| span.submit_s.is_some());
         Ok(spans
             .into_iter()
             .map(|span| Seen {
@@ -552,7 +556,7 @@ impl Stopwatch<'_> {
         if self.policy.audit_s > 0.0
             && let Some(why) = self.audit(measurement.summary.median)?
         {
-            self.distrust(true, why)?;
+            self.distrust(why)?;
             let measurement = self.settled(None, ramp)?;
             self.audit(measurement.summary.median)?;
             return Ok(measurement);
@@ -576,10 +580,10 @@ impl Stopwatch<'_> {
         )
     }
 
-    /// From now on by the host's clock: by the slope of it where work is `submitted`.
-    fn distrust(&mut self, submitted: bool, why: String) -> Result<(), Trouble> {
+    /// From now on by the host's clock: by the slope of it where work is submitted.
+    fn distrust(&mut self, why: String) -> Result<(), Trouble> {
         self.note = Some(why);
-        if submitted {
+        if self.submits {
             self.mode = Mode::HostSlope;
             self.fill_a_pair()
         } else {
@@ -705,9 +709,8 @@ impl Stopwatch<'_> {
             samples.take(&window, self.mode, self.repeat_count);
             let Some(summary) = Summary::of(&samples.seconds) else {
                 if self.mode == Mode::Device {
-                    let submitted = window.iter().any(|seen| seen.span.submit_s.is_some());
                     self.invalid_count += samples.invalid_count;
-                    self.distrust(submitted, samples.not_believed())?;
+                    self.distrust(samples.not_believed())?;
                     continue;
                 }
                 break;
@@ -807,11 +810,19 @@ impl Stopwatch<'_> {
     /// One more chunk of samples. Where the device's clock turns out not to be believed, the samples
     /// by it are dropped, and the next ones are by the host's: the two are never mixed.
     fn take(&mut self, chunk: u32, poison: bool, samples: &mut Samples) -> Result<(), Trouble> {
-        let short = self.ask(self.repeat_count, chunk, poison)?;
+        let mut short = Vec::new();
         if self.mode == Mode::HostSlope {
-            let long = self.ask(self.repeat_count.saturating_mul(SLOPE_FACTOR), chunk, false)?;
+            // Pair by pair, so that a drift is in both alike; and one span a request, for among several a
+            // runner may do the next one's work on the host while this one is timed there.
+            let mut long = Vec::new();
+            for taken in 0..chunk {
+                short.extend(self.ask(self.repeat_count, 1, poison && taken == 0)?);
+                let longer = self.repeat_count.saturating_mul(SLOPE_FACTOR);
+                long.extend(self.ask(longer, 1, false)?);
+            }
             samples.take_pairs(&short, &long, self.repeat_count);
         } else {
+            short = self.ask(self.repeat_count, chunk, poison)?;
             samples.take(&short, self.mode, self.repeat_count);
         }
         if let Some(seen) = short.last() {
@@ -819,8 +830,7 @@ impl Stopwatch<'_> {
         }
         let enough = self.policy.sample_count_min.min(MEDIAN_SAMPLES_MIN);
         if self.mode == Mode::Device && samples.mostly_invalid(enough) {
-            let submitted = short.iter().any(|seen| seen.span.submit_s.is_some());
-            self.distrust(submitted, samples.not_believed())?;
+            self.distrust(samples.not_believed())?;
             *samples = Samples {
                 invalid_count: samples.invalid_count,
                 ..Samples::default()

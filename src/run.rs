@@ -707,7 +707,13 @@ impl Work<'_> {
     /// What the device draws with nothing to do, if the energy of a case will be counted.
     fn find_idle_power(&mut self) {
         let plan = &self.options.plan;
-        let counted = |case: &Case| energy_s(case, plan.energy_window_s, &self.sensors) > 0.0;
+        let is_kept = |case: &Case| {
+            let is = |kept: &Outcome| kept.case_id == case.id() && kept.runner == self.label;
+            self.kept.iter().any(is)
+        };
+        let counted = |case: &Case| {
+            energy_s(case, plan.energy_window_s, &self.sensors) > 0.0 && !is_kept(case)
+        };
         if plan.cases.iter().any(counted) {
             self.idle_power_w = idle_power_w(&self.sensors, IDLE_S);
         }
@@ -1032,6 +1038,10 @@ impl Work<'_> {
 
     /// Seconds of one call of the canary now; absent where the runner would rather not.
     fn run_canary(&mut self) -> Option<f64> {
+        let out_of_time = self.clock.borrow().left_s().is_some_and(|left| left <= 0.0);
+        if interrupted() || out_of_time || self.deaths >= DEATHS_MAX {
+            return None;
+        }
         let canary = self.canary.as_ref()?;
         let mut runner = Deadlined {
             inner: &mut *self.opened.conversation,
@@ -1057,8 +1067,8 @@ impl Work<'_> {
         let seed = case_seed(self.seed, &canary.case);
         match sight(&mut session, &canary.case, seed, &canary.variant, &policy) {
             Ok(sight) => Some(sight.measurement.summary.median),
-            Err(End::Fault(_)) => {
-                // No case is to blame, and none shall find a runner that owes an answer.
+            // No case is to blame, and none shall find a runner that owes an answer.
+            Err(End::Fault(_)) if !past(self.clock.borrow().deadline()) => {
                 self.revive();
                 None
             }
@@ -1132,8 +1142,11 @@ impl Work<'_> {
             }
             // Where nothing is left to try, or no time, it is the death that the case ended with.
             // After an interrupt the other variants have not been heard, and a later run shall hear them.
-            let cut_off = is_cut_off(&outcome);
-            if outcome.status == OutcomeStatus::Skipped && !cut_off {
+            if again && interrupted() {
+                let reason = format!("{INTERRUPTED} during this case");
+                return report::unmeasured(case, &self.label, OutcomeStatus::Skipped, reason);
+            }
+            if outcome.status == OutcomeStatus::Skipped && !is_cut_off(&outcome) {
                 outcome = failed.unwrap_or(outcome);
             }
             // The later attempts say of them only that they are left out.
