@@ -772,9 +772,10 @@ impl Work<'_> {
     }
 
     /// Bytes that calls by turns must touch so that none finds its own in a cache: four times the last
-    /// cache, for one that evicts at random still has 20 % of what is walked in a circle of twice its size,
-    /// and 2 % of four times (h = exp(-(1 - h) N / C) is left of N bytes through C). It is found by this runner's walks, stated by the system, or in the chip's datasheet.
-    /// Most libraries have no walk, and their weights come from memory all the same.
+    /// cache. Of N bytes walked in a circle one of C bytes that evicts at random keeps the share
+    /// h = exp(-(1 - h) N / C): 20 % at twice its size, 2 % at four times. The last cache is the largest
+    /// that this runner's walks found, the system states, or the chip's datasheet has. Most libraries have
+    /// no walk, and their weights come from memory all the same.
     fn cold_bytes(&self) -> Option<u64> {
         let device = &self.opened.record.device;
         let stated = machine::caches_of(device).into_iter().max();
