@@ -493,10 +493,7 @@ fn conclude_by_the_steadier(
     let minima = statistic_of(blocks, MINIMUM);
     // Typical spread and tails: either can make medians useless.
     let spreads = |blocks: &[Vec<f64>]| {
-        let plain: Vec<f64> = blocks
-            .iter()
-            .flat_map(|block| block.iter().take(2).copied())
-            .collect();
+        let plain = plain(blocks);
         [stats::robust_spread(&plain), stats::relative_sd(&plain)]
     };
     let steadier = spreads(&minima)
@@ -506,17 +503,21 @@ fn conclude_by_the_steadier(
     if steadier {
         let (by_minimum, called_same_count) = concluded(&minima, &minima, MINIMUM)?;
         // It serves where medians are all that there is to compare.
-        let plain: Vec<f64> = medians
-            .iter()
-            .flat_map(|block| block.iter().take(2).copied())
-            .collect();
         let calibration = Calibration {
-            process_relative_sd: stats::relative_sd(&plain),
+            process_relative_sd: stats::relative_sd(&plain(&medians)),
             ..by_minimum
         };
         return Some((calibration, called_same_count));
     }
     concluded(&medians, &medians, MEDIAN)
+}
+
+/// The plain kernel's, of which each block has two.
+fn plain(blocks: &[Vec<f64>]) -> Vec<f64> {
+    blocks
+        .iter()
+        .flat_map(|block| block.iter().take(2).copied())
+        .collect()
 }
 
 /// What comparisons are made of, for all blocks: ratios to the plain kernel by turns, medians or
@@ -649,11 +650,6 @@ fn conclude(
         .zip(2..)
         .map(|(&injected, index)| judge(&groups, index, tie_width, injected).found)
         .collect();
-    // Drift is part of it: two runs of one process each, made apart, differ by it as well.
-    let plain: Vec<f64> = times
-        .iter()
-        .flat_map(|block| [block[0], block[1]])
-        .collect();
     let calibration = Calibration {
         made_at: String::new(),
         runner: String::new(),
@@ -668,7 +664,8 @@ fn conclude(
         slowdowns,
         tie_width,
         apart_width: apart_width(&comparisons(times, process_count), tie_width),
-        process_relative_sd: stats::relative_sd(&plain),
+        // Drift is part of it: two runs of one process each, made apart, differ by it as well.
+        process_relative_sd: stats::relative_sd(&plain(times)),
         statistic: MEDIAN.to_owned(),
         clocks: None,
         confirmation: None,
