@@ -395,6 +395,9 @@ pub fn kernels() -> Vec<Kernel> {
     const F32_F16: &[Dtype] = &[Dtype::F32, Dtype::F16];
     const HALVES: &[Dtype] = &[Dtype::F16, Dtype::F16F16];
     const MATRIX_16: &[Feature] = &[Feature::MatrixOfDtype(16), Feature::AnySubgroup];
+    // WGSL has no matrices of bytes; those of f16 hold them.
+    const MATRIX_16_OF_BYTES: &[Feature] =
+        &[matrix(16, Element::F16, Element::F32), Feature::AnySubgroup];
     const MATRIX_TILE: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
         tune("SUBGROUPS_M", &[2, 1]),
@@ -423,6 +426,27 @@ pub fn kernels() -> Vec<Kernel> {
         tune("COLUMNS", &[4, 2]),
         tune("DEPTH", &[32]),
         tune("SPLITS", &[4, 16, 8]),
+    ];
+    // A panel is at least as deep as the blocks that share a scale. High tiles, for the unpacking is shared
+    // by their rows.
+    const MATRIX_TILE_W4: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[2, 4, 1]),
+        tune("SUBGROUPS_N", &[2, 4]),
+        tune("ROWS", &[4, 2, 1]),
+        tune("COLUMNS", &[4]),
+        tune("DEPTH", &[32, 64]),
+        tune("GROUP", &[8]),
+    ];
+    // Panels 128 deep are for few rows, whose time is that of reading weights: so many must be under way.
+    const MATRIX_TILE_W4_SPLIT: &[Tunable] = &[
+        tune("SUBGROUP_SIZE", &[32, 64]),
+        tune("SUBGROUPS_M", &[1, 2]),
+        tune("SUBGROUPS_N", &[2, 4]),
+        tune("ROWS", &[4, 2, 1]),
+        tune("COLUMNS", &[4]),
+        tune("DEPTH", &[32, 64, 128]),
+        tune("SPLITS", &[4, 16, 8, 2]),
     ];
     const MATRIX_DIRECT: &[Tunable] = &[
         tune("SUBGROUP_SIZE", &[32, 64]),
@@ -1087,6 +1111,43 @@ pub fn kernels() -> Vec<Kernel> {
             },
             engine: Engine::Matrix,
         }),
+        kernel!("matmul/matrix_tile_w4", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::W4A16],
+            tunables: MATRIX_TILE_W4,
+            passes: MATMUL,
+            features: MATRIX_16,
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_w4_split_k", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::W4A16],
+            tunables: MATRIX_TILE_W4_SPLIT,
+            passes: SPLIT_K,
+            scratch: Some("c"),
+            scratch_copies: Some("SPLITS"),
+            features: MATRIX_16,
+            requirements: &[AtMost("m", 512), AtMost("n", 32768), AtLeast("k", 256)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_i8", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::I8],
+            tunables: MATRIX_TILE,
+            passes: MATMUL,
+            features: MATRIX_16_OF_BYTES,
+            requirements: PLAIN_B_VEC4,
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_trans_b_i8", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::I8],
+            tunables: MATRIX_TILE,
+            passes: MATMUL,
+            features: MATRIX_16_OF_BYTES,
+            requirements: &[Equals("trans_b", 1), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
         kernel!("matmul/matrix_tile_8x8", Matmul, {
             whole_tiles: WHOLE,
             dtypes: FLOATS,
@@ -1103,6 +1164,24 @@ pub fn kernels() -> Vec<Kernel> {
             passes: MATMUL,
             features: MATRIX_8,
             requirements: &[Equals("trans_b", 1), Multiple("k", 4)],
+            engine: Engine::Matrix,
+        }),
+        kernel!("matmul/matrix_tile_w4_8x8", Matmul, {
+            whole_tiles: WHOLE,
+            dtypes: &[Dtype::W4A32, Dtype::W4A16],
+            tunables: const {
+                &[
+                    tune("SUBGROUP_SIZE", &[32, 8]),
+                    tune("SUBGROUPS_M", &[2]),
+                    tune("SUBGROUPS_N", &[2]),
+                    tune("ROWS", &[4, 8]),
+                    tune("COLUMNS", &[4, 8]),
+                    tune("DEPTH", &[32]),
+                    tune("GROUP", &[8]),
+                ]
+            },
+            passes: MATMUL,
+            features: MATRIX_8,
             engine: Engine::Matrix,
         }),
         kernel!("matmul/matrix_direct", Matmul, {

@@ -425,11 +425,9 @@ mod tests {
                 batch,
                 context: 4096,
             });
-            let w4 = decodes.iter().map(|phase| (*phase, Dtype::W4A16));
-            let f16 = prefills
-                .iter()
-                .chain(&decodes)
-                .map(|phase| (*phase, Dtype::F16));
+            let phases = || prefills.iter().chain(&decodes);
+            let w4 = phases().map(|phase| (*phase, Dtype::W4A16));
+            let f16 = phases().map(|phase| (*phase, Dtype::F16));
             for (phase, dtype) in f16.chain(w4.filter(|_| model.experts.is_none())) {
                 for part in model.parts(phase, dtype).unwrap() {
                     assert!(

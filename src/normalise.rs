@@ -57,6 +57,9 @@ pub struct Work<'a> {
     bytes_min: u64,
     /// The units that do it, `alu` or `matrix`, once that is known.
     engine: Option<&'a str>,
+    /// Whether a kernel of the catalogue does it, if it is on matrix units: WGSL knows none for bytes,
+    /// libraries may.
+    by_shader: bool,
 }
 
 impl<'a> Work<'a> {
@@ -69,6 +72,7 @@ impl<'a> Work<'a> {
             flop_count: case.flop_count(),
             bytes_min: case.bytes_min(),
             engine: None,
+            by_shader: false,
         }
     }
 
@@ -79,6 +83,9 @@ impl<'a> Work<'a> {
             flop_count: outcome.flop_count,
             bytes_min: outcome.bytes_min,
             engine: outcome.labels.as_ref().map(|labels| &*labels.engine),
+            // `matmul/library` and its like are others'.
+            by_shader: (outcome.kernel.as_deref())
+                .is_some_and(|kernel| kernel.starts_with("matmul/matrix_")),
         }
     }
 
@@ -110,7 +117,10 @@ impl<'a> Work<'a> {
             (_, Dtype::F16 | Dtype::W4A16, _) => &[ALU_F16, ALU_F32, MATRIX_F16],
             (_, Dtype::F16F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16, MATRIX_F16_F16],
             (_, Dtype::I32, _) => &[ALU_I32],
-            (_, Dtype::I8, _) => &[ALU_I8, ALU_I32],
+            (_, Dtype::I8, Some(ALU)) => &[ALU_I8, ALU_I32],
+            (_, Dtype::I8, Some(MATRIX)) if self.by_shader => &[MATRIX_F16],
+            (_, Dtype::I8, Some(MATRIX)) => &[],
+            (_, Dtype::I8, _) => &[ALU_I8, ALU_I32, MATRIX_F16],
         }
     }
 
@@ -134,6 +144,7 @@ pub fn arithmetic_ceiling_of(
 ) -> Option<(f64, &'static str)> {
     let work = Work {
         engine: Some(engine),
+        by_shader: true,
         ..Work::of(case)
     };
     let mut highest = None;
@@ -762,6 +773,7 @@ mod tests {
                 flop_count: 1000,
                 bytes_min: 1000,
                 engine,
+                by_shader: true,
             };
             roofline(&work, &ceilings, "wgpu").map(|(_, name)| name)
         };
@@ -772,6 +784,24 @@ mod tests {
         // Where f16 is slow, a kernel that multiplies in f32 is not beyond what is possible.
         assert_eq!(matmul(Dtype::F16, "alu"), Some(ALU_F32));
         assert_eq!(matmul(Dtype::I8, "alu"), Some(ALU_I8));
+        // Units for bytes would be faster than those for f16, but no shader has them.
+        assert_eq!(matmul(Dtype::I8, "matrix"), Some(MATRIX_F16));
+        let sizes = [("m", 8), ("n", 8), ("k", 8)];
+        let mut bytes = outcome_in(Dtype::I8, OpName::Matmul, &sizes, 1.0);
+        for (kernel, expected) in [
+            ("matmul/matrix_tile_i8", MATRIX_F16),
+            ("matmul/library", MEMORY_COPY),
+        ] {
+            bytes.kernel = Some(kernel.to_owned());
+            let work = Work {
+                engine: Some("matrix"),
+                ..Work::done(&bytes)
+            };
+            assert_eq!(
+                roofline(&work, &ceilings, "wgpu").map(|(_, name)| name),
+                Some(expected)
+            );
+        }
         assert_eq!(bound(OpName::Fma, Dtype::F16, Some("alu")), Some(ALU_F16));
         // Nothing is known of matrix units in f32 here, and ordinary ones do not bind them.
         assert_eq!(matmul(Dtype::F32, "matrix"), Some(MEMORY_COPY));

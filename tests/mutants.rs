@@ -103,6 +103,28 @@ const LONG_MASKED: &[(&str, u64)] = &[
 ];
 const INSIDE_BUT_A_COLUMN: &[(&str, u64)] = &[("m", 64), ("n", 40), ("k", 32)];
 const INSIDE_BUT_A_ROW: &[(&str, u64)] = &[("m", 129), ("n", 64), ("k", 32)];
+/// The same for weights of 4 bits, whose rows are whole blocks.
+const W4_TILES: &[(&str, u64)] = &[("m", 69), ("n", 76), ("k", 160), ("trans_b", 1)];
+const W4_INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 64), ("trans_b", 1)];
+const W4_STACK: &[(&str, u64)] = &[
+    ("batch", 3),
+    ("m", 65),
+    ("n", 73),
+    ("k", 96),
+    ("trans_b", 1),
+];
+const W4_THIN: &[(&str, u64)] = &[("m", 1), ("n", 3), ("k", 32), ("trans_b", 1)];
+const W4_LONG: &[(&str, u64)] = &[("m", 33), ("n", 76), ("k", 352), ("trans_b", 1)];
+const W4_LONG_INSIDE: &[(&str, u64)] = &[("m", 128), ("n", 192), ("k", 256), ("trans_b", 1)];
+const W4_LONG_STACK: &[(&str, u64)] = &[
+    ("batch", 2),
+    ("m", 17),
+    ("n", 40),
+    ("k", 288),
+    ("trans_b", 1),
+];
+/// More products than sums of bytes are exact for, twice.
+const LONG_BYTES: &[(&str, u64)] = &[("m", 17), ("n", 20), ("k", 2100)];
 const DIRECT: &[(&str, u64)] = &[("m", 64), ("n", 192), ("k", 80)];
 const DIRECT_STACK: &[(&str, u64)] = &[("batch", 2), ("m", 128), ("n", 64), ("k", 16)];
 
@@ -268,6 +290,76 @@ const MATRIX_MUTANTS: &[Mutant] = &[
         from: "piece_of_b(b_first, first_column, start,",
         to: "piece_of_b(b_first, first_column, 0u,",
         shape: LONG_INSIDE,
+    },
+    Mutant {
+        what: "of two scales in a word the first is always taken",
+        kernel: "matmul/matrix_tile_w4",
+        from: "(block % 2u * 16u)",
+        to: "0u",
+        shape: W4_TILES,
+    },
+    Mutant {
+        what: "the last weights of a word are shifted too little",
+        kernel: "matmul/matrix_tile_w4",
+        from: "word >> 12u",
+        to: "word >> 8u",
+        shape: W4_TILES,
+    },
+    Mutant {
+        what: "the next panel of weights is the one before",
+        kernel: "matmul/matrix_tile_w4",
+        from: "block_of_b(b_first, first_column, next,",
+        to: "block_of_b(b_first, first_column, first,",
+        shape: W4_INSIDE,
+    },
+    Mutant {
+        what: "halves of a word are stored over one another",
+        kernel: "matmul/matrix_tile_w4_8x8",
+        from: "part * 8u + 4u + x",
+        to: "part * 8u + x",
+        shape: W4_TILES,
+    },
+    Mutant {
+        what: "every part begins where the weights do",
+        kernel: "matmul/matrix_tile_w4_split_k",
+        from: "block_of_b(b_first, first_column, start,",
+        to: "block_of_b(b_first, first_column, 0u,",
+        shape: W4_LONG,
+    },
+    Mutant {
+        what: "the last part is not added",
+        kernel: "matmul/matrix_tile_w4_split_k",
+        from: "part < SPLITS;",
+        to: "part + 1u < SPLITS;",
+        shape: W4_LONG,
+    },
+    Mutant {
+        what: "a sum that goes on forgets what is in C",
+        kernel: "matmul/matrix_tile_i8",
+        from: "atomicAdd(&c[element], exact);",
+        to: "atomicStore(&c[element], exact);",
+        shape: LONG_BYTES,
+    },
+    Mutant {
+        what: "a sum does not begin anew after it went to C",
+        kernel: "matmul/matrix_tile_i8",
+        from: "sum[i * COLUMNS + j] = MatrixC();",
+        to: "",
+        shape: LONG_BYTES,
+    },
+    Mutant {
+        what: "signs of bytes are not turned",
+        kernel: "matmul/matrix_tile_trans_b_i8",
+        from: "word ^ 0x80808080u",
+        to: "word",
+        shape: TILES,
+    },
+    Mutant {
+        what: "two bytes of a word are taken twice",
+        kernel: "matmul/matrix_tile_trans_b_i8",
+        from: "turned >> 8u",
+        to: "turned",
+        shape: TILES,
     },
     Mutant {
         what: "the last step along k is left out",
@@ -1517,6 +1609,9 @@ fn twin_shapes(kernel: &Kernel) -> Vec<&'static [(&'static str, u64)]> {
         OpName::MatrixFma => vec![BLOCKS, ONE_BLOCK],
         OpName::Attention if kernel.name.contains("causal") => vec![SHORT_MASKED, LONG_MASKED],
         OpName::Attention => vec![SHORT_HEADS, LONG_HEADS],
+        _ if kernel.name.contains("w4_split_k") => vec![W4_LONG, W4_LONG_INSIDE, W4_LONG_STACK],
+        _ if kernel.name.contains("w4") => vec![W4_TILES, W4_INSIDE, W4_STACK, W4_THIN],
+        _ if kernel.name.contains("i8") => vec![TILES, INSIDE, TILE_STACK, THIN, LONG_BYTES],
         _ if kernel.name.contains("scalar") => vec![ODD_TILES, ODD_INSIDE, ODD_STACK, ODD_THIN],
         _ if kernel.name.contains("split_k") => vec![LONG_TILES, LONG_INSIDE, LONG_STACK],
         _ if kernel.name.contains("direct") => vec![DIRECT, DIRECT_STACK],
@@ -1533,13 +1628,17 @@ fn units_of_8x8() -> Vec<MatrixTile> {
     tiles.into_iter().filter(|tile| tile.size == 8).collect()
 }
 
-/// The product of 8 x 8 that kernels want in this type.
-fn tile_of(dtype: Dtype) -> MatrixTile {
-    MatrixTile {
+/// The product of 8 x 8 that `kernel` wants in this type, or would if it were narrower.
+fn tile_of(kernel: &Kernel, dtype: Dtype) -> MatrixTile {
+    let named = kernel.features.iter().find_map(|feature| match *feature {
+        Feature::CooperativeMatrix(tile) => Some(MatrixTile { size: 8, ..tile }),
+        _ => None,
+    });
+    named.unwrap_or(MatrixTile {
         size: 8,
         input: dtype.input(),
         accumulator: dtype.output(),
-    }
+    })
 }
 
 /// Whether a kernel can be had in blocks of 8 x 8: of a probe of 16 x 16 its op has the size.
@@ -1551,7 +1650,7 @@ fn narrows(kernel: &Kernel) -> bool {
 /// can do that, else its twin, as for probes of 16 x 16, whose size of block is their op's. With uniform
 /// data no maximum ever becomes too stale, so the first ones correct each.
 fn stand_in(kernel: &Kernel, number: usize, dtype: Dtype, units: &[MatrixTile]) -> Kernel {
-    let mut other = if units.contains(&tile_of(dtype)) && narrows(kernel) {
+    let mut other = if units.contains(&tile_of(kernel, dtype)) && narrows(kernel) {
         narrowed(kernel, TWINS[number])
     } else {
         twin(kernel, TWINS[number])
@@ -1564,7 +1663,7 @@ fn stand_in(kernel: &Kernel, number: usize, dtype: Dtype, units: &[MatrixTile]) 
 
 /// A type that real units have, if the kernel has one; else its first.
 fn first_on(units: &[MatrixTile], kernel: &Kernel) -> Dtype {
-    let real = |dtype: &&Dtype| units.contains(&tile_of(**dtype));
+    let real = |dtype: &&Dtype| units.contains(&tile_of(kernel, **dtype));
     *kernel.dtypes.iter().find(real).unwrap_or(&kernel.dtypes[0])
 }
 
@@ -1644,7 +1743,7 @@ fn right_for_other_subgroups(number: usize, sizes: u32, wanted: impl Fn(&Kernel)
     let mut count = 0;
     for kernel in chosen {
         let dtype = first_on(&units, kernel);
-        let real = units.contains(&tile_of(dtype)) && narrows(kernel);
+        let real = units.contains(&tile_of(kernel, dtype)) && narrows(kernel);
         let mut values = TWINS[number].to_vec();
         for (name, values) in &mut values {
             match *name {

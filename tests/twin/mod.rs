@@ -280,6 +280,9 @@ pub fn narrowed(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> K
 fn replaced(kernel: &Kernel, values: &[(&'static str, &'static [u32])]) -> &'static [Tunable] {
     let of = |tunable: &Tunable| {
         let named = values.iter().find(|(name, _)| *name == tunable.name);
+        // A panel is no shallower than a block of weights that share a scale.
+        let by_blocks = tunable.name == "DEPTH" && kernel.source.contains("DEPTH % SCALED == 0u");
+        let named = named.filter(|_| !by_blocks);
         Tunable {
             name: tunable.name,
             values: named.map_or(tunable.values, |&(_, values)| values),
