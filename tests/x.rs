@@ -613,9 +613,11 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
             "chipmark validate out/tune/gpu/tune.json",
             "chipmark validate out/llm/gpu/llm.json",
             "chipmark validate out/energy/gpu/energy.json",
-            "chipmark cost --model llama-3-8b out/llm/gpu/llm.json",
-            "chipmark cost --model llama-3-70b out/llm/gpu/llm.json",
-            "chipmark cost --model mixtral-8x7b out/llm/gpu/llm.json",
+            "chipmark cost --model llama-3-8b --dtype f16 out/llm/gpu/llm.json",
+            "chipmark cost --model llama-3-8b --dtype w4a16 out/llm/gpu/llm.json",
+            "chipmark cost --model llama-3-70b --dtype f16 out/llm/gpu/llm.json",
+            "chipmark cost --model llama-3-70b --dtype w4a16 out/llm/gpu/llm.json",
+            "chipmark cost --model mixtral-8x7b --dtype f16 out/llm/gpu/llm.json",
             "chipmark goals out/first/gpu/first.json out/standard/gpu/standard.json out/tune/gpu/tune.json",
         ]
     );
