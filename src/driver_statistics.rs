@@ -233,11 +233,8 @@ mod vulkan {
             module: &naga::Module,
             entry_point: &str,
         ) -> Result<Vec<Executable>, String> {
-            let version = if self.api_version >= vk::API_VERSION_1_3 {
-                (1, 6)
-            } else {
-                (1, 5)
-            };
+            let version = spirv::version(self.api_version)
+                .ok_or("it has a Vulkan before 1.2, for which no SPIR-V is written here")?;
             let words = spirv::of(module, entry_point, version)?;
             let name = CString::new(entry_point).map_err(|error| error.to_string())?;
             let bindings: Vec<_> = module

@@ -18,6 +18,9 @@ use std::ffi::c_char;
 #[cfg(not(target_vendor = "apple"))]
 use ash::vk;
 
+#[cfg(not(target_vendor = "apple"))]
+use crate::spirv;
+
 /// What a device's features say where its driver checks no access to a buffer.
 pub const UNCHECKED: &str = "unchecked_buffers";
 
@@ -124,11 +127,7 @@ pub fn spirv_version(adapter: &wgpu::Adapter) -> Option<(u8, u8)> {
         // SAFETY: nothing of it is destroyed, and nothing kept.
         let inner = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
         let properties = inner.physical_device_capabilities().properties();
-        match properties.api_version {
-            vk::API_VERSION_1_3.. => Some((1, 6)),
-            vk::API_VERSION_1_2.. => Some((1, 5)),
-            _ => None,
-        }
+        spirv::version(properties.api_version)
     }
     #[cfg(target_vendor = "apple")]
     {

@@ -43,11 +43,23 @@ pub fn of(
     Ok(coherent(&words))
 }
 
+/// The version of SPIR-V that wgpu writes for a device with this version of Vulkan, encoded as in its API;
+/// none before 1.2, for which nothing here is written.
+#[must_use]
+pub fn version(api_version: u32) -> Option<(u8, u8)> {
+    match (api_version >> 22 & 0x7f, api_version >> 12 & 0x3ff) {
+        (0, _) | (1, 0 | 1) => None,
+        (1, 2) => Some((1, 5)),
+        _ => Some((1, 6)),
+    }
+}
+
 /// Words before the first instruction: magic number, version, generator, bound of ids, schema.
 const HEADER: usize = 5;
 
 // Instructions, by their numbers in the SPIR-V specification.
 const MEMORY_MODEL: u32 = 14;
+const CAPABILITY: u32 = 17;
 const TYPE_POINTER: u32 = 32;
 const CONSTANT: u32 = 43;
 const FUNCTION: u32 = 54;
@@ -58,9 +70,12 @@ const STORE: u32 = 62;
 const ACCESS_CHAIN: u32 = 65;
 const IN_BOUNDS_ACCESS_CHAIN: u32 = 66;
 const CONTROL_BARRIER: u32 = 224;
+const ATOMICS: std::ops::RangeInclusive<u32> = 227..=242; // OpAtomicLoad to OpAtomicXor
 const MATRIX_LOAD: u32 = 4457; // OpCooperativeMatrixLoadKHR
 const MATRIX_STORE: u32 = 4458;
 
+/// The capability `VulkanMemoryModelDeviceScope`.
+const DEVICE_SCOPE: u32 = 5346;
 /// The memory model `Vulkan`, as against `GLSL450`.
 const VULKAN: u32 = 3;
 /// The storage class of workgroup memory.
@@ -77,7 +92,9 @@ const AVAILABLE_AND_VISIBLE: u32 = 0x2000 | 0x4000;
 /// an invocation's private matter, and a barrier makes nothing visible, unless each says otherwise, which
 /// naga's do not ([wgpu's issue 8805](https://github.com/gfx-rs/wgpu/issues/8805)): a compiler may keep a
 /// store back past a barrier. Here every access to workgroup memory is non-private, and every barrier on it
-/// makes writes available and visible. Under another model a module comes back as it is.
+/// makes writes available and visible. Atomic operations on buffers are of the whole device's scope, for
+/// which that model wants a capability that naga does not declare, though wgpu switches the device's on.
+/// Under another model a module comes back as it is.
 #[must_use]
 pub fn coherent(words: &[u32]) -> Vec<u32> {
     let Some((header, code)) = words.split_at_checked(HEADER) else {
@@ -133,6 +150,11 @@ pub fn coherent(words: &[u32]) -> Vec<u32> {
     }
     let mut coherent = header.to_vec();
     coherent[3] = bound;
+    let declares = |one: &&[u32]| matches!(**one, [_, DEVICE_SCOPE] if opcode(one) == CAPABILITY);
+    let is_atomic = |one: &&[u32]| ATOMICS.contains(&opcode(one));
+    if instructions.iter().any(is_atomic) && !instructions.iter().any(declares) {
+        coherent.extend([2 << 16 | CAPABILITY, DEVICE_SCOPE]);
+    }
     for one in &instructions {
         // Where the memory operands stand, and the pointer that they are of.
         let (pointer, operands) = match opcode(one) {
@@ -231,6 +253,13 @@ mod tests {
     }
 
     #[test]
+    fn the_language_is_as_new_as_the_api() {
+        let of_vulkan = |minor: u32| version(1 << 22 | minor << 12 | 7);
+        assert_eq!([1, 2, 3].map(of_vulkan), [None, Some((1, 5)), Some((1, 6))]);
+        assert_eq!(of_vulkan(4), Some((1, 6)));
+    }
+
+    #[test]
     fn programs_for_matrix_units_show_workgroup_memory_to_all_their_invocations() {
         let (mut accesses, mut barriers) = (0, 0);
         for kernel in kernels() {
@@ -246,6 +275,9 @@ mod tests {
                     let (some, walls, all) = seen(&words);
                     if is_vulkan {
                         assert!(all, "{place}");
+                        // Atomics on a buffer are of the device.
+                        let declared = words[5..].windows(2).any(|one| one == [2 << 16 | 17, 5346]);
+                        assert_eq!(declared, kernel.source.contains("atomicAdd("), "{place}");
                         (accesses, barriers) = (accesses + some, barriers + walls);
                     } else {
                         // Nothing was done to it.
