@@ -1127,6 +1127,7 @@ pub fn kernels() -> Vec<Kernel> {
             scratch: Some("c"),
             scratch_copies: Some("SPLITS"),
             features: MATRIX_16,
+            // The gate and up of a model of 8 billion have 28672 columns.
             requirements: &[AtMost("m", 512), AtMost("n", 32768), AtLeast("k", 256)],
             engine: Engine::Matrix,
         }),

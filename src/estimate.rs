@@ -212,7 +212,8 @@ pub fn least_s(
     runner: &str,
 ) -> Option<(f64, &'static str)> {
     let engine = estimate.engine.as_deref()?;
-    let (rate, name) = normalise::arithmetic_ceiling_of(case, engine, ceilings, runner)?;
+    let by = (&*estimate.variant.kernel, engine);
+    let (rate, name) = normalise::arithmetic_ceiling_of(case, by, ceilings, runner)?;
     Some((estimate.flop_count? as f64 / (GRACE * rate), name))
 }
 

@@ -48,6 +48,13 @@ pub const UPLOAD: &str = "upload";
 /// Bytes per second from the device's memory to the host's.
 pub const READBACK: &str = "readback";
 
+/// Kernels for matrix units that multiply bytes as f16: WGSL has no matrices of bytes, libraries may.
+const BYTES_AS_F16: [&str; 2] = ["matmul/matrix_tile_i8", "matmul/matrix_tile_trans_b_i8"];
+
+fn multiplies_bytes_as_f16(kernel: &str) -> bool {
+    BYTES_AS_F16.contains(&kernel)
+}
+
 /// What a case asks of a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Work<'a> {
@@ -57,9 +64,8 @@ pub struct Work<'a> {
     bytes_min: u64,
     /// The units that do it, `alu` or `matrix`, once that is known.
     engine: Option<&'a str>,
-    /// Whether a kernel of the catalogue does it, if it is on matrix units: WGSL knows none for bytes,
-    /// libraries may.
-    by_shader: bool,
+    /// Whether bytes are multiplied as f16.
+    as_f16: bool,
 }
 
 impl<'a> Work<'a> {
@@ -72,7 +78,7 @@ impl<'a> Work<'a> {
             flop_count: case.flop_count(),
             bytes_min: case.bytes_min(),
             engine: None,
-            by_shader: false,
+            as_f16: false,
         }
     }
 
@@ -83,9 +89,7 @@ impl<'a> Work<'a> {
             flop_count: outcome.flop_count,
             bytes_min: outcome.bytes_min,
             engine: outcome.labels.as_ref().map(|labels| &*labels.engine),
-            // `matmul/library` and its like are others'.
-            by_shader: (outcome.kernel.as_deref())
-                .is_some_and(|kernel| kernel.starts_with("matmul/matrix_")),
+            as_f16: (outcome.kernel.as_deref()).is_some_and(multiplies_bytes_as_f16),
         }
     }
 
@@ -118,7 +122,7 @@ impl<'a> Work<'a> {
             (_, Dtype::F16F16, _) => &[ALU_F16, ALU_F32, MATRIX_F16, MATRIX_F16_F16],
             (_, Dtype::I32, _) => &[ALU_I32],
             (_, Dtype::I8, Some(ALU)) => &[ALU_I8, ALU_I32],
-            (_, Dtype::I8, Some(MATRIX)) if self.by_shader => &[MATRIX_F16],
+            (_, Dtype::I8, Some(MATRIX)) if self.as_f16 => &[MATRIX_F16],
             (_, Dtype::I8, Some(MATRIX)) => &[],
             (_, Dtype::I8, _) => &[ALU_I8, ALU_I32, MATRIX_F16],
         }
@@ -133,18 +137,18 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The highest of the ceilings that bind the arithmetic of `case` on these units, in operations per
-/// second; none unless all of them were measured, for one that was not may be higher.
+/// The highest of the ceilings that bind the arithmetic of `case` by this kernel on these units, in
+/// operations per second; none unless all of them were measured, for one that was not may be higher.
 #[must_use]
 pub fn arithmetic_ceiling_of(
     case: &Case,
-    engine: &str,
+    (kernel, engine): (&str, &str),
     ceilings: &[Ceiling],
     runner: &str,
 ) -> Option<(f64, &'static str)> {
     let work = Work {
         engine: Some(engine),
-        by_shader: true,
+        as_f16: multiplies_bytes_as_f16(kernel),
         ..Work::of(case)
     };
     let mut highest = None;
@@ -773,7 +777,7 @@ mod tests {
                 flop_count: 1000,
                 bytes_min: 1000,
                 engine,
-                by_shader: true,
+                as_f16: true,
             };
             roofline(&work, &ceilings, "wgpu").map(|(_, name)| name)
         };
@@ -814,6 +818,16 @@ mod tests {
         );
         let reads = roofline(&Work::of(&reads.unwrap()), &ceilings, "wgpu");
         assert_eq!(reads.map(|(_, name)| name), Some(WORKGROUP_MEMORY));
+    }
+
+    #[test]
+    fn bytes_are_multiplied_as_f16_by_all_kernels_for_matrix_units_that_take_them() {
+        use crate::catalogue::{Engine, kernels};
+        let taking = kernels()
+            .into_iter()
+            .filter(|k| k.engine == Engine::Matrix && k.dtypes.contains(&Dtype::I8));
+        let names: Vec<_> = taking.map(|kernel| kernel.name.into_owned()).collect();
+        assert_eq!(names, BYTES_AS_F16);
     }
 
     #[test]

@@ -598,6 +598,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
             "chipmark inspect --dtype f16 --filter ^(matmul/matrix_tile(_trans_b)?|attention/(flash_matrix|decode_subgroup))$ --output out/inspect-f16.json",
             "chipmark inspect --dtype f32 --filter ^matmul/register_tile_vec4$ --output out/inspect-f32.json",
             "chipmark inspect --dtype f16 --all-variants --filter ^(matmul/matrix_tile_trans_b|attention/flash_matrix)$ --output out/inspect-variants.json",
+            "chipmark inspect --all-variants --filter ^matmul/matrix_tile_(w4|trans_b_i8)$ --output out/inspect-variants-units.json",
             "chipmark verify",
             "chipmark run --suite quick --runner wgpu --output out/quick",
             &format!("chipmark run --suite standard --runner wgpu --runner host {budget}/standard"),
@@ -618,7 +619,7 @@ fn the_pass_goes_on_after_a_failed_stage_and_does_no_stage_twice() {
             "chipmark cost --model llama-3-70b --dtype f16 out/llm/gpu/llm.json",
             "chipmark cost --model llama-3-70b --dtype w4a16 out/llm/gpu/llm.json",
             "chipmark cost --model mixtral-8x7b --dtype f16 out/llm/gpu/llm.json",
-            "chipmark goals out/first/gpu/first.json out/standard/gpu/standard.json out/tune/gpu/tune.json",
+            "chipmark goals out/first/gpu/first.json out/standard/gpu/standard.json out/tune/gpu/tune.json out/llm/gpu/llm.json",
         ]
     );
     let stages = [

@@ -95,6 +95,8 @@ fn piece_of_b(b_first: u32, first_column: u32, first: u32, piece: u32) -> u32 {
 fn numbers(word: u32) -> vec4<f16> {
     let turned = word ^ 0x80808080u;
     let pairs = (vec2(turned, turned >> 8u) & vec2(0xff00ffu)) | vec2(0x64006400u);
+    // To f32 and back changes no bit: it stands for a bitcast, which naga has not from 32 bits to two f16,
+    // and compilers leave it out.
     let more = vec4<f16>(vec4(unpack2x16float(pairs.x), unpack2x16float(pairs.y)));
     return (more - vec4<f16>(1152.0h)).xzyw;
 }
@@ -216,7 +218,8 @@ fn main(
                         if (is_first && at < ELEMENTS && y < params.m && x < params.n) {
                             let element = c_first + y * params.n + x;
                             let exact = i32(stage[place + at]);
-                            // Nobody else adds here, but nobody waits for an atomic addition either.
+                            // Nobody else adds to this element. The addition is atomic because nothing waits
+                            // for its result, as it would for a load.
                             if (done > 0u) {
                                 atomicAdd(&c[element], exact);
                             } else {

@@ -4,10 +4,11 @@
 // An invocation stages a whole block of weights, sixteen bytes under one scale. It waits in registers
 // while the last panel is multiplied, four words where as many weights in f16 have sixteen, and only then
 // is unpacked: weights leave their word at their own size, under an exponent that makes ones of the bits
-// at their place in the mantissa, and one fused product takes the offset away and scales them. Places 8,
-// 12 and 16 are used alone, where an offset times a scale of f16 has no more than 24 bits, so that the
-// fused product, whose own has up to 26, is exact; two shifts bring a word's other weights there. What
-// unpacking costs is shared by all rows of A in a tile, so tiles are high where there are rows enough.
+// at their place in the mantissa, and one fused product takes the offset away and scales them. Only
+// places 8, 12 and 16 are used: there an offset times a scale of f16 has at most 24 bits and is exact, and
+// the product inside the fused one, of up to 26, is not rounded; two shifts bring a word's other weights
+// there. What unpacking costs is shared by all rows of A in a tile, so tiles are high where there are rows
+// enough.
 //
 // As it stands it has 24,576 bytes of workgroup memory.
 
@@ -42,7 +43,7 @@ const B_LOADS = (B_BLOCKS + THREADS - 1u) / THREADS;
 const PER_LANE = ELEMENTS / min(SUBGROUP_SIZE, 32u); // of one block, where lanes are fewest
 
 const_assert DEPTH % SCALED == 0u;
-const_assert SUBGROUPS_M < 4u || SUBGROUPS_N == 2u && ROWS == 4u; // else smaller tiles do as well
+const_assert SUBGROUPS_M < 4u || (SUBGROUPS_N == 2u && ROWS == 4u); // else smaller tiles do as well
 const_assert ROWS * COLUMNS * PER_LANE <= 128u; // the sums fit the registers
 const_assert ROWS * COLUMNS * PER_LANE + A_LOADS * 2u + B_LOADS * 5u <= 208u; // with the next panels
 const_assert A_LOADS > 0u && A_LOADS * THREADS == TILE_M * VECTORS;
@@ -166,14 +167,14 @@ fn main(
                     // sixteen that store at a time would meet in half of the banks.
                     let upper = local / 8u % 2u;
                     let turned = upper * 16u;
-                    for (var part = 0u; part < 4u; part++) {
-                        let lain = b_next[i][part] ^ 0x88888888u;
+                    for (var quarter = 0u; quarter < 4u; quarter++) {
+                        let lain = b_next[i][quarter] ^ 0x88888888u;
                         let word = (lain << turned) | (lain >> turned);
                         let low = unpacked(word << 8u, scale, offsets);
                         let middle = unpacked(word, scale, offsets);
                         let high = unpacked(word >> 12u, scale, offsets);
-                        b_tile[to + part * 2u + upper] = vec4<Input>(vec4(low, middle.y));
-                        b_tile[to + part * 2u + 1u - upper] = vec4<Input>(vec4(middle.z, high));
+                        b_tile[to + quarter * 2u + upper] = vec4<Input>(vec4(low, middle.y));
+                        b_tile[to + quarter * 2u + 1u - upper] = vec4<Input>(vec4(middle.z, high));
                     }
                 }
             }

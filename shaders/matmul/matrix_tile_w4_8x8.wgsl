@@ -146,16 +146,16 @@ fn main(
                     let block = block_of_b(b_first, first_column, first, piece);
                     let scale = unpack2x16float(pair_next[i] >> (block % 2u * 16u)).x;
                     let offsets = vec3(-32776.0, -2056.0, -136.0) * scale; // of 2^15 + 8 and so on
-                    for (var part = 0u; part < 4u; part++) {
-                        let word = b_next[i][part] ^ 0x88888888u;
+                    for (var quarter = 0u; quarter < 4u; quarter++) {
+                        let word = b_next[i][quarter] ^ 0x88888888u;
                         let low = unpacked(word << 8u, scale, offsets);
                         let middle = unpacked(word, scale, offsets);
                         let high = unpacked(word >> 12u, scale, offsets);
                         let first_half = vec4<Input>(vec4(low, middle.y));
                         let second_half = vec4<Input>(vec4(middle.z, high));
                         for (var x = 0u; x < 4u; x++) {
-                            b_tile[to + part * 8u + x] = first_half[x];
-                            b_tile[to + part * 8u + 4u + x] = second_half[x];
+                            b_tile[to + quarter * 8u + x] = first_half[x];
+                            b_tile[to + quarter * 8u + 4u + x] = second_half[x];
                         }
                     }
                 }

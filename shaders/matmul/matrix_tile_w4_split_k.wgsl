@@ -159,17 +159,17 @@ fn product(
                     let scale = unpack2x16float(pair_next[i] >> (block % 2u * 16u)).x;
                     let offsets = vec3(-32776.0, -2056.0, -136.0) * scale; // of 2^15 + 8 and so on
                     // A row to an invocation: were all to begin with the first half of their words, the
-                    // sixteen that store at a time would meet in half of the banks.
+                    // sixteen that store at a time would meet in half of the banks. At a depth of 128 two still meet.
                     let upper = local / 8u % 2u;
                     let turned = upper * 16u;
-                    for (var part = 0u; part < 4u; part++) {
-                        let lain = b_next[i][part] ^ 0x88888888u;
+                    for (var quarter = 0u; quarter < 4u; quarter++) {
+                        let lain = b_next[i][quarter] ^ 0x88888888u;
                         let word = (lain << turned) | (lain >> turned);
                         let low = unpacked(word << 8u, scale, offsets);
                         let middle = unpacked(word, scale, offsets);
                         let high = unpacked(word >> 12u, scale, offsets);
-                        b_tile[to + part * 2u + upper] = vec4<Input>(vec4(low, middle.y));
-                        b_tile[to + part * 2u + 1u - upper] = vec4<Input>(vec4(middle.z, high));
+                        b_tile[to + quarter * 2u + upper] = vec4<Input>(vec4(low, middle.y));
+                        b_tile[to + quarter * 2u + 1u - upper] = vec4<Input>(vec4(middle.z, high));
                     }
                 }
             }

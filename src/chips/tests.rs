@@ -275,6 +275,24 @@ fn a_peak_is_that_of_the_units_and_of_one_device() {
     let half = peak(rtx, Some("matrix"), Dtype::F16).unwrap();
     assert_eq!(full.0, "matrix f16 summed in f16");
     assert!((full.1 / half.1 - 2.0).abs() < 0.02);
+    // f16 holds every byte, and units for bytes are few on this one.
+    let b300 = chips.get("nvidia-b300-sxm-288gb").unwrap();
+    let rate = |dtype: PeakDtype| b300.peaks.matrix[&dtype].value;
+    assert!(rate(PeakDtype::I8) < rate(PeakDtype::F16));
+    for engine in [Some("matrix"), None] {
+        assert_eq!(b300.peak(engine, Dtype::I8).unwrap().name, "matrix f16");
+    }
+    assert_eq!(peak(h100, None, Dtype::I8).unwrap().0, "matrix i8");
+    // No rate for bytes is no sign that there are no units for them.
+    assert!(
+        !chips
+            .get("intel-gaudi3")
+            .unwrap()
+            .peaks
+            .matrix
+            .contains_key(&PeakDtype::I8)
+    );
+    assert_eq!(peak("intel-gaudi3", None, Dtype::I8), None);
     // A chip of four logical cores.
     assert_eq!(
         peak("aws-trainium2", Some("matrix"), Dtype::Bf16),
